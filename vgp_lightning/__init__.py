@@ -1,0 +1,1 @@
+"""From offline episodes to a planner that acts."""

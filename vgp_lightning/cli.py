@@ -1,0 +1,165 @@
+"""The command line: ``vgp VERB ...``. Each verb imports what it needs when it is called, so that help is quick."""
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+_VERBS = {
+    "collect": "let a behaviour act and write a Minari dataset",
+    "fit": "train a denoiser or a value function on Minari datasets",
+    "validate": "measure a checkpoint on the held-out episodes",
+    "export": "write two checkpoints as one pipeline folder",
+    "evaluate": "let a pipeline folder act in its environment",
+    "demo": "all of these in miniature, with a report",
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a verb.
+
+    Args:
+        args: Verb and options; default: the process's.
+
+    Raises:
+        SystemExit: With 2 and one message if an argument is wrong. ``VGP_TRACEBACK=1`` shows where.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if arguments[0] == "--version":
+        print(version("vgp_lightning"))
+        return
+    verb, *rest = arguments
+    if verb not in _VERBS:
+        near = difflib.get_close_matches(verb, _VERBS, n=1)
+        guess = f". Did you mean {near[0]}?" if near else ""
+        _fail(f"unknown verb {verb!r}: choose from {', '.join(_VERBS)}{guess}")
+    if verb in ("fit", "validate"):
+        # LightningCLI warns where it is handed what it could read itself.
+        run = partial(_lightning, None if args is None else arguments)
+    else:
+        run = partial(_run, verb, rest)
+    if os.environ.get("VGP_TRACEBACK"):
+        run()
+        return
+    try:
+        run()
+    except (ValueError, OSError) as error:
+        _fail(_message(error))
+    except Exception as error:
+        # Lightning's word for a user's error; imported by now, unless the error came before.
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        _fail(str(error))
+
+
+def _run(verb: str, args: list[str]) -> None:
+    if verb == "collect":
+        from vgp_lightning.collect import collect
+
+        _call(verb, collect, args)
+    elif verb == "export":
+        from vgp_lightning.export import export
+
+        print(f"exported to {_call(verb, export, args)}")
+    elif verb == "evaluate":
+        from vgp_lightning.evaluation import evaluate
+
+        _call(verb, evaluate, args, positional=True)
+    else:
+        from vgp_lightning.demo import demo
+
+        _call(verb, demo, args)
+
+
+def _call(verb: str, function: Callable[..., Any], args: list[str], *, positional: bool = False) -> Any:
+    """Call a function with its parameters as options; those without a default may be positional."""
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+
+    parser = ArgumentParser(prog=f"vgp {verb}", description=_VERBS[verb])
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file of these options; later ones win")
+    parser.add_function_arguments(function, as_group=False, as_positional=positional, fail_untyped=True)
+    options = parser.instantiate_classes(parser.parse_args(args)).as_dict()
+    del options["config"]
+    return function(**options)
+
+
+def _lightning(args: list[str] | None) -> None:
+    """Hand over to LightningCLI: ``-c`` files, then options, later ones win."""
+    import lightning.pytorch as pl
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+    from vgp_lightning.callbacks import EMA, LastCheckpoint
+    from vgp_lightning.data import MinariDataModule
+    from vgp_lightning.training import TrajectoryModule
+
+    class ConfigInCheckpoint(SaveConfigCallback):
+        """Leaves the merged config in the checkpoint too, so that an export needs nothing else."""
+
+        def on_save_checkpoint(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        ) -> None:
+            del trainer, pl_module
+            checkpoint["vgp_config"] = self.parser.dump(self.config, skip_none=False)
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            for name in ("transition_dim", "action_dim", "horizon", "task"):
+                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+            # Groups of their own, so that an overlay or an option changes one number (a list of callbacks cannot).
+            parser.add_lightning_class_args(EMA, "ema")
+            parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+
+        def before_instantiate_classes(self) -> None:
+            self.config[self.config.subcommand].weights_only = True  # a checkpoint is data, never code
+
+        def _parse_ckpt_path(self) -> None:
+            """Leave the command line as it is: Lightning would put the checkpoint's hyper-parameters over it."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            skipped = LightningCLI.subcommands()
+            return {verb: skipped[verb] for verb in ("fit", "validate")}
+
+    CLI(
+        TrajectoryModule,
+        MinariDataModule,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        save_config_callback=ConfigInCheckpoint,
+        save_config_kwargs={"overwrite": True},
+        load_from_checkpoint_support=False,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "vgp"},
+        args=args,
+    )
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<10}{what}" for verb, what in _VERBS.items())
+    return (
+        "usage: vgp VERB [options]\n\nFrom offline episodes to a planner that acts.\n\n"
+        f"{verbs}\n\nvgp VERB --help tells a verb's options; every option can stand in a file given with -c."
+    )
+
+
+def _message(error: BaseException) -> str:
+    """Return the words of the error that this package raised, where jsonargparse has wrapped it in its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = list(traceback.walk_tb(cause.__traceback__))
+        if frames and frames[-1][0].f_globals.get("__name__", "").startswith("vgp_lightning."):
+            return str(cause)
+        cause = cause.__cause__
+    return str(error)
+
+
+def _fail(message: str) -> None:
+    print(f"vgp: {message}", file=sys.stderr)
+    raise SystemExit(2)

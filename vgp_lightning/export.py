@@ -1,0 +1,160 @@
+"""Two checkpoints -> one pipeline folder that diffusers loads with or without this package."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from vgp_lightning import pipeline as pipeline_module
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.training import DenoiserModule, ValueModule, load_module
+
+
+def export(
+    denoiser: str,
+    output: str,
+    value: str | None = None,
+    batch_size: int = 16,
+    n_guide_steps: int = 1,
+    scale: float = 0.1,
+    guide_scaling: str = "variance",
+    t_stopgrad: int = 2,
+    sampler: str | None = "ddim",
+    num_inference_steps: int | None = 5,
+    temperature: float = 1.0,
+) -> Path:
+    """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
+
+    The folder appears whole or not at all.
+
+    Args:
+        denoiser: Checkpoint of a DenoiserModule.
+        output: The folder to write; it must not exist.
+        value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
+        batch_size: Default candidates for each observation.
+        n_guide_steps: Default gradient steps before each denoising; 0 where there is no value function.
+        scale: Default length of a gradient step, for the return in the environment's units.
+        guide_scaling: Default factor of the gradient: variance, std or none.
+        t_stopgrad: No guidance at noise levels below this one, by default.
+        sampler: Default sampler: ddim or ddpm.
+        num_inference_steps: Default number of noise levels that are visited; fewer than in training if that has fewer.
+        temperature: Default factor on the standard deviation of all noise.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If a checkpoint is of the wrong kind, the two do not belong together, a default cannot work, or the
+            folder exists.
+    """
+    folder = Path(output)
+    if folder.exists():
+        raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
+    denoiser_module = load_module(denoiser)
+    if not isinstance(denoiser_module, DenoiserModule):
+        raise ValueError(f"--denoiser {denoiser} holds a {type(denoiser_module).__name__}: give it as --value")
+    value_module = None
+    if value is not None:
+        value_module = load_module(value)
+        if not isinstance(value_module, ValueModule):
+            raise ValueError(f"--value {value} holds a {type(value_module).__name__}: give it as --denoiser")
+        _check_pair(denoiser_module, value_module)
+    planner = {
+        "planning_horizon": denoiser_module.hparams["horizon"],
+        "batch_size": batch_size,
+        "n_guide_steps": n_guide_steps if value_module is not None else 0,
+        "scale": scale,
+        "guide_scaling": guide_scaling,
+        "t_stopgrad": t_stopgrad,
+        "sampler": sampler,
+        "num_inference_steps": min(num_inference_steps or denoiser_module.levels, denoiser_module.levels),
+        "temperature": temperature,
+    }
+    pipeline = ValueGuidedPlannerPipeline(
+        denoiser_module.network,
+        denoiser_module.noise_scheduler,
+        value_module.network if value_module is not None else None,
+        normalization=(value_module or denoiser_module).normalization,
+        planner=planner,
+        task=denoiser_module.hparams["task"],
+    )
+    configs = {"denoiser": _config(denoiser, denoiser_module)}
+    if value is not None and value_module is not None:
+        configs["value"] = _config(value, value_module)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+    try:
+        pipeline.save_pretrained(building, safe_serialization=True)
+        shutil.copyfile(pipeline_module.__file__, building / "pipeline.py")
+        (building / "training").mkdir()
+        for name, config in configs.items():
+            (building / "training" / f"{name}.yaml").write_text(config)
+        _model_card(pipeline).save(building / "README.md")
+        building.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _check_pair(denoiser: DenoiserModule, value: ValueModule) -> None:
+    """Refuse two networks that were not trained on the same data in the same way."""
+    for name in ("transition_dim", "action_dim", "horizon", "num_train_timesteps", "beta_schedule"):
+        ours, theirs = denoiser.hparams[name], value.hparams[name]
+        if ours != theirs:
+            raise ValueError(
+                f"denoiser and value function do not belong together: {name} is {ours} and {theirs}. Train both with "
+                "the same data and schedule"
+            )
+    for name in ("shift", "scale", "action_low", "action_high"):
+        ours, theirs = getattr(denoiser, name), getattr(value, name)
+        if not torch.equal(ours, theirs):
+            raise ValueError(
+                f"denoiser and value function do not belong together: the normaliser's {name} is {ours.tolist()} and "
+                f"{theirs.tolist()}. Train both on the same datasets with the same normaliser"
+            )
+    if value.hparams["task"].get("discount") is None:
+        raise ValueError("the value function's checkpoint names no discount: train it with vgp fit")
+    if denoiser.hparams["task"].get("env_spec") != value.hparams["task"].get("env_spec"):
+        raise ValueError(
+            "denoiser and value function do not belong together: their environments are "
+            f"{denoiser.hparams['task'].get('env_spec')} and {value.hparams['task'].get('env_spec')}"
+        )
+
+
+def _config(checkpoint: str, module: DenoiserModule | ValueModule) -> str:
+    """Return the run's merged config, which the command line leaves in the checkpoint, else its hyper-parameters."""
+    config: str | None = torch.load(checkpoint, map_location="cpu", weights_only=True).get("vgp_config")
+    return config or yaml.safe_dump({"model": dict(module.hparams)}, sort_keys=False)
+
+
+def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
+    task, settings = pipeline.task, pipeline.resolve_settings()
+    lines = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items())
+    value = "with" if pipeline.value_function is not None else "without"
+    text = f"""
+# A diffusion planner for {task.get("env_id") or "an unnamed environment"}
+
+Plans {settings["planning_horizon"]} steps of {pipeline.action_dim} actions and {pipeline.observation_dim} observations
+by denoising, {value} a value function to guide it. Trained on {", ".join(task.get("dataset_id", [])) or "unnamed data"}
+(discount {task.get("discount")}), with the configs in `training/`. Method: Janner et al. 2022, "Planning with Diffusion
+for Flexible Behavior Synthesis".
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+plan = pipeline(observation)  # (O,) or (N, O), in the environment's units
+plan.actions[0, 0]            # (A,), what to do now
+```
+
+| default | value |
+|---|---|
+{lines}
+"""
+    data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")

@@ -1,0 +1,110 @@
+"""The two networks of the paper, as diffusers' UNet1DModel, and the horizons and widths that they accept.
+
+Both take (B, T, H), channels first, and T = A + O channels, action first. Weights of the original code map key by key.
+"""
+
+from collections.abc import Sequence
+
+from diffusers import UNet1DModel
+
+from vgp_lightning.pipeline import horizon_limit, horizon_multiple
+
+_GROUPS = 8  # of the group normalisation, so every width must be a multiple of it
+
+
+def check_horizon(horizon: int, *, denoiser_widths: Sequence[int] = (), value_widths: Sequence[int] = ()) -> None:
+    """Refuse a horizon that a network does not accept, naming the nearest that it does.
+
+    A denoiser's horizon one short of a multiple does not fail by itself: it silently returns one step too many.
+
+    Raises:
+        ValueError: If the horizon does not fit.
+    """
+    if denoiser_widths:
+        multiple = horizon_multiple(len(denoiser_widths))
+        if horizon < 1 or horizon % multiple:
+            nearest = max(round(horizon / multiple), 1) * multiple
+            raise ValueError(
+                f"horizon {horizon} does not fit a denoiser of {len(denoiser_widths)} widths: it must be a multiple of "
+                f"{multiple}. Set data.horizon to {nearest}, or give model.widths fewer entries"
+            )
+    if value_widths:
+        limit = horizon_limit(len(value_widths))
+        if not 1 <= horizon <= limit:
+            raise ValueError(
+                f"horizon {horizon} does not fit a value function of {len(value_widths)} widths: it must lie between 1 "
+                f"and {limit}. Set data.horizon to {min(max(horizon, 1), limit)}, or give model.widths more entries"
+            )
+
+
+def make_denoiser(transition_dim: int, horizon: int, widths: Sequence[int]) -> UNet1DModel:
+    """Return the temporal U-Net that predicts a trajectory (or its noise) from its noised form.
+
+    Args:
+        transition_dim: T.
+        horizon: H, a multiple of 2 ** (len(widths) - 1).
+        widths: Channels of each level.
+
+    Raises:
+        ValueError: If the horizon or a width does not fit.
+    """
+    _check_widths(widths)
+    check_horizon(horizon, denoiser_widths=widths)
+    return UNet1DModel(
+        sample_size=horizon,
+        in_channels=transition_dim,
+        out_channels=transition_dim,
+        down_block_types=("DownResnetBlock1D",) * len(widths),
+        up_block_types=("UpResnetBlock1D",) * (len(widths) - 1),
+        mid_block_type="MidResTemporalBlock1D",
+        out_block_type="OutConv1DBlock",
+        block_out_channels=tuple(widths),
+        layers_per_block=1,
+        use_timestep_embedding=True,
+        time_embedding_type="positional",
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        act_fn="mish",
+        norm_num_groups=_GROUPS,
+        downsample_each_block=False,
+    )
+
+
+def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]) -> UNet1DModel:
+    """Return the half U-Net that predicts one number, the normalised return, from a noised trajectory.
+
+    Args:
+        transition_dim: T.
+        horizon: H, at most 2 ** (len(widths) + 2).
+        widths: Channels of each level, the last a multiple of 32.
+
+    Raises:
+        ValueError: If the horizon or a width does not fit.
+    """
+    _check_widths(widths)
+    if widths[-1] % (4 * _GROUPS):
+        raise ValueError(f"the value function's last width is {widths[-1]}: it must be a multiple of {4 * _GROUPS}")
+    check_horizon(horizon, value_widths=widths)
+    return UNet1DModel(
+        sample_size=horizon,
+        in_channels=transition_dim,
+        out_channels=transition_dim,
+        down_block_types=("DownResnetBlock1D",) * len(widths),
+        up_block_types=(),
+        mid_block_type="ValueFunctionMidBlock1D",
+        out_block_type="ValueFunction",
+        block_out_channels=tuple(widths),
+        layers_per_block=1,
+        use_timestep_embedding=True,
+        time_embedding_type="positional",
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        act_fn="mish",
+        norm_num_groups=_GROUPS,
+        downsample_each_block=True,
+    )
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    if len(widths) < 2 or any(width < _GROUPS or width % _GROUPS for width in widths):
+        raise ValueError(f"widths are {list(widths)}: at least 2 are needed, each a positive multiple of {_GROUPS}")

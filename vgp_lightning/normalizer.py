@@ -1,0 +1,72 @@
+"""The affine map between physical and normalised numbers: ``normalised = (raw - shift) / scale``, per dimension."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+NormalizerKind = Literal["gaussian", "limits"]
+
+# A dimension whose spread is below this share of its size is constant but for rounding (float32 keeps 7 digits).
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the kinds of normaliser need to know of a dataset, per dimension (T,)."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    minimum: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+
+
+def measure(chunks: Iterator[NDArray[np.floating]]) -> Statistics:
+    """Measure chunks (n, T) in one pass and bounded memory; chunks are merged as in Chan et al. 1983.
+
+    Raises:
+        ValueError: If there is no row at all.
+    """
+    count = 0
+    mean = squares = minimum = maximum = np.zeros(0)
+    for chunk in chunks:
+        rows = np.asarray(chunk, dtype=np.float64)
+        if len(rows) == 0:
+            continue
+        chunk_mean = rows.mean(axis=0)
+        chunk_squares = ((rows - chunk_mean) ** 2).sum(axis=0)
+        if count == 0:
+            mean, squares, minimum, maximum = chunk_mean, chunk_squares, rows.min(axis=0), rows.max(axis=0)
+        else:
+            delta = chunk_mean - mean
+            total = count + len(rows)
+            mean = mean + delta * len(rows) / total
+            squares = squares + chunk_squares + delta**2 * count * len(rows) / total
+            minimum = np.minimum(minimum, rows.min(axis=0))
+            maximum = np.maximum(maximum, rows.max(axis=0))
+        count += len(rows)
+    if count == 0:
+        raise ValueError("there are no rows to take statistics of")
+    return Statistics(mean, np.sqrt(squares / count), minimum, maximum)
+
+
+def shift_and_scale(statistics: Statistics, kind: NormalizerKind) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return shift and scale (T,): to mean 0 and deviation 1 (``gaussian``), or to -1..1 (``limits``).
+
+    A constant dimension is shifted to 0 and keeps its units (scale 1); it has no influence on the others.
+
+    Raises:
+        ValueError: If the kind is unknown.
+    """
+    if kind == "gaussian":
+        shift, scale = statistics.mean, statistics.std
+    elif kind == "limits":
+        shift = (statistics.maximum + statistics.minimum) / 2
+        scale = (statistics.maximum - statistics.minimum) / 2
+    else:
+        raise ValueError(f"normaliser {kind!r} is unknown: choose 'gaussian' or 'limits'")
+    size = np.maximum(np.abs(statistics.minimum), np.abs(statistics.maximum))
+    constant = statistics.maximum - statistics.minimum <= _CONSTANT * size
+    return shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)

@@ -1,0 +1,285 @@
+"""Draw: videos of episodes, pictures of plans and returns.
+
+Shapes: K plans or windows, H steps, A action and O observation dimensions, T = A + O; a trajectory is action first.
+A frame is an RGB picture (height, width, 3) of uint8.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import gymnasium
+import imageio_ffmpeg
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+Frames = Sequence[NDArray[np.uint8]]
+
+MAX_DIMENSIONS = 8  # more lines of pictures than this are too small to read
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+
+
+# ---------------------------------------------------------------- videos
+
+
+def shrink(frame: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Return the frame, scaled down to ``width`` pixels if it is wider."""
+    if frame.shape[1] <= width:
+        return frame
+    height = round(frame.shape[0] * width / frame.shape[1])
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def write_video(frames: Frames, path: str | Path, fps: float) -> None:
+    """Write frames of one size as a ``.gif`` or ``.mp4`` file.
+
+    Args:
+        frames: The pictures.
+        path: The file; its suffix chooses the format.
+        fps: Frames per second. A GIF counts in hundredths of a second and is rounded to them.
+
+    Raises:
+        ValueError: If there are no frames, their sizes differ, or the suffix is another.
+    """
+    writers = {".gif": write_gif, ".mp4": write_mp4}
+    suffix = Path(path).suffix.lower()
+    if suffix not in writers:
+        raise ValueError(f"video {str(path)!r} ends in {suffix!r}: choose from {list(writers)}")
+    writers[suffix](frames, path, fps)
+
+
+def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
+    """Write an endless GIF; see ``write_video``."""
+    Path(path).write_bytes(_gif_bytes(frames, fps))
+
+
+def write_mp4(frames: Frames, path: str | Path, fps: float) -> None:
+    """Write an H.264 film; see ``write_video``."""
+    height, width = _frame_size(frames)
+    # The players' pixel format halves the colours' resolution: an odd edge is repeated once to make it even.
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    size = (width + width % 2, height + height % 2)
+    # 1: no rescaling to multiples of 16, which players have long stopped to need.
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=1)
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(np.pad(frame, padding, mode="edge")))
+    writer.close()
+
+
+def gif_summary(tag: str, frames: Frames, fps: float) -> Summary:
+    """Return a TensorBoard summary that shows the frames as a moving picture.
+
+    ``SummaryWriter.add_video`` does nothing with moviepy 2. Write the summary with
+    ``writer.file_writer.add_summary(summary, step)``; ``file_writer`` is ``writer._get_file_writer()`` in torch.
+    """
+    height, width = _frame_size(frames)
+    rgb = 3  # TensorBoard's number for it
+    image = Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=_gif_bytes(frames, fps))
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def _gif_bytes(frames: Frames, fps: float) -> bytes:
+    """Return the frames as an endless GIF; frames that equal their predecessor prolong it."""
+    _frame_size(frames)
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    stream = io.BytesIO()
+    first.save(stream, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+    return stream.getvalue()
+
+
+def _frame_size(frames: Frames) -> tuple[int, int]:
+    """Return the height and width that all frames share."""
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) != 1:
+        raise ValueError(f"a video needs frames of one shape (height, width, 3), there are {len(shapes)}: {shapes}")
+    height, width, _ = shapes.pop()
+    return height, width
+
+
+# ---------------------------------------------------------------- episodes
+
+
+class Recorder:
+    """Keeps an episode: its observations and actions, and frames of it where the environment can draw.
+
+    Attributes:
+        observations: (O,) each, before the action.
+        actions: (A,) each.
+        frames: The pictures; empty if there are none.
+        fps: Frames in a second of the environment's time.
+        error: Why there are no frames; None if there are.
+    """
+
+    def __init__(
+        self, environment: gymnasium.Env[Any, Any], *, fps: float = 25, max_frames: int = 200, width: int = 240
+    ) -> None:
+        """Prepare to draw if the environment was made with ``render_mode="rgb_array"``.
+
+        Args:
+            environment: The one whose episode is kept.
+            fps: About how many frames a second of the environment's time has: every n-th step is drawn.
+            max_frames: Frames after which no more are drawn.
+            width: Pixels to which wider frames are scaled down.
+        """
+        self._environment = environment
+        step_seconds = getattr(environment.unwrapped, "dt", 1 / environment.metadata.get("render_fps", fps))
+        self._every = max(1, round(1 / (fps * step_seconds)))
+        self._max_frames = max_frames
+        self._width = width
+        self.fps = 1 / (self._every * step_seconds)
+        self.observations: list[NDArray[np.floating]] = []
+        self.actions: list[NDArray[np.float32]] = []
+        self.frames: list[NDArray[np.uint8]] = []
+        self.error: str | None = None
+        if environment.render_mode != "rgb_array":
+            modes = environment.metadata.get("render_modes", [])
+            self.error = f"the environment has render_mode {environment.render_mode}, of {modes}: rgb_array is needed"
+
+    def record(self, observation: NDArray[np.floating], action: NDArray[np.float32]) -> None:
+        """Keep a step; to be called after each one, before the environment is reset."""
+        if self.error is None and len(self.actions) % self._every == 0 and len(self.frames) < self._max_frames:
+            self._draw()
+        self.observations.append(np.array(observation))  # a copy: the caller may write the next into it
+        self.actions.append(np.array(action))
+
+    def _draw(self) -> None:
+        """Keep a picture of the present state, or the reason why there is none."""
+        # gymnasium reads MUJOCO_GL when it first draws, and without it looks for a display. It is not set for longer:
+        # where EGL is missing, mujoco could then not even be imported.
+        headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"))
+        if headless:
+            os.environ["MUJOCO_GL"] = "egl"
+        hook = sys.unraisablehook
+        # gymnasium's viewer that failed halfway fails again when it is deleted, with a traceback of its own.
+        sys.unraisablehook = lambda _: None
+        try:
+            self.frames.append(shrink(cast(NDArray[np.uint8], self._environment.render()), self._width))
+        except Exception as error:  # drivers fail with any type; it is reported, not swallowed
+            self.frames.clear()
+            self.error = (
+                f"drawing failed with {type(error).__name__}: {error}. MuJoCo draws without a display by EGL: "
+                "apt-get install libegl1 libgl1-mesa-dri, or set MUJOCO_GL to egl, osmesa or glfw"
+            )
+        finally:
+            sys.unraisablehook = hook
+            if headless:
+                del os.environ["MUJOCO_GL"]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def plot_plans(plans: ArrayLike, windows: ArrayLike, names: Sequence[str], title: str) -> Figure:
+    """Draw plans over windows of the dataset, one panel for each of the first dimensions.
+
+    Args:
+        plans: (K, H, T), in the units of ``windows``.
+        windows: (K', H', T).
+        names: The T dimensions.
+        title: Heads the picture.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    groups = {"dataset": (np.asarray(windows), GREY), "plans": (np.asarray(plans), BLUE)}
+    for label, (lines, _) in groups.items():
+        if lines.ndim != 3 or len(lines) == 0 or lines.shape[2] != len(names):
+            raise ValueError(f"{label} have shape {lines.shape}: (K, H, {len(names)}) is needed for {len(names)} names")
+    return _plot_lines(groups, names, title)
+
+
+def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str) -> Figure:
+    """Draw what happened in an episode: its actions (L, A) and observations (L, O), the first dimensions of them."""
+    actions, observations = np.asarray(actions), np.asarray(observations)
+    names = [f"action {i}" for i in range(actions.shape[1])]
+    names += [f"observation {i}" for i in range(observations.shape[1])]
+    return _plot_lines({"episode": (np.hstack([actions, observations])[None], BLUE)}, names, title)
+
+
+def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[str], title: str) -> Figure:
+    """Draw groups of lines (K, H, T), each with a colour, with a panel for each of the first T."""
+    shown = min(len(names), MAX_DIMENSIONS)
+    columns = min(shown, 2)
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(4.5 * columns, 0.8 + 1.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for i, panel in enumerate(panels):
+        if i >= shown:
+            panel.axis("off")
+            continue
+        for label, (lines, colour) in groups.items():
+            # Few lines are drawn full, many as a shade.
+            opacity = max(0.2, 1 / len(lines) ** 0.5)
+            drawn = panel.plot(lines[:, :, i].T, color=colour, alpha=opacity, linewidth=1.2)
+            drawn[0].set_label(label)
+        panel.set_ylabel(names[i])
+        _tidy(panel)
+        if i >= shown - columns:
+            panel.set_xlabel("step")
+            panel.tick_params(labelbottom=True)
+    figure.align_ylabels()
+    figure.suptitle(title if shown == len(names) else f"{title} ({shown} of {len(names)} dimensions)")
+    if len(groups) > 1:
+        legend = figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)
+    return figure
+
+
+def plot_returns(
+    returns: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[float] | None],
+    title: str = "Return of each episode, mean and its 95 % interval",
+) -> Figure:
+    """Draw the return of each episode as a dot, and each group's mean with its interval.
+
+    Args:
+        returns: The returns of each group, such as ``{"behaviour": [...], "guided": [...]}``.
+        intervals: For each of the same names the low and high end of the mean's interval, or None for no bar.
+        title: Heads the picture.
+
+    Raises:
+        ValueError: If a group is empty or has no entry in ``intervals``.
+    """
+    if missing := [name for name, values in returns.items() if name not in intervals or len(values) == 0]:
+        raise ValueError(f"no returns or no interval for {missing}: there are intervals for {list(intervals)}")
+    figure = Figure(figsize=(max(5.0, 1.5 + 1.7 * len(returns)), 4), layout="constrained")
+    panel = figure.subplots()
+    rng = np.random.default_rng(0)  # the dots' sideways spread has no meaning, but must not change between drawings
+    for i, (name, values) in enumerate(returns.items()):
+        panel.scatter(i + rng.uniform(-0.15, 0.15, len(values)), values, s=16, color=BLUE, alpha=0.5, linewidths=0)
+        mean, interval = float(np.mean(values)), intervals[name]
+        if interval is not None:
+            panel.plot([i + 0.28] * 2, interval, color=ORANGE, linewidth=2, solid_capstyle="butt")
+        panel.plot(i + 0.28, mean, "o", color=ORANGE, markersize=6)
+        panel.annotate(f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.3g}", (i + 0.34, mean), va="center", fontsize=9)
+    panel.set_xticks(range(len(returns)), list(returns))
+    panel.set_xlim(-0.5, len(returns) - 0.25)
+    panel.set_ylabel("return")
+    panel.set_title(title, fontsize=10)
+    _tidy(panel)
+    return figure
+
+
+def figure_to_image(figure: Figure) -> NDArray[np.uint8]:
+    """Return the picture of a figure as pixels (height, width, 3)."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def _tidy(panel: Axes) -> None:
+    """Leave out the frame's upper and right edge, and put a light grid behind the lines."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", alpha=0.3)
+    panel.set_axisbelow(True)
