@@ -4,10 +4,16 @@ import difflib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+# In a clone they stand beside the package, in an installed wheel inside it.
+_BESIDE = Path(__file__).parent.parent / "configs"
+CONFIGS = _BESIDE if _BESIDE.is_dir() else Path(__file__).parent / "configs"
 
 _VERBS = {
     "collect": "let a behaviour act and write a Minari dataset",
@@ -80,13 +86,18 @@ def _run(verb: str, args: list[str]) -> None:
 
 def _call(verb: str, function: Callable[..., Any], args: list[str], *, positional: bool = False) -> Any:
     """Call a function with its parameters as options; those without a default may be positional."""
+    from diffusers.utils import logging
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
-    parser = ArgumentParser(prog=f"vgp {verb}", description=_VERBS[verb])
+    class Parser(ArgumentParser):
+        error = _parse_error
+
+    parser = Parser(prog=f"vgp {verb}", description=_VERBS[verb])
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file of these options; later ones win")
     parser.add_function_arguments(function, as_group=False, as_positional=positional, fail_untyped=True)
     options = parser.instantiate_classes(parser.parse_args(args)).as_dict()
     del options["config"]
+    logging.disable_progress_bar()  # of the three files of a folder
     return function(**options)
 
 
@@ -108,6 +119,9 @@ def _lightning(args: list[str] | None) -> None:
             del trainer, pl_module
             checkpoint["vgp_config"] = self.parser.dump(self.config, skip_none=False)
 
+    class Parser(LightningArgumentParser):
+        error = _parse_error
+
     class CLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             for name in ("transition_dim", "action_dim", "horizon", "task"):
@@ -127,18 +141,22 @@ def _lightning(args: list[str] | None) -> None:
             skipped = LightningCLI.subcommands()
             return {verb: skipped[verb] for verb in ("fit", "validate")}
 
-    CLI(
-        TrajectoryModule,
-        MinariDataModule,
-        subclass_mode_model=True,
-        seed_everything_default=0,
-        save_config_callback=ConfigInCheckpoint,
-        save_config_kwargs={"overwrite": True},
-        load_from_checkpoint_support=False,
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "vgp"},
-        args=args,
-    )
+    with warnings.catch_warnings():
+        # It suspects that arguments handed over by code (the demo, a test) were meant for the command line.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        CLI(
+            TrajectoryModule,
+            MinariDataModule,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            save_config_callback=ConfigInCheckpoint,
+            save_config_kwargs={"overwrite": True},
+            load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            parser_kwargs={"prog": "vgp"},
+            args=args,
+        )
 
 
 def _help() -> str:
@@ -160,6 +178,15 @@ def _message(error: BaseException) -> str:
     return str(error)
 
 
-def _fail(message: str) -> None:
+def _parse_error(parser: Any, message: str, ex: Exception | None = None) -> NoReturn:
+    """Say in one line what is wrong with the options, without jsonargparse's listing of types and of all options."""
+    del ex
+    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+    lines = [line.strip() for line in message.splitlines()]
+    prog = parser.prog.replace(" [options]", "")
+    _fail(" ".join(line for line in lines if line and not line.startswith(noise)) + f" ({prog} --help)")
+
+
+def _fail(message: str) -> NoReturn:
     print(f"vgp: {message}", file=sys.stderr)
     raise SystemExit(2)

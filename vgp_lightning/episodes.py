@@ -22,6 +22,7 @@ from gymnasium import spaces
 from minari.storage import get_dataset_path
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 _FORMAT = "1"  # of the cache; another number makes other keys
@@ -114,7 +115,8 @@ def _write_arrays(datasets: Sequence[minari.MinariDataset], folder: Path) -> Non
     rest = np.clip(np.zeros(action_space.shape), action_space.low, action_space.high).reshape(1, -1)
     lengths, terminated = [], []
     first = 0
-    for name, episode, dataset in track(_episodes(datasets), total=episodes, description="Caching episodes"):
+    quiet = not Console().is_terminal
+    for name, episode, dataset in track(_episodes(datasets), "Caching episodes", episodes, disable=quiet):
         steps = len(episode.actions)
         actions = np.concatenate([_flatten(action_space, episode.actions), rest])
         observations = _flatten(dataset.observation_space, episode.observations)

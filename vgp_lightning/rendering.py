@@ -165,10 +165,12 @@ class Recorder:
             self.frames.append(shrink(cast(NDArray[np.uint8], self._environment.render()), self._width))
         except Exception as error:  # drivers fail with any type; it is reported, not swallowed
             self.frames.clear()
-            self.error = (
-                f"drawing failed with {type(error).__name__}: {error}. MuJoCo draws without a display by EGL: "
-                "apt-get install libegl1 libgl1-mesa-dri, or set MUJOCO_GL to egl, osmesa or glfw"
-            )
+            self.error = f"drawing failed with {type(error).__name__}: {error}"
+            if not isinstance(error, gymnasium.error.DependencyNotInstalled):  # which says itself what is missing
+                self.error += (
+                    ". MuJoCo draws without a display by EGL: apt-get install libegl1 libgl1-mesa-dri, or set "
+                    "MUJOCO_GL to egl, osmesa or glfw"
+                )
         finally:
             sys.unraisablehook = hook
             if headless:

@@ -354,7 +354,8 @@ def load_module(path: str) -> DenoiserModule | ValueModule:
     except FileNotFoundError as error:
         raise ValueError(f"checkpoint {path} does not exist: train one with vgp fit") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+        # torch's own text is a page long, and advises to load it as code.
+        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
     kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule)}
     kind = kinds.get(checkpoint.get("vgp_module", "")) if isinstance(checkpoint, dict) else None
     if kind is None:

@@ -1,0 +1,347 @@
+"""The front door: every verb as a user types it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vgp_lightning.cli import CONFIGS, main
+
+DATA = {"dataset_id": "test/pendulum-v0", "horizon": 8, "discount": 0.9, "batch_size": 16, "validation_share": 0.2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a dataset of a pendulum, its data config, and one run of each network."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+        environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "400", "--max_episode_steps", "40"]
+        main(["collect", *options, "--dataset_id", "test/pendulum-v0"])
+        (folder / "data.yaml").write_text(yaml.safe_dump({"data": DATA}))
+        for base in ("denoiser", "value"):
+            main(["fit", *files(folder, base)])
+    return folder
+
+
+@pytest.fixture
+def in_world(world, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(world / "minari"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
+    return world
+
+
+def files(folder, base="denoiser", runs=None):
+    """Return the options of a tiny run that writes into the folder."""
+    names = [CONFIGS / f"{base}.yaml", folder / "data.yaml", CONFIGS / "smoke.yaml"]
+    options = ["--trainer.accelerator", "cpu", "--trainer.enable_model_summary", "false"]
+    options += ["--trainer.logger.init_args.save_dir", str(runs or folder / "runs")]
+    return [word for name in names for word in ("-c", str(name))] + options
+
+
+def last(folder, base="denoiser"):
+    return folder / "runs" / base / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def scalars(run):
+    """Return {tag: [(step, value)]} of a run's TensorBoard events."""
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def failure(capfd, *args):
+    """Run the command, which has to fail politely, and return its message."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    message = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert "Traceback" not in message
+    return message
+
+
+def snapshot(folder):
+    return sorted(folder.rglob("*"))
+
+
+# ---------------------------------------------------------------- the main job
+
+
+def test_the_main_job_from_episodes_to_an_evaluated_planner(in_world, tmp_path, capfd):
+    denoiser, value = last(in_world), last(in_world, "value")
+    for path in (denoiser, value):
+        assert torch.load(path, weights_only=True)["global_step"] == 20
+
+    for base, path in (("denoiser", denoiser), ("value", value)):
+        main(["validate", *files(in_world, base, tmp_path / "validated"), "--ckpt_path", str(path)])
+    shown = capfd.readouterr().out
+    assert "val/diffusion_loss" in shown
+    assert "val/value_loss" in shown
+
+    planner = tmp_path / "planner"
+    main(["export", "--denoiser", str(denoiser), "--value", str(value), "--output", str(planner)])
+    assert str(planner) in capfd.readouterr().out
+    assert (planner / "model_index.json").is_file()
+
+    results = tmp_path / "results"
+    options = ["--episodes", "2", "--output_dir", str(results), "--video", "false", "--batch_size", "2"]
+    main(["evaluate", str(planner), *options, "--num_inference_steps", "1", "--replan_every", "8"])
+    report = json.loads((results / "evaluation.json").read_text())
+    assert {"return_mean", "return_iqm", "return_ci95", "normalized_score", "plan_ms", "episodes"} <= report.keys()
+    assert len(report["episodes"]) == 2
+    returns = [episode["return"] for episode in report["episodes"]]
+    assert report["return_mean"] == pytest.approx(sum(returns) / 2)
+    assert -17 * 40 < min(returns) <= max(returns) < 0  # a pendulum's step costs at most 16.3; 40 steps as collected
+    assert report["normalized_score"] is None  # nobody published references for a pendulum
+    assert report["settings"]["batch_size"] == 2
+    assert report["plan_ms"] > 0
+
+
+@pytest.mark.parametrize("base", ["denoiser", "value"])
+def test_a_run_logs_its_losses_and_its_progress(in_world, base):
+    logged = scalars(in_world / "runs" / base / "version_0")
+    loss = {"denoiser": "diffusion_loss", "value": "value_loss"}[base]
+    assert {f"train/{loss}", f"val/{loss}", "train/lr", "train/grad_norm"} <= logged.keys()
+    assert len(logged[f"val/{loss}"]) == 2  # val_check_interval is 10 of 20 steps
+    assert len(logged[f"train/{loss}"]) == 4  # log_every_n_steps is 5
+    for tag in (f"train/{loss}", f"val/{loss}", "train/grad_norm"):
+        assert all(0 < value < 1e4 for _, value in logged[tag]), tag
+    assert max(value for _, value in logged["train/lr"]) <= 2e-4 * (1 + 1e-6)
+    details = {"denoiser": "val/diffusion_loss/t", "value": "val/rank_correlation/t"}[base]
+    assert sum(tag.startswith(details) for tag in logged) == 5
+
+
+def test_the_picture_of_plans_is_logged(in_world):
+    events = EventAccumulator(str(in_world / "runs" / "denoiser" / "version_0")).Reload()
+    assert "plan/denoised" in events.Tags()["images"]
+
+
+# ---------------------------------------------------------------- whose word counts
+
+
+def test_later_files_win_and_the_command_line_wins_over_all(in_world, tmp_path, capsys):
+    for name, rate in (("first", 1e-3), ("second", 2e-3)):
+        overlay = {"model": {"init_args": {"learning_rate": rate, "warmup_steps": 7}}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(overlay))
+    first, second = (["-c", str(tmp_path / f"{name}.yaml")] for name in ("first", "second"))
+
+    def rate(*options):
+        with pytest.raises(SystemExit):
+            main(["fit", *files(in_world), *options, "--print_config"])
+        arguments = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+        assert arguments["warmup_steps"] == 7
+        assert arguments["widths"] == [8, 8, 16, 32]  # smoke's, which no later file names
+        return arguments["learning_rate"]
+
+    assert rate(*first, *second) == 2e-3
+    assert rate(*second, *first) == 1e-3
+    option = ["--model.init_args.learning_rate", "5e-3"]
+    assert rate(*first, *second, *option) == 5e-3
+    assert rate(*option, *second) == 2e-3  # in the order of the line
+
+
+def test_the_merged_config_is_beside_the_run_in_the_checkpoint_and_in_the_export(in_world, tmp_path):
+    written = yaml.safe_load((in_world / "runs" / "denoiser" / "version_0" / "config.yaml").read_text())
+    stored = yaml.safe_load(torch.load(last(in_world), weights_only=True)["vgp_config"])
+    main(["export", "--denoiser", str(last(in_world)), "--output", str(tmp_path / "planner")])
+    exported = yaml.safe_load((tmp_path / "planner" / "training" / "denoiser.yaml").read_text())
+    assert exported == stored
+    for config in (written, stored):
+        assert config["model"]["class_path"] == "vgp_lightning.training.DenoiserModule"
+        assert config["model"]["init_args"]["widths"] == [8, 8, 16, 32]  # smoke.yaml
+        assert config["model"]["init_args"]["action_weight"] == 10.0  # denoiser.yaml
+        assert config["data"]["dataset_id"] == "test/pendulum-v0"  # data.yaml
+        assert config["trainer"]["logger"]["init_args"]["save_dir"] == str(in_world / "runs")  # the command line
+        assert config["seed_everything"] == 0
+
+
+# True: the shuffled order of windows begins anew, for Lightning's checkpoint has no place in the epoch.
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_run_goes_on_where_its_checkpoint_ends_at_the_rate_that_is_asked_for(in_world, tmp_path):
+    options = [
+        "--trainer.max_steps",
+        "30",
+        "--model.init_args.learning_rate",
+        "7e-3",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
+    main(["fit", *files(in_world, runs=tmp_path), *options, "--ckpt_path", str(last(in_world))])
+    run = tmp_path / "denoiser" / "version_0"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 30
+    logged = scalars(run)
+    assert [step for step, _ in logged["train/diffusion_loss"]] == list(range(20, 30))
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["learning_rate"] == 7e-3
+    # Cosine from step 2 to 30: at step 21 it is 7e-3 * (1 + cos(pi * 19 / 28)) / 2 = 1.6e-3; with 2e-4 it were 4e-5.
+    assert max(value for _, value in logged["train/lr"]) == pytest.approx(1.6e-3, rel=0.2)
+
+
+# ---------------------------------------------------------------- what is wrong is said in one message
+
+
+def test_a_misspelt_option_is_named(in_world, tmp_path, capfd):
+    message = failure(capfd, "fit", *files(in_world, runs=tmp_path / "runs"), "--data.horizont", "8")
+    assert "data.horizont" in message
+    (tmp_path / "wrong.yaml").write_text("model:\n  init_args:\n    lerning_rate: 0.1\n")
+    message = failure(capfd, "fit", *files(in_world, runs=tmp_path / "runs"), "-c", str(tmp_path / "wrong.yaml"))
+    assert "lerning_rate" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_dataset_is_named_with_the_command_that_fetches_it(in_world, tmp_path, capfd):
+    options = ["--data.dataset_id", "nobody/nothing-v0"]
+    message = failure(capfd, "fit", *files(in_world, runs=tmp_path / "runs"), *options)
+    assert "nobody/nothing-v0" in message
+    assert "minari download nobody/nothing-v0" in message
+    assert len(message.strip().splitlines()) == 1
+    assert snapshot(tmp_path) == []
+
+
+def test_a_horizon_that_does_not_fit_is_refused_with_one_that_does(in_world, tmp_path, capfd):
+    message = failure(capfd, "fit", *files(in_world, runs=tmp_path / "runs"), "--data.horizon", "12")
+    assert "horizon 12" in message
+    assert "multiple of 8" in message
+    options = [*files(in_world, "value", tmp_path / "runs"), "--data.horizon", "65"]
+    message = failure(capfd, "fit", *options)
+    assert "between 1 and 64" in message
+    assert snapshot(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--denoiser", "VALUE", "--output", "OUT"], "holds a ValueModule: give it as --value"),
+        (["--denoiser", "DENOISER", "--value", "DENOISER", "--output", "OUT"], "give it as --denoiser"),
+        (["--denoiser", "nothing.ckpt", "--output", "OUT"], "nothing.ckpt does not exist: train one with vgp fit"),
+        (["--output", "OUT"], "denoiser"),
+        (["--denoiser", "DENOISER"], "output"),
+        (["--denoiser", "DENOISER", "--output", "OUT", "--batch_size", "many"], "batch_size"),
+        (["--denoiser", "DENOISER", "--output", "OUT", "--n_guidesteps", "2"], "n_guidesteps"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused(in_world, tmp_path, capfd, arguments, words):
+    names = {"VALUE": last(in_world, "value"), "DENOISER": last(in_world), "OUT": tmp_path / "planner"}
+    message = failure(capfd, "export", *(str(names.get(word, word)) for word in arguments))
+    assert words in message
+    assert snapshot(tmp_path) == []
+
+
+def test_a_checkpoint_of_the_other_network_is_not_validated(in_world, tmp_path, capfd):
+    options = [*files(in_world, "denoiser", tmp_path / "runs"), "--ckpt_path", str(last(in_world, "value"))]
+    message = failure(capfd, "validate", *options)
+    assert "ValueModule" in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one(tmp_path, capfd):
+    message = failure(capfd, "evaluate", str(tmp_path), "--output_dir", str(tmp_path / "results"))
+    assert "is no pipeline folder" in message
+    assert "vgp export" in message
+    assert snapshot(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate"], "pipeline_folder"),
+        (["collect", "--behaviour", "random"], "env_id"),
+        (
+            ["collect", "--env_id", "Nobody-v0", "--behaviour", "random", "--steps", "1", "--dataset_id", "a-v0"],
+            "Nobody",
+        ),
+        (["fit"], "data"),
+        (["fit", "-c", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_what_is_missing_is_named(capfd, arguments, words):
+    assert words in failure(capfd, *arguments)
+
+
+def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
+    message = failure(capfd, "evalute")
+    assert "unknown verb 'evalute'" in message
+    assert "Did you mean evaluate?" in message
+    message = failure(capfd, "xyzzy")
+    assert "collect, fit, validate, export, evaluate, demo" in message
+    assert "Did you mean" not in message
+
+
+def test_a_fault_shows_where_it_is_if_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("VGP_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="is no pipeline folder"):
+        main(["evaluate", str(tmp_path)])
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_answers_at_once_and_names_every_verb():
+    code = (
+        "import sys; from vgp_lightning.cli import main; main(['--help']); "
+        "print([name for name in ('torch', 'lightning', 'diffusers', 'minari') if name in sys.modules])"
+    )
+    seconds = []
+    for _ in range(3):  # the quickest of three, for the machine may be busy
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        seconds.append(time.perf_counter() - start)
+    assert result.stdout.splitlines()[-1] == "[]"
+    for verb in ("collect", "fit", "validate", "export", "evaluate", "demo"):
+        assert re.search(rf"^  {verb} +\w+", result.stdout, re.MULTILINE)
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_is_what_one_gets_without_a_verb(arguments, capsys):
+    main(arguments)
+    assert "usage: vgp VERB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["collect", "export", "evaluate", "demo"])
+def test_the_help_of_a_verb_explains_its_options(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    option = {"collect": "--dataset_id", "export": "--denoiser", "evaluate": "--n_guide_steps", "demo": "--seed"}[verb]
+    assert option in shown
+
+
+def test_the_version_is_the_packages(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == version("vgp_lightning")
+
+
+# ---------------------------------------------------------------- many processes
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_one_with_twice_the_batch_does(in_world, tmp_path):
+    losses = {}
+    for name, options in {
+        "one": ["--data.batch_size", "16", "--trainer.devices", "1"],
+        "two": ["--data.batch_size", "8", "--trainer.devices", "2", "--trainer.strategy", "ddp"],
+    }.items():
+        command = [*files(in_world, runs=tmp_path / name), *options, "--trainer.limit_val_batches", "1.0"]
+        command += ["--trainer.max_steps", "300", "--trainer.val_check_interval", "100"]
+        command += ["--model.init_args.learning_rate", "2e-3", "--ema.decay", "0.98"]
+        result = subprocess.run(
+            [sys.executable, "-m", "vgp_lightning.cli", "fit", *command],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert result.returncode == 0, result.stderr
+        losses[name] = [value for _, value in scalars(tmp_path / name / "denoiser" / "version_0")["val/diffusion_loss"]]
+    print(losses)
+    assert len(losses["one"]) == len(losses["two"]) == 3
+    assert losses["two"][-1] == pytest.approx(losses["one"][-1], rel=0.15)

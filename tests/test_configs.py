@@ -1,0 +1,93 @@
+"""Every file in configs/ fits its base. The datasets are not needed: printing a config makes nothing of it."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vgp_lightning.cli import CONFIGS, main
+from vgp_lightning.evaluation import evaluate
+
+BASES = ["denoiser.yaml", "value.yaml"]
+DATA = sorted(f"data/{path.name}" for path in (CONFIGS / "data").glob("*.yaml"))
+HARDWARE = sorted(f"hardware/{path.name}" for path in (CONFIGS / "hardware").glob("*.yaml"))
+
+
+def merged(capsys, *names):
+    """Return what ``vgp fit`` makes of the files."""
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *(word for name in names for word in ("-c", str(CONFIGS / name))), "--print_config"])
+    printed = capsys.readouterr()
+    assert ended.value.code in (0, None), printed.err
+    return yaml.safe_load(printed.out)
+
+
+def leaves(tree, path=()):
+    """Return (path, value) of every number and name in a config; a list counts as one."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def at(tree, path):
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def test_every_file_is_tried_here():
+    found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
+    evaluations = {name for name in found if name.startswith("evaluate/")}
+    assert found == {*BASES, *DATA, *HARDWARE, *evaluations, "smoke.yaml", "demo.yaml"}
+    assert DATA
+    assert HARDWARE
+    assert evaluations
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("overlay", [*DATA, *HARDWARE, "smoke.yaml", "demo.yaml"])
+def test_an_overlay_fits_each_base_and_every_line_of_it_counts(base, overlay, capsys):
+    data = [] if overlay.startswith("data/") or overlay == "demo.yaml" else [DATA[0]]
+    config = merged(capsys, base, *data, overlay)
+    for path, value in leaves(yaml.safe_load((CONFIGS / overlay).read_text())):
+        assert at(config, path) == value, path
+    # What the overlay leaves out is still the base's.
+    assert config["model"]["class_path"] == yaml.safe_load((CONFIGS / base).read_text())["model"]["class_path"]
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+
+
+@pytest.mark.parametrize("overlay", [*DATA, "demo.yaml"])
+def test_the_horizon_of_an_overlay_fits_the_networks_it_is_meant_for(overlay, capsys):
+    from vgp_lightning.networks import check_horizon
+
+    for base in BASES:
+        config = merged(capsys, base, overlay)
+        widths = config["model"]["init_args"]["widths"]
+        check_horizon(config["data"]["horizon"], **{f"{Path(base).stem}_widths": widths})
+
+
+def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):
+    schedules = [
+        {name: config["model"]["init_args"][name] for name in ("num_train_timesteps", "beta_schedule")}
+        for config in (merged(capsys, base, DATA[0]) for base in BASES)
+    ]
+    assert schedules[0] == schedules[1]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.name)
+def test_an_evaluation_file_holds_options_of_evaluate(path, capsys, tmp_path, monkeypatch):
+    given = {}
+
+    def recorded(pipeline_folder: str, **options):
+        given.update(options)
+
+    # The parser reads the signature; the body is not run.
+    recorded.__signature__ = inspect.signature(evaluate)
+    recorded.__doc__, recorded.__annotations__ = evaluate.__doc__, evaluate.__annotations__
+    monkeypatch.setattr("vgp_lightning.evaluation.evaluate", recorded)
+    main(["evaluate", str(tmp_path), "-c", str(path)])
+    for name, value in yaml.safe_load(path.read_text()).items():
+        assert given[name] == value

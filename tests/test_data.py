@@ -1,0 +1,340 @@
+"""Windows against plain Python loops over the episodes, returns by hand, and splits that share no episode."""
+
+import itertools
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from vgp_lightning.data import MinariDataModule, count_windows, discounted_returns
+
+PADDINGS = ["none", "terminated", "all"]
+
+
+def prepared(data):
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def seen(windows):
+    """The first observation value, 100 * episode + step, that each window starts with."""
+    return [int(windows[i].trajectories[0, 0, -2]) for i in range(len(windows))]
+
+
+def expected_windows(episodes, horizon, padding, discount, rest=0.0):
+    """All windows and their returns, by loops over the episodes as they were recorded."""
+    trajectories, returns = [], []
+    for episode in episodes:
+        steps = len(episode.rewards)
+        padded = padding == "all" or (padding == "terminated" and episode.terminations[-1])
+        for first in range(steps):
+            if not padded and first + horizon > steps:
+                continue
+            window = []
+            for t in range(first, first + horizon):
+                action = episode.actions[t] if t < steps else np.full_like(episode.actions[0], rest)
+                window.append([*action, *episode.observations[min(t, steps)]])
+            trajectories.append(window)
+            returns.append(sum(discount ** (t - first) * episode.rewards[t] for t in range(first, steps)))
+    return np.float32(trajectories), np.array(returns)
+
+
+# ---------------------------------------------------------------- returns
+
+
+def test_a_terminated_episodes_return_ends_with_the_penalty():
+    # From the last step: 4 - 10 = -6;  2 + 0.5 * -6 = -1;  1 + 0.5 * -1 = 0.5
+    returns = discounted_returns(np.array([1.0, 2.0, 4.0]), True, 0.5, termination_penalty=-10.0)
+    assert returns.tolist() == [0.5, -1, -6]
+
+
+@pytest.mark.parametrize("truncation", ["cut", "continue"])
+def test_a_terminated_episode_does_not_continue(truncation):
+    assert discounted_returns(np.array([1.0, 2.0, 4.0]), True, 0.5, truncation=truncation).tolist() == [3, 4, 4]
+
+
+def test_a_truncated_episode_is_cut_at_its_end_and_pays_no_penalty():
+    # 4;  2 + 0.5 * 4 = 4;  1 + 0.5 * 4 = 3
+    returns = discounted_returns(np.array([1.0, 2.0, 4.0]), False, 0.5, termination_penalty=-10.0)
+    assert returns.tolist() == [3, 4, 4]
+
+
+def test_a_truncated_episode_continues_with_its_mean_reward():
+    # The mean 3 for ever after is worth 3 / (1 - 0.5) = 6:  5 + 3 = 8;  3 + 4 = 7;  1 + 3.5 = 4.5
+    returns = discounted_returns(np.array([1.0, 3.0, 5.0]), False, 0.5, truncation="continue")
+    assert returns.tolist() == [4.5, 7, 8]
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9, 0.997])
+def test_a_constant_reward_that_continues_is_worth_the_same_at_every_step(discount):
+    returns = discounted_returns(np.full(50, -2.5), False, discount, truncation="continue")
+    np.testing.assert_allclose(returns, -2.5 / (1 - discount), rtol=1e-6)
+
+
+def test_without_discount_a_return_is_the_sum_of_what_is_left():
+    rewards = np.random.default_rng(0).normal(size=30)
+    np.testing.assert_allclose(discounted_returns(rewards, False, 1.0), np.cumsum(rewards[::-1])[::-1], rtol=1e-5)
+
+
+def test_the_rewards_are_not_changed():
+    rewards = np.array([1.0, 2.0])
+    discounted_returns(rewards, True, 0.5, termination_penalty=-10.0)
+    assert rewards.tolist() == [1, 2]
+
+
+# ---------------------------------------------------------------- windows
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 5])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_windows_are_those_of_a_loop_over_the_episodes_each_once(make_data, make_episode, padding, horizon):
+    lengths = [5, 2, 7, 1, 6]  # some are shorter than the horizon
+    episodes = [make_episode(length, i, terminated=i % 2 == 1) for i, length in enumerate(lengths)]
+    data = prepared(make_data(episodes, horizon=horizon, padding=padding, discount=0.9, validation_share=0))
+    trajectories, returns = expected_windows(episodes, horizon, padding, discount=0.9)
+    windows = data.train_windows
+    assert len(windows) == windows.total == len(trajectories)
+    found = [windows[i] for i in range(len(windows))]
+    np.testing.assert_array_equal(torch.cat([window.trajectories for window in found]), trajectories)
+    np.testing.assert_allclose(torch.cat([window.returns for window in found]), returns, rtol=1e-5)
+
+
+def test_a_padded_tail_rests_as_near_zero_as_the_bounds_allow(make_data, make_episode):
+    episodes = [make_episode(2, actions=np.float32([[1], [2]]))]
+    bounds = {"action_space": spaces.Box(0.5, 2, (1,), np.float32)}
+    data = prepared(make_data(episodes, bounds, padding="all", validation_share=0))
+    (window, late), observations = data.train_windows.__getitems__([0, 1]).trajectories, episodes[0].observations
+    assert window[:, 0].tolist() == [1, 2, 0.5, 0.5]
+    np.testing.assert_array_equal(window[:, 1:], observations[[0, 1, 2, 2]])
+    assert late[:, 0].tolist() == [2, 0.5, 0.5, 0.5]
+    np.testing.assert_array_equal(late[:, 1:], observations[[1, 2, 2, 2]])
+
+
+def test_a_batch_is_its_windows_one_by_one_in_the_order_asked_for(make_data):
+    windows = prepared(make_data(validation_share=0)).train_windows
+    indices = [5, 0, 71, 5, 30]
+    batch = windows.__getitems__(indices)
+    np.testing.assert_array_equal(batch.trajectories, torch.cat([windows[i].trajectories for i in indices]))
+    np.testing.assert_array_equal(batch.returns, torch.cat([windows[i].returns for i in indices]))
+    assert count_windows(batch) == 5
+
+
+def test_the_loader_shows_every_training_window_once_an_epoch_but_a_smaller_last_batch(make_data):
+    data = prepared(make_data(validation_share=0, batch_size=9))  # 8 episodes of 9 windows
+    shown = [seen_batch.trajectories[:, 0, -2] for seen_batch in data.train_dataloader()]
+    assert [len(batch) for batch in shown] == [9] * 8
+    assert sorted(torch.cat(shown).tolist()) == [100 * e + t for e in range(8) for t in range(9)]
+    data.batch_size = 16
+    assert [len(batch.returns) for batch in data.train_dataloader()] == [16] * 4
+    data.batch_size = 100
+    assert [len(batch.returns) for batch in data.train_dataloader()] == [72]
+
+
+def test_every_epoch_has_another_order_and_a_seed_repeats_it(make_data):
+    loader = prepared(make_data(validation_share=0, batch_size=100)).train_dataloader()
+
+    def order():
+        return next(iter(loader)).trajectories[:, 0, -2].tolist()
+
+    torch.manual_seed(1)
+    first, second = order(), order()
+    torch.manual_seed(1)
+    assert first == order() != second
+
+
+def test_a_limit_spreads_the_held_out_windows_evenly(make_data, make_episode):
+    episodes = [make_episode(60, number) for number in range(4)]
+    data = prepared(make_data(episodes, horizon=1, validation_share=0.5, validation_windows=12))
+    held_out = sorted({first // 100 for first in seen(data.validation_windows)})
+    assert len(held_out) == 2
+    assert seen(data.validation_windows) == [100 * e + t for e in held_out for t in range(0, 60, 10)]
+    assert data.validation_windows.total == 120
+
+
+def test_a_limit_above_the_number_of_windows_changes_nothing(make_data):
+    windows = prepared(make_data(validation_share=0.25, validation_windows=1000)).validation_windows
+    assert len(windows) == len(set(seen(windows))) == 2 * 9
+
+
+# ---------------------------------------------------------------- the split
+
+
+def split(data):
+    prepared(data)
+    return [{first // 100 for first in seen(windows)} for windows in (data.train_windows, data.validation_windows)]
+
+
+def test_no_episode_is_trained_on_and_held_out(make_data, make_episode):
+    train, held_out = split(make_data([make_episode(5, n) for n in range(20)], validation_share=0.2))
+    assert len(held_out) == 4
+    assert train | held_out == set(range(20))
+    assert not train & held_out
+
+
+def test_the_splits_seed_decides_which_episodes_are_held_out(make_data, make_episode):
+    first = split(make_data([make_episode(5, n) for n in range(20)], validation_share=0.2))
+    again, other = (
+        split(make_data(dataset_id="test/tiny-v0", validation_share=0.2, split_seed=seed)) for seed in (0, 1)
+    )
+    assert first == again != other
+
+
+def test_a_small_share_holds_one_episode_out_and_no_share_none(make_data):
+    assert len(split(make_data(validation_share=0.01))[1]) == 1
+    data = make_data(dataset_id="test/tiny-v0", validation_share=0)
+    train, held_out = split(data)
+    assert train == set(range(8))
+    assert not held_out
+    assert list(data.val_dataloader()) == []
+
+
+def test_too_few_episodes_to_hold_one_out_are_an_error(make_data, make_episode):
+    with pytest.raises(ValueError, match=r"1 episodes, too few .*set data\.validation_share to 0"):
+        prepared(make_data([make_episode(9)]))
+
+
+# ---------------------------------------------------------------- mixed datasets
+
+
+def test_mixed_datasets_contain_both(make_data, make_dataset, make_episode):
+    for name, numbers in (("one", (0, 1)), ("two", (2, 3))):
+        make_dataset(f"test/{name}-v0", [make_episode(5, number) for number in numbers])
+    train, held_out = split(make_data(dataset_id=["test/one-v0", "test/two-v0"], validation_share=0.25))
+    assert train | held_out == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("part", ["observation_space", "action_space"])
+def test_datasets_of_different_spaces_are_refused_by_both_names(make_data, make_dataset, make_episode, part):
+    make_dataset("test/one-v0", [make_episode(2)])
+    dimension = {"observation_space": 2, "action_space": 1}[part]
+    make_dataset("test/two-v0", [make_episode(2)], **{part: spaces.Box(-7, 7, (dimension,), np.float32)})
+    with pytest.raises(ValueError, match=r"cannot be mixed: test/one-v0 .* test/two-v0 .*-7"):
+        make_data(dataset_id=["test/one-v0", "test/two-v0"])
+
+
+# ---------------------------------------------------------------- statistics and description
+
+
+def test_the_statistics_are_numpys_of_all_rows_and_of_the_training_windows_returns(make_data, make_episode):
+    episodes = [make_episode(6, number, action_dim=2) for number in range(4)]
+    data = prepared(make_data(episodes, discount=0.9, validation_share=0.25, padding="none"))
+    rows = np.concatenate([np.hstack([np.vstack([e.actions, [[0, 0]]]), e.observations]) for e in episodes])
+    train = {first // 100 for first in seen(data.train_windows)}
+    _, returns = expected_windows([episodes[number] for number in train], 4, "none", 0.9)
+    normalization = data.normalization
+    assert normalization["action_dim"] == data.action_dim == 2
+    assert data.transition_dim == 4
+    np.testing.assert_allclose(normalization["shift"], rows.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(normalization["scale"], rows.std(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(normalization["return_shift"], returns.mean(), rtol=1e-4)
+    np.testing.assert_allclose(normalization["return_scale"], returns.std(), rtol=1e-4)
+
+
+def test_chunks_of_statistics_miss_no_row(make_data, monkeypatch):
+    whole = prepared(make_data()).normalization
+    monkeypatch.setattr("vgp_lightning.data._CHUNK", 7)
+    chunked = prepared(make_data(dataset_id="test/tiny-v0")).normalization
+    for name in ("shift", "scale", "return_shift", "return_scale"):
+        np.testing.assert_allclose(chunked[name], whole[name], rtol=1e-6)
+
+
+def test_limits_are_those_of_the_rows(make_data):
+    data = prepared(make_data(normalizer="limits"))
+    low, high = -np.float64(data.normalization["scale"]), np.float64(data.normalization["scale"])
+    assert (data.normalization["shift"][1] + low[1], data.normalization["shift"][1] + high[1]) == (0, 712)
+
+
+def test_infinite_action_bounds_are_none_and_everything_is_json(make_data, make_episode):
+    bounds = spaces.Box(np.float32([-np.inf, -1]), np.float32([2.5, np.inf]))
+    data = prepared(make_data([make_episode(5, n, action_dim=2) for n in range(2)], {"action_space": bounds}))
+    assert data.normalization["action_low"] == [None, -1]
+    assert data.normalization["action_high"] == [2.5, None]
+    assert json.loads(json.dumps([data.normalization, data.task])) == [data.normalization, data.task]
+
+
+def test_the_task_tells_environment_datasets_and_the_reference_scores_if_there_are_both(
+    make_data, make_dataset, make_episode
+):
+    environment = gymnasium.make("Pendulum-v1", max_episode_steps=7)
+    make_dataset(
+        "test/scored-v0",
+        [make_episode(5, observations=np.zeros((6, 3), np.float32))],
+        environment.observation_space,
+        environment.action_space,
+        env=environment,
+        eval_env=environment,
+        ref_min_score=-3.0,
+        ref_max_score=7.0,
+    )
+    task = make_data(dataset_id="test/scored-v0", discount=0.9, termination_penalty=-2.0).task
+    assert task["dataset_id"] == ["test/scored-v0"]
+    assert (task["discount"], task["termination_penalty"], task["env_id"]) == (0.9, -2, "Pendulum-v1")
+    assert task["env_spec"]["max_episode_steps"] == 7
+    assert task["reference_scores"] == {"name": "dataset test/scored-v0", "min": -3, "max": 7}
+    unknown = make_data().task
+    assert (unknown["env_id"], unknown["env_spec"], unknown["reference_scores"]) == (None, None, None)
+
+
+def test_making_a_data_module_reads_no_episode(make_data, tmp_path):
+    make_data()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_lies_in_xdg_cache_home_or_where_it_is_told_to(make_data, tmp_path):
+    prepared(make_data())
+    prepared(make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "mine")))
+    for folder in ("cache/vgp_lightning", "mine"):
+        assert len(list((tmp_path / folder).glob("*/rows.npy"))) == 1
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("padding", ["none", "terminated"])
+def test_a_horizon_that_no_episode_has_names_the_padding_and_the_longest(make_data, padding):
+    with pytest.raises(ValueError, match=r"no window of 13 steps .*longest has 12 steps: set data\.padding to 'all'"):
+        prepared(make_data(horizon=13, padding=padding))
+    prepared(make_data(dataset_id="test/tiny-v0", horizon=13, padding="all"))
+
+
+def test_held_out_episodes_that_are_too_short_are_an_error_too(make_data, make_episode):
+    for seed in itertools.count():  # until the short one is held out
+        episodes = [make_episode(2 if number == 0 else 12, number) for number in range(4)]
+        options = {"split_seed": seed, "validation_share": 0.25}
+        if np.random.default_rng(seed).permutation(4)[0] == 0:
+            break
+    with pytest.raises(ValueError, match="no window of 4 steps fits the held-out episodes"):
+        prepared(make_data(episodes, **options))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"horizon": 0}, "data.horizon is 0: it must be at least 1"),
+        ({"discount": 1.5}, "data.discount is 1.5: it must be at least 0, at most 1"),
+        ({"discount": -0.1}, "data.discount is -0.1"),
+        ({"batch_size": 0}, "data.batch_size is 0"),
+        ({"validation_windows": 0}, "data.validation_windows is 0"),
+        ({"validation_share": 1}, r"data.validation_share is 1: it must lie in \[0, 1\)"),
+        ({"validation_share": -0.1}, "data.validation_share is -0.1"),
+        ({"truncation": "continue", "discount": 1}, "needs a discount below 1"),
+        ({"dataset_id": []}, "data.dataset_id is empty"),
+        ({"padding": "ALL"}, "padding.*'ALL'"),
+        ({"truncation": "go on"}, "truncation.*'go on'"),
+        ({"normalizer": "minmax"}, "'minmax'"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_its_value(make_data, bad, message):
+    with pytest.raises(ValueError, match=message):
+        prepared(make_data(**bad))
+
+
+def test_discrete_actions_are_refused_when_the_module_is_made(make_dataset, make_episode):
+    episode = make_episode(2, actions=np.array([0, 2]))
+    make_dataset("test/choice-v0", [episode], action_space=spaces.Discrete(3))
+    with pytest.raises(ValueError, match="only Box actions"):
+        MinariDataModule("test/choice-v0")

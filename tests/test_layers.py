@@ -1,0 +1,88 @@
+"""Who may import whom. The package is flat; these arrows are its architecture."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vgp_lightning"
+MAY_IMPORT = {
+    "__init__": set(),
+    "normalizer": set(),
+    "pipeline": set(),
+    "rendering": set(),
+    "episodes": set(),
+    "networks": {"pipeline"},  # the horizons' rule
+    "data": {"episodes", "normalizer"},
+    "training": {"normalizer", "networks", "data", "pipeline"},
+    "agent": {"pipeline"},
+    "behaviours": {"agent", "pipeline"},
+    "collect": {"agent", "behaviours"},
+    "evaluation": {"agent", "pipeline", "rendering"},
+    "export": {"training", "pipeline", "networks"},
+    "callbacks": {"training", "evaluation", "pipeline", "rendering", "data"},  # data: its batch type
+    "demo": {"cli", "agent", "behaviours", "collect", "evaluation", "export", "rendering", "pipeline"},
+    "cli": {"callbacks", "data", "training", "collect", "export", "evaluation", "demo"},
+}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(tree):
+    """Return (module, names) of every import, whatever function it stands in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield ("." * node.level + (node.module or ""), [alias.name for alias in node.names])
+
+
+def imports_of_ours(tree):
+    """Return the modules of the package that are imported."""
+    found = set()
+    for module, names in imports(tree):
+        assert not module.startswith("."), f"{module}: imports are absolute here, so that they can be searched for"
+        if module == "vgp_lightning":
+            assert names, "import the module that is meant, not the package"
+            found |= set(names)
+        elif module.startswith("vgp_lightning."):
+            found.add(module.split(".")[1])
+    return found
+
+
+def parsed(name):
+    return ast.parse((PACKAGE / f"{name}.py").read_text())
+
+
+def test_the_package_is_flat_and_every_module_stands_in_the_table():
+    assert set(MODULES) == set(MAY_IMPORT)
+    assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_what_lies_below_it(name):
+    assert imports_of_ours(parsed(name)) - MAY_IMPORT[name] == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from vgp_lightning.export import export",
+        "from vgp_lightning import export",
+        "import vgp_lightning.export as e",
+        "def late():\n    from vgp_lightning.export import export",
+    ],
+)
+def test_an_arrow_is_seen_however_it_is_written(source):
+    assert imports_of_ours(ast.parse(source)) == {"export"}
+
+
+def test_the_command_line_imports_the_package_and_torch_inside_its_verbs_only():
+    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse", "vgp_lightning"}
+    top = ast.Module([node for node in parsed("cli").body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert {module.split(".")[0] for module, _ in imports(top)} & heavy == set()
+
+
+def test_the_pipeline_needs_numpy_torch_and_diffusers_alone():
+    roots = {module.split(".")[0] for module, _ in imports(parsed("pipeline"))}
+    assert roots - set(sys.stdlib_module_names) == {"numpy", "torch", "diffusers"}

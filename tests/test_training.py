@@ -1,0 +1,482 @@
+"""Losses by hand on networks that answer what they are told, schedules by formula, and that training learns."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from lightning.pytorch.loggers import TensorBoardLogger
+from scipy.stats import spearmanr
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vgp_lightning.data import Batch
+from vgp_lightning.training import DenoiserModule, ValueModule, load_module
+
+A, O, H, B = 1, 2, 4, 3
+T = A + O
+MODULES = [DenoiserModule, ValueModule]
+
+
+def make_module(kind=DenoiserModule, **options):
+    widths = [8, 16] if kind is DenoiserModule else [8, 32]
+    sizes = {"transition_dim": T, "action_dim": A, "horizon": H, "task": {"env_id": "Tiny-v0"}}
+    return kind(**sizes | {"widths": widths, "num_train_timesteps": 5, "warmup_steps": 0} | options)
+
+
+@pytest.fixture
+def batch():
+    return Batch(3 * torch.randn(B, H, T) + 5, torch.tensor([1.0, -2.0, 4.0]))
+
+
+def with_statistics(module):
+    module.shift.copy_(torch.tensor([4.0, 5.0, 6.0]))
+    module.scale.copy_(torch.tensor([1.0, 2.0, 4.0]))
+    module.return_shift.fill_(3)
+    module.return_scale.fill_(2)
+    return module
+
+
+def cosine_alphas(levels):
+    """The products of alphas of Nichol and Dhariwal's cosine schedule, each beta at most 0.999."""
+    f = [math.cos((i / levels + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(levels + 1)]
+    return np.cumprod([1 - min(1 - f[i + 1] / f[i], 0.999) for i in range(levels)])
+
+
+# ---------------------------------------------------------------- noise
+
+
+@pytest.mark.parametrize("levels", [5, 20])
+def test_noising_is_diffusers_but_the_present_observation_is_pinned(batch, levels):
+    module, timesteps = make_module(num_train_timesteps=levels), torch.tensor([0, 2, levels - 1])
+    clean = batch.trajectories
+    noised, noise = module.noised(clean, timesteps, torch.Generator().manual_seed(7))
+    torch.testing.assert_close(noise, torch.randn(clean.shape, generator=torch.Generator().manual_seed(7)))
+    scheduler = DDPMScheduler(levels, beta_schedule="squaredcos_cap_v2")
+    expected = scheduler.add_noise(clean, noise, timesteps)
+    expected[:, 0, A:] = clean[:, 0, A:]
+    torch.testing.assert_close(noised, expected)
+    alphas = torch.from_numpy(cosine_alphas(levels)).float()[timesteps, None, None]
+    by_formula = alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
+    torch.testing.assert_close(noised[:, 1:], by_formula[:, 1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(noised[:, 0, :A], by_formula[:, 0, :A], rtol=1e-4, atol=1e-5)
+
+
+def test_noising_leaves_the_clean_trajectories_alone(batch):
+    before = batch.trajectories.clone()
+    make_module().noised(batch.trajectories, torch.tensor([0, 2, 4]), None)
+    assert torch.equal(batch.trajectories, before)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_the_noise_schedule_clips_nothing(kind):
+    config = make_module(kind).noise_scheduler.config
+    assert (config["clip_sample"], config["thresholding"], config["variance_type"]) == (False, False, "fixed_small_log")
+
+
+# ---------------------------------------------------------------- the denoiser's loss
+
+
+def loss_by_hand(prediction, target, action_weight, loss_discount):
+    """Weighted mean of squares: each step's weight is relative to their mean, the first step's are given."""
+    mean = sum(loss_discount**h for h in range(H)) / H
+    total = 0.0
+    for b in range(B):
+        for h in range(H):
+            for d in range(T):
+                weight = loss_discount**h / mean
+                if h == 0:
+                    weight = action_weight if d < A else 0
+                total += weight * float(prediction[b, h, d] - target[b, h, d]) ** 2
+    return total / (B * H * T)
+
+
+def targets(batch, timesteps, seed):
+    """Return what each kind of denoiser has to predict, from the cosine schedule's formula."""
+    clean = (batch.trajectories - torch.tensor([4.0, 5.0, 6.0])) / torch.tensor([1.0, 2.0, 4.0])
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    alphas = torch.from_numpy(cosine_alphas(5)).float()[timesteps, None, None]
+    return {
+        "sample": clean,
+        "epsilon": noise,
+        "v_prediction": alphas.sqrt() * noise - (1 - alphas).sqrt() * clean,
+    }
+
+
+@pytest.mark.parametrize("loss_discount", [1.0, 0.5])
+@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
+def test_the_denoisers_loss_is_the_weighted_mean_of_squares_to_its_target(batch, make_stub, kind, loss_discount):
+    module = with_statistics(make_module(prediction_type=kind, action_weight=7.0, loss_discount=loss_discount))
+    prediction, timesteps = torch.randn(B, H, T), torch.tensor([0, 2, 4])
+    module.network = make_stub(lambda sample, timesteps: prediction.transpose(1, 2))
+    loss = module.loss(batch, timesteps, torch.Generator().manual_seed(3))
+    expected = loss_by_hand(prediction, targets(batch, timesteps, 3)[kind], 7.0, loss_discount)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
+def test_a_perfect_prediction_has_no_loss_whatever_it_says_of_the_pinned_observation(batch, make_stub, kind):
+    module, timesteps = with_statistics(make_module(prediction_type=kind)), torch.tensor([1, 2, 4])
+    prediction = targets(batch, timesteps, 3)[kind].clone()
+    prediction[:, 0, A:] = 1e3
+    module.network = make_stub(lambda sample, timesteps: prediction.transpose(1, 2))
+    assert module.loss(batch, timesteps, torch.Generator().manual_seed(3)).item() == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_the_network_sees_noised_normalised_trajectories_channels_first(batch, make_stub, kind):
+    module, calls = with_statistics(make_module(kind)), []
+    module.network = make_stub(lambda *args: calls.append(args) or torch.zeros(B, 1, 1))
+    timesteps = torch.tensor([0, 2, 4])
+    method = module.loss if kind is DenoiserModule else module.predict
+    method(batch, timesteps, torch.Generator().manual_seed(3))
+    ((sample, seen_timesteps),) = calls
+    expected, _ = module.noised(targets(batch, timesteps, 3)["sample"], timesteps, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(sample, expected.transpose(1, 2))
+    assert torch.equal(seen_timesteps, timesteps)
+
+
+def test_training_draws_every_noise_level_and_its_own_noise(batch, make_stub, monkeypatch):
+    module, levels, samples = make_module(), [], []
+
+    def answer(sample, timesteps):
+        levels.extend(timesteps.tolist())
+        samples.append(sample[0, 0, 1].item())
+        return sample
+
+    module.network = make_stub(answer)
+    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    for _ in range(40):
+        module.training_step(batch, 0)
+    assert set(levels) == set(range(5))
+    assert len(set(samples)) == 40
+
+
+# ---------------------------------------------------------------- the value function's loss
+
+
+def test_the_value_functions_prediction_is_one_number_a_window_and_its_loss_is_by_hand(batch, make_stub, monkeypatch):
+    module = with_statistics(make_module(ValueModule))
+    module.network = make_stub(lambda sample, timesteps: torch.tensor([[0.0], [1.0], [-0.5]]))
+    assert module.predict(batch, torch.tensor([0, 2, 4])).tolist() == [0, 1, -0.5]
+    # (1 - 3) / 2 = -1;  (-2 - 3) / 2 = -2.5;  (4 - 3) / 2 = 0.5
+    assert module.normalised_returns(batch).tolist() == [-1, -2.5, 0.5]
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **kwargs: logged.update({name: value.item()}))
+    loss = module.training_step(batch, 0)
+    assert loss.item() == pytest.approx((1**2 + 3.5**2 + 1**2) / 3)
+    assert logged == {"train/value_loss": loss.item()}
+
+
+# ---------------------------------------------------------------- statistics and checkpoints
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_fitting_takes_the_data_modules_statistics_and_validating_keeps_ones_own(make_data, make_trainer, kind):
+    data, module = make_data(), make_module(kind)
+    make_trainer(limit_val_batches=1).validate(module, data, verbose=False)
+    assert module.shift.tolist() == [0] * T
+    make_trainer(max_steps=1, limit_val_batches=0).fit(module, data)
+    for name in ("shift", "scale", "return_shift", "return_scale"):
+        np.testing.assert_array_equal(getattr(module, name), np.float32(data.normalization[name]))
+        np.testing.assert_array_equal(module.normalization[name], np.float32(data.normalization[name]))
+    assert [module.normalization[name] for name in ("action_dim", "action_low", "action_high")] == [A, [-1], [1]]
+    assert module.shift.count_nonzero() == T
+
+
+def test_missing_action_bounds_are_infinite_in_the_module_and_none_outside(make_data, make_trainer):
+    data, module = make_data(), make_module()
+    data._bounds = {"action_low": [None], "action_high": [2.0]}
+    make_trainer(max_steps=1, limit_val_batches=0).fit(module, data)
+    assert (module.action_low.tolist(), module.action_high.tolist()) == ([-math.inf], [2])
+    assert (module.normalization["action_low"], module.normalization["action_high"]) == ([None], [2])
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_checkpoint_alone_has_weights_statistics_and_plain_settings(make_data, make_trainer, tmp_path, batch, kind):
+    trained, trainer, path = make_module(kind, learning_rate=0.01), make_trainer(max_steps=2), tmp_path / "a.ckpt"
+    trainer.fit(trained, make_data())
+    trainer.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    settings = checkpoint["hyper_parameters"]
+    assert json.loads(json.dumps(settings)) == settings
+    assert (settings["widths"], settings["task"], settings["learning_rate"]) == (
+        [8, 16] if kind is DenoiserModule else [8, 32],
+        {"env_id": "Tiny-v0"},
+        0.01,
+    )
+    loaded = load_module(str(path))
+    assert type(loaded) is kind
+    assert loaded.normalization == trained.normalization
+    timesteps = torch.tensor([0, 2, 4])
+    sample = batch.trajectories.transpose(1, 2)
+    with torch.inference_mode():
+        answers = [module.eval().network(sample, timesteps).sample for module in (loaded, trained)]
+    assert torch.equal(*answers)
+    assert not torch.equal(answers[0], make_module(kind).network(sample, timesteps).sample)
+
+
+def test_a_checkpoint_that_is_missing_names_the_command(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.ckpt does not exist: train one with vgp fit"):
+        load_module(str(tmp_path / "none.ckpt"))
+
+
+@pytest.mark.parametrize("content", ["", "# Title", "hello", "a: 1", "{}"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "a.ckpt").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.ckpt cannot be read as a checkpoint"):
+        load_module(str(tmp_path / "a.ckpt"))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        load_module(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"vgp_module": "Other", "state_dict": {}}])
+def test_another_programs_checkpoint_is_refused_by_name(tmp_path, content):
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of DenoiserModule or ValueModule"):
+        load_module(str(tmp_path / "a.ckpt"))
+
+
+def test_a_checkpoint_of_another_lightning_module_is_refused(make_trainer, tmp_path):
+    class Other(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch):
+            return self.layer(batch).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(Other(), torch.utils.data.DataLoader(torch.ones(2, 1)))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of"):
+        load_module(str(tmp_path / "a.ckpt"))
+
+
+# ---------------------------------------------------------------- learning
+
+
+class Steps(pl.Callback):
+    """Each step's loss, and the norm of all its gradients before anything is done to them."""
+
+    def __init__(self):
+        self.losses, self.norms = [], []
+
+    def on_after_backward(self, trainer, module):
+        squares = sum((weights.grad.double() ** 2).sum() for weights in module.network.parameters())
+        self.norms.append(squares.sqrt().item())
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+
+
+def test_a_denoiser_learns_the_windows_that_it_is_shown(make_data, make_episode, make_trainer):
+    def circle(number):
+        angle = 0.4 * np.arange(13) + number
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+    episodes = [
+        make_episode(12, number, observations=circle(number), actions=circle(number)[:-1, :1]) for number in range(6)
+    ]
+    data, module = make_data(episodes, validation_share=0), make_module(widths=[16, 32], learning_rate=3e-3)
+    steps = Steps()
+    make_trainer(max_steps=150, callbacks=[steps]).fit(module, data)
+    assert np.mean(steps.losses[-20:]) < 0.25 * np.mean(steps.losses[:5])
+
+
+def test_a_value_function_ranks_what_it_has_not_seen(make_data, make_episode, make_trainer):
+    wealth = np.random.default_rng(0).permutation(np.linspace(-2, 2, 40))
+    left = np.arange(6, -1, -1)  # the return is wealth * (1 - 0.9 ** left) / (1 - 0.9)
+    episodes = [
+        make_episode(
+            6,
+            number,
+            observations=np.stack([np.full(7, wealth[number]), left], axis=1).astype(np.float32),
+            rewards=np.full(6, wealth[number]),
+        )
+        for number in range(40)
+    ]
+    data = make_data(episodes, discount=0.9, validation_share=0.25)
+    module = make_module(ValueModule, learning_rate=3e-3)
+    make_trainer(max_steps=120, limit_val_batches=0).fit(module, data)
+    held_out = data.validation_windows.__getitems__(range(len(data.validation_windows)))
+    with torch.inference_mode():
+        values = module.eval().predict(held_out, torch.full((len(held_out.returns),), 1))
+    assert spearmanr(values, held_out.returns).statistic > 0.8
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_training_in_bfloat16_is_that_in_float32_but_for_rounding(make_data, make_trainer, kind):
+    data, recorded = make_data(validation_share=0), {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        module = make_module(kind, widths=[16, 32] if kind is DenoiserModule else [32, 64], learning_rate=1e-4)
+        steps = recorded[precision] = Steps()
+        make_trainer(precision=precision, max_steps=8, callbacks=[steps]).fit(module, data)
+        assert {weights.dtype for weights in module.network.parameters()} == {torch.float32}
+    full, half = recorded.values()
+    if kind is DenoiserModule:  # the value function may stay in float32
+        assert half.losses != full.losses
+    assert half.losses == pytest.approx(full.losses, rel=0.05)
+    assert half.norms[0] == pytest.approx(full.norms[0], rel=0.3)
+    assert max(half.norms) < 10 * max(full.norms)
+
+
+# ---------------------------------------------------------------- the optimizer
+
+
+class LearningRates(pl.Callback):
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine_to_zero(make_data, make_trainer, kind):
+    recorder = LearningRates()
+    trainer = make_trainer(max_steps=12, callbacks=[recorder], limit_val_batches=0)
+    trainer.fit(make_module(kind, learning_rate=0.01, warmup_steps=4), make_data())
+    rising = [0.01 * step / 4 for step in range(4)]
+    falling = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert recorder.rates == pytest.approx(rising + falling)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_schedule_ends_with_the_epochs_too(make_data, make_trainer):
+    recorder = LearningRates()
+    trainer = make_trainer(max_steps=-1, max_epochs=2, callbacks=[recorder], limit_train_batches=4, limit_val_batches=0)
+    trainer.fit(make_module(learning_rate=0.01), make_data(batch_size=8))
+    assert recorder.rates == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+
+
+def test_a_warm_up_longer_than_the_training_takes_all_of_it(make_data, make_trainer):
+    recorder = LearningRates()
+    make_trainer(max_steps=4, callbacks=[recorder]).fit(
+        make_module(learning_rate=0.01, warmup_steps=500), make_data(validation_share=0)
+    )
+    assert recorder.rates == pytest.approx([0, 0.0025, 0.005, 0.0075])
+
+
+def test_training_without_an_end_is_refused():
+    module = make_module()
+    module._trainer = SimpleNamespace(estimated_stepping_batches=math.inf, precision="32-true")
+    with pytest.raises(ValueError, match=r"set trainer\.max_steps or trainer\.max_epochs"):
+        module.configure_optimizers()
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
+def test_the_optimizer_is_fused_unless_gradients_are_scaled(precision, fused):
+    module = make_module(learning_rate=0.01, weight_decay=0.3)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert type(optimizer) is torch.optim.AdamW
+    assert (optimizer.defaults["fused"], optimizer.defaults["weight_decay"]) == (fused, 0.3)
+
+
+@pytest.mark.parametrize(("interval", "batches"), [(1, 5), (3, 100), (3, 4)])
+def test_the_logged_gradient_norm_is_that_steps_before_clipping(make_data, make_trainer, tmp_path, interval, batches):
+    recorder, logger = Steps(), TensorBoardLogger(tmp_path, default_hp_metric=False)
+    make_trainer(
+        max_steps=7,
+        gradient_clip_val=1e-3,
+        callbacks=[recorder],
+        logger=logger,
+        log_every_n_steps=interval,
+        limit_train_batches=batches,  # of an epoch
+    ).fit(make_module(learning_rate=0.01), make_data(validation_share=0, batch_size=8))
+    events = EventAccumulator(logger.log_dir).Reload()
+    losses = {event.step for event in events.Scalars("train/diffusion_loss")}
+    logged = {event.step: event.value for event in events.Scalars("train/grad_norm")}
+    assert set(logged) == losses == set(range(interval - 1, 7, interval))
+    assert logged == pytest.approx({step: recorder.norms[step] for step in logged}, rel=1e-4)
+    assert min(logged.values()) > 1e-2
+
+
+# ---------------------------------------------------------------- validation
+
+
+@pytest.mark.parametrize(("levels", "chosen"), [(20, [0, 5, 10, 14, 19]), (5, [0, 1, 2, 3, 4]), (2, [0, 1]), (1, [0])])
+def test_validation_measures_at_noise_levels_from_the_first_to_the_last(levels, chosen):
+    assert make_module(num_train_timesteps=levels).validation_levels() == chosen
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (DenoiserModule, ["val/diffusion_loss", *(f"val/diffusion_loss/t{t:02d}" for t in (0, 5, 10, 14, 19))]),
+        (
+            ValueModule,
+            [
+                "val/value_loss",
+                *(f"val/{m}/t{t:02d}" for m in ("explained_variance", "rank_correlation") for t in (0, 5, 10, 14, 19)),
+            ],
+        ),
+    ],
+)
+def test_validation_logs_a_loss_and_each_metric_at_each_level_and_twice_the_same(make_data, make_trainer, kind, names):
+    module, data, trainer = make_module(kind, num_train_timesteps=20), make_data(validation_share=0.25), make_trainer()
+    trainer.fit(module, data)  # takes the statistics
+    (first,) = trainer.validate(module, data, verbose=False)
+    torch.manual_seed(5)
+    (second,) = trainer.validate(module, data, verbose=False)
+    assert sorted(first) == sorted(names)
+    assert all(math.isfinite(value) for value in first.values())
+    assert first == second
+
+
+def test_validation_adds_up_windows_and_not_batches(make_data, make_trainer, make_stub):
+    data, module = make_data(validation_share=0.25, batch_size=7), make_module(action_weight=3.0)
+    data.prepare_data()
+    data.setup("validate")
+    module.network = make_stub(lambda sample, timesteps: torch.zeros_like(sample))  # so that the noise does not matter
+    windows = data.validation_windows.__getitems__(range(18)).trajectories  # three batches: 7, 7, 4
+    weights = torch.ones(H, T)
+    weights[0] = torch.tensor([3.0, 0, 0])
+    expected = (weights * windows**2).mean().item()
+    (logged,) = make_trainer().validate(module, data, verbose=False)
+    assert logged == pytest.approx(dict.fromkeys(logged, expected), rel=1e-5)
+
+
+def test_a_value_functions_metrics_are_those_of_all_windows_together(make_data, make_trainer, make_stub):
+    data, module = make_data(validation_share=0.25, batch_size=7), make_module(ValueModule)
+    data.prepare_data()
+    data.setup("validate")
+    # The present observation has no noise, so what is predicted is known: its second number.
+    module.network = make_stub(lambda sample, timesteps: sample[:, A + 1, :1])
+    windows = data.validation_windows.__getitems__(range(18))
+    predictions, returns = windows.trajectories[:, 0, A + 1].numpy(), windows.returns.numpy()
+    expected = {
+        "value_loss": np.mean((predictions - returns) ** 2),
+        "explained_variance": 1 - np.var(returns - predictions) / np.var(returns),
+        "rank_correlation": spearmanr(predictions, returns).statistic,
+    }
+    (logged,) = make_trainer().validate(module, data, verbose=False)
+    assert logged == pytest.approx({name: expected[name.split("/")[1]] for name in logged}, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_single_held_out_window_can_be_validated(make_data, make_trainer, kind):
+    module = make_module(kind, widths=[16, 64])
+    (logged,) = make_trainer().validate(module, make_data(validation_windows=1), verbose=False)
+    assert math.isfinite(logged["val/diffusion_loss" if kind is DenoiserModule else "val/value_loss"])
+
+
+def test_compiling_is_left_to_the_network_so_that_the_keys_stay(make_data, make_trainer, monkeypatch):
+    compiled, data = [], make_data(validation_share=0)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    make_trainer(max_steps=1).fit(make_module(), data)
+    assert compiled == []
+    module = make_module(compile=True)
+    make_trainer(max_steps=1).fit(module, data)
+    assert compiled == [module.network]

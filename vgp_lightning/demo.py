@@ -1,0 +1,179 @@
+"""The main job in miniature: collect, train, export, plan, report."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from vgp_lightning import cli
+from vgp_lightning.agent import make_environments
+from vgp_lightning.behaviours import make_behaviour
+from vgp_lightning.collect import collect
+from vgp_lightning.evaluation import evaluate, evaluate_agent
+from vgp_lightning.export import export
+from vgp_lightning.rendering import figure_to_image, plot_returns
+
+ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"
+# Episodes from a perfect gait (level 0 of the noise) down to immediate falls.
+WEIGHT_NOISE, ACTION_NOISE = 0.1, 0.5
+CANDIDATES = 2  # guidance does the work: 4 candidates took twice the time and gained nothing
+FIRST_SEED = 1_000_000  # of evaluation: far from the seeds of the data's episodes
+PLANNERS = ("behaviour", "unguided", "guided")
+_MARKER = ".vgp_demo"
+
+
+def demo(
+    output_dir: str = "runs/demo",
+    episodes: int = 20,
+    steps: int = 80_000,
+    denoiser_steps: int = 6000,
+    value_steps: int = 3000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Collect mixed-quality Hopper episodes, train both networks, export them, and let three planners act.
+
+    The three play the same seeds: the data's own behaviour, the planner without guidance (one plan as it is sampled),
+    and the guided planner (the export's defaults).
+
+    Args:
+        output_dir: Everything goes here. An earlier demo's folder is replaced, any other refused.
+        episodes: Episodes of each planner.
+        steps: Transitions to collect.
+        denoiser_steps: Training steps of the denoiser.
+        value_steps: Training steps of the value function.
+        seed: Of data and training.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        ValueError: If the folder holds anything but an earlier demo.
+    """
+    folder = _fresh(Path(output_dir))
+    os.environ["MINARI_DATASETS_PATH"] = str((folder / "datasets").resolve())
+    seconds: dict[str, float] = {}
+
+    with _stage("collect", seconds):
+        collect(
+            ENVIRONMENT,
+            BEHAVIOUR,
+            steps,
+            DATASET,
+            seed=seed,
+            weight_noise=WEIGHT_NOISE,
+            action_noise=ACTION_NOISE,
+        )
+    checkpoints = {}
+    for kind, count in (("denoiser", denoiser_steps), ("value", value_steps)):
+        with _stage(kind, seconds):
+            checkpoints[kind] = _train(kind, count, seed, folder)
+    with _stage("export", seconds):
+        pipeline_folder = export(
+            str(checkpoints["denoiser"]),
+            str(folder / "pipeline"),
+            str(checkpoints["value"]),
+            batch_size=CANDIDATES,
+        )
+    reports: dict[str, Any] = {}
+    seeds = range(FIRST_SEED, FIRST_SEED + episodes)
+    with _stage("behaviour", seconds):
+        environments = make_environments(ENVIRONMENT, episodes)
+        behaviour = make_behaviour(BEHAVIOUR, environments, weight_noise=WEIGHT_NOISE, action_noise=ACTION_NOISE)
+        reports["behaviour"] = evaluate_agent(behaviour, environments, seeds, description="behaviour")
+        environments.close()
+    # One plan as it is sampled, and the folder's defaults (None).
+    for name, n_guide_steps, batch_size in (("unguided", 0, 1), ("guided", None, None)):
+        with _stage(name, seconds):
+            reports[name] = evaluate(
+                str(pipeline_folder),
+                episodes,
+                str(folder / "evaluation" / name),
+                seed=FIRST_SEED,
+                environments=episodes,
+                video=name == "guided",
+                n_guide_steps=n_guide_steps,
+                batch_size=batch_size,
+            )
+    report = reports | {"seconds": seconds, "pipeline": str(pipeline_folder), "environment": ENVIRONMENT}
+    _write(report, folder)
+    _print(report, folder)
+    return report
+
+
+def _fresh(folder: Path) -> Path:
+    """Return the folder, emptied of an earlier demo."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARKER).exists():
+            raise ValueError(f"{folder} exists and was not made by vgp demo: choose another --output_dir")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).touch()
+    return folder
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Announce a stage and note how long it took."""
+    Console().rule(f"[bold]{name}")
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 1)
+
+
+def _train(kind: str, steps: int, seed: int, folder: Path) -> Path:
+    """Run ``vgp fit`` on the collected episodes and return its last checkpoint."""
+    cli.main(
+        [
+            "fit",
+            *("-c", str(cli.CONFIGS / f"{kind}.yaml")),
+            *("-c", str(cli.CONFIGS / "demo.yaml")),
+            *("--data.dataset_id", DATASET),
+            *("--data.cache_dir", str(folder / "cache")),
+            *("--trainer.max_steps", str(steps)),
+            *("--trainer.logger.init_args.save_dir", str(folder)),
+            *("--seed_everything", str(seed)),
+        ]
+    )
+    return folder / kind / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def _write(report: dict[str, Any], folder: Path) -> None:
+    """Write the report and its picture."""
+    returns = {name: [episode["return"] for episode in report[name]["episodes"]] for name in PLANNERS}
+    intervals = {name: report[name]["return_ci95"] for name in PLANNERS}
+    figure = plot_returns(returns, intervals, f"{ENVIRONMENT}: return of each episode, mean and 95 % interval")
+    figure.savefig(folder / "returns.png", dpi=110)
+    with SummaryWriter(str(folder / "evaluation")) as writer:
+        writer.add_image("eval/returns", figure_to_image(figure), 0, dataformats="HWC")
+    partial = folder / "report.json.partial"
+    partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    partial.replace(folder / "report.json")
+
+
+def _print(report: dict[str, Any], folder: Path) -> None:
+    table = Table(title=f"{ENVIRONMENT}, {len(report['guided']['episodes'])} episodes on the same seeds")
+    for heading in ("planner", "return, mean", "95 %", "middle half", "length"):
+        table.add_column(heading, justify="left" if heading == "planner" else "right")
+    for name in PLANNERS:
+        result = report[name]
+        interval = "{:.0f} to {:.0f}".format(*result["return_ci95"]) if result["return_ci95"] else "-"
+        table.add_row(
+            name,
+            f"{result['return_mean']:.0f}",
+            interval,
+            f"{result['return_iqm']:.0f}",
+            f"{result['length_mean']:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    total = sum(report["seconds"].values())
+    console.print(f"{total / 60:.1f} minutes. Report: {folder / 'report.json'}, picture: {folder / 'returns.png'}")
+    console.print(f"Planner: {report['pipeline']}. Look at it all with: tensorboard --logdir {folder}")
