@@ -20,7 +20,7 @@ STATISTICS = ("shift", "scale", "action_low", "action_high", "return_shift", "re
 @pytest.fixture
 def make_module():
     def make(kind=DenoiserModule):
-        widths = [8, 16] if kind is DenoiserModule else [8, 32]
+        widths = [16, 16] if kind is DenoiserModule else [16, 64]
         return kind(3, 1, 4, {}, widths=widths, num_train_timesteps=5, learning_rate=0.01, warmup_steps=0)
 
     return make
@@ -95,6 +95,17 @@ def test_a_checkpoint_has_the_average_by_hand_the_raw_weights_and_the_statistics
             np.testing.assert_array_equal(checkpoint[state][name], np.float32(data.normalization[name]))
     assert_same(copied(load_module(str(path))), average)
     assert_same(copied(module), average)  # what is left when training has ended
+
+
+def test_statistics_are_copied_and_not_averaged(make_data, make_trainer, make_module, tmp_path):
+    data = make_data(validation_share=0)
+    data._bounds = {"action_low": [None], "action_high": [None]}  # an average of infinities is NaN
+    make_trainer(max_steps=4, enable_checkpointing=True, callbacks=[EMA(), LastCheckpoint(100)]).fit(
+        make_module(), data
+    )
+    assert load_module(str(tmp_path / "checkpoints/last.ckpt")).normalization["action_low"] == [None]
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert (checkpoint["state_dict"]["action_low"], checkpoint["state_dict"]["action_high"]) == (-torch.inf, torch.inf)
 
 
 def test_validation_has_the_average_and_leaves_the_raw_weights(make_data, make_trainer, make_module):
@@ -278,9 +289,9 @@ def test_pictures_change_neither_the_training_nor_any_random_state(fit_with_pict
     ends = []
     for pictures in ([], [PlanPicture()]):
         random.seed(2)
-        np.random.seed(2)  # noqa: NPY002 (the global state is what must not change)
+        np.random.seed(2)  # the global state is what must not change
         module, _, recorder = fit_with_pictures(*pictures)
-        state = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+        state = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
         ends.append((copied(module), recorder.validating, state))
     (without, validating, random_state), (with_pictures, *others) = ends
     assert not differ(without, with_pictures)

@@ -210,7 +210,7 @@ def test_the_waypoint_behaviour_stays_at_a_goal_of_a_continuing_task():
 def pipeline_folder(tmp_path):
     normalization = {"action_dim": 1, "shift": [0.0] * 4, "scale": [1.0] * 4, "return_shift": 0.0, "return_scale": 1.0}
     ValueGuidedPlannerPipeline(
-        make_denoiser(4, 8, (8, 16)),
+        make_denoiser(4, 8, (16, 16)),
         DDPMScheduler(2, clip_sample=False, prediction_type="sample", variance_type="fixed_small_log"),
         normalization=normalization | {"action_low": [-2.0], "action_high": [2.0]},
         planner={"planning_horizon": 8, "batch_size": 1},

@@ -1,14 +1,23 @@
 """README's and the notebooks' code runs as it is printed."""
 
+import functools
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from diffusers import DDPMScheduler
 from nbclient import NotebookClient
 
-from vgp_lightning import cli
+from vgp_lightning import cli, collect, evaluation, export, pipeline
+from vgp_lightning.networks import make_denoiser, make_value_function
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,10 +35,62 @@ def commands():
 @pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
 def test_each_notebook_runs_from_top_to_bottom(notebook, tmp_path):
     content = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
-    NotebookClient(content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
 
 
 @pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
 def test_notebooks_are_stored_without_output(notebook):
     content = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in content.cells)
+
+
+def test_the_python_of_the_readme_runs_as_printed(tmp_path):
+    folder = tmp_path / "exports" / "hopper"
+    torch.manual_seed(0)
+    ValueGuidedPlannerPipeline(
+        make_denoiser(14, 16, [16, 64]),
+        DDPMScheduler(20, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
+        make_value_function(14, 16, [16, 64]),
+        normalization={
+            "action_dim": 3,
+            "shift": [0.0] * 14,
+            "scale": [1.0] * 14,
+            "return_shift": 0.0,
+            "return_scale": 1.0,
+            "action_low": [-1.0] * 3,
+            "action_high": [1.0] * 3,
+        },
+        planner={"planning_horizon": 16, "batch_size": 2, "sampler": "ddim", "num_inference_steps": 2},
+    ).save_pretrained(folder)
+    shutil.copy(pipeline.__file__, folder / "pipeline.py")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    script = "\n".join(blocks("python"))
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, 16, 3]) torch.Size([1, 16, 11])" in done.stdout
+
+
+@pytest.mark.parametrize("command", commands())
+def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
+    called = []
+    for module, name in ((collect, "collect"), (export, "export"), (evaluation, "evaluate")):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, functools.wraps(function)(lambda **options: called.append(options)))
+    monkeypatch.chdir(ROOT)
+    _, verb, *options = shlex.split(command)
+    if verb == "fit":
+        with pytest.raises(SystemExit) as ended:
+            cli.main([verb, *options, "--print_config"])
+        assert ended.value.code == 0
+    else:
+        cli.main([verb, *options])
+        assert len(called) == 1
+
+
+def test_each_make_target_of_the_readme_exists():
+    targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("bash")), flags=re.MULTILINE)
+    assert {"demo", "test", "install", "lint"} <= set(targets)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)

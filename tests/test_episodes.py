@@ -131,7 +131,7 @@ def test_a_number_too_large_for_float32_is_refused(make_dataset, make_episode, c
     observations[2, 1] = 1e39  # the largest float32 is 3.4e38
     space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     dataset = make_dataset("test/huge-v0", [make_episode(3, observations=observations)], space)
-    with pytest.raises(ValueError, match="episode 0 of test/huge-v0 has observations .*step 2"):
+    with pytest.raises(ValueError, match=r"episode 0 of test/huge-v0 has observations .*step 2"):
         cached([dataset], cache)
 
 

@@ -62,7 +62,7 @@ def make(kind, data, **options):
         "action_dim": data.action_dim,
         "horizon": 8,
         "task": data.task,
-        "widths": [8, 64],
+        "widths": [16, 64],
         "num_train_timesteps": 10,
         "warmup_steps": 0,
         "learning_rate": 1e-2,
@@ -171,7 +171,7 @@ def test_the_card_is_a_model_card_that_says_what_was_trained_on_what(folder):
 def test_the_training_configs_are_yaml(folder):
     for name, kind in (("denoiser", DenoiserModule), ("value", ValueModule)):
         model = yaml.safe_load((folder / "training" / f"{name}.yaml").read_text())["model"]
-        assert model["widths"] == [8, 64], kind
+        assert model["widths"] == [16, 64], kind
         assert model["learning_rate"] == 1e-2
 
 

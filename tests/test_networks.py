@@ -77,7 +77,7 @@ def test_the_recipe_is_the_one_that_the_original_weights_fit(make, special):
 
 @pytest.mark.parametrize("blocks", [2, 3, 4])
 def test_every_horizon_that_is_accepted_works_in_the_denoiser_and_no_other_does(blocks):
-    widths = (8,) * blocks
+    widths = (16,) * blocks
     network = make_denoiser(CHANNELS, 2**blocks, widths)
     silently_wrong = []
     for horizon in range(1, 71):
@@ -96,7 +96,7 @@ def test_every_horizon_that_is_accepted_works_in_the_denoiser_and_no_other_does(
 
 @pytest.mark.parametrize("blocks", [2, 3, 4])
 def test_every_horizon_that_is_accepted_works_in_the_value_function_and_no_longer_one_does(blocks):
-    widths = (8,) * (blocks - 1) + (32,)
+    widths = (16,) * (blocks - 1) + (64,)
     network = make_value_function(CHANNELS, 1, widths)
     for horizon in range(1, 71):
         if accepted(horizon, value_widths=widths):
@@ -107,7 +107,7 @@ def test_every_horizon_that_is_accepted_works_in_the_value_function_and_no_longe
 
 
 @pytest.mark.parametrize(
-    ("make", "widths"), [(make_denoiser, (8, 8)), (make_denoiser, (16, 16)), (make_value_function, (8, 32))]
+    ("make", "widths"), [(make_denoiser, (16, 16)), (make_denoiser, (16, 32)), (make_value_function, (16, 64))]
 )
 def test_a_single_trajectory_of_any_accepted_horizon_is_answered_too(make, widths):
     for horizon in range(1, 17):
@@ -123,28 +123,28 @@ def test_a_single_trajectory_of_any_accepted_horizon_is_answered_too(make, width
 )
 def test_a_horizon_that_does_not_fit_the_denoiser_names_the_nearest_that_does(horizon, nearest):
     with pytest.raises(ValueError, match=rf"horizon {horizon} .* multiple of 4\. Set data\.horizon to {nearest},"):
-        make_denoiser(CHANNELS, horizon, (8, 8, 8))
+        make_denoiser(CHANNELS, horizon, (16, 16, 16))
 
 
 @pytest.mark.parametrize(("horizon", "nearest"), [(0, 1), (-1, 1), (33, 32), (1000, 32)])
 def test_a_horizon_that_does_not_fit_the_value_function_names_the_nearest_that_does(horizon, nearest):
     with pytest.raises(ValueError, match=rf"horizon {horizon} .* 1 and 32\. Set data\.horizon to {nearest},"):
-        make_value_function(CHANNELS, horizon, (8, 8, 32))
+        make_value_function(CHANNELS, horizon, (16, 16, 64))
 
 
 def test_a_horizon_has_to_fit_both_networks_where_both_are_given():
-    assert accepted(16, denoiser_widths=(8, 8), value_widths=(8, 32))
-    assert not accepted(18, denoiser_widths=(8, 8), value_widths=(8, 32))
-    assert not accepted(15, denoiser_widths=(8, 8), value_widths=(8, 32))
+    assert accepted(16, denoiser_widths=(16, 16), value_widths=(16, 64))
+    assert not accepted(18, denoiser_widths=(16, 16), value_widths=(16, 64))
+    assert not accepted(15, denoiser_widths=(16, 16), value_widths=(16, 64))
 
 
 @pytest.mark.parametrize("make", [make_denoiser, make_value_function])
-@pytest.mark.parametrize("widths", [(), (32,), (12, 32), (0, 32), (-8, 32), (8, 33)])
+@pytest.mark.parametrize("widths", [(), (32,), (24, 32), (8, 32), (0, 32), (-16, 32), (16, 33)])
 def test_widths_that_no_group_normalisation_takes_are_refused(make, widths):
-    with pytest.raises(ValueError, match="at least 2 are needed, each a positive multiple of 8"):
+    with pytest.raises(ValueError, match="at least 2 are needed, each a positive multiple of 16"):
         make(CHANNELS, 8, widths)
 
 
-def test_the_value_functions_last_width_is_a_multiple_of_32():
-    with pytest.raises(ValueError, match="last width is 40: it must be a multiple of 32"):
-        make_value_function(CHANNELS, 8, (8, 40))
+def test_the_value_functions_last_width_is_a_multiple_of_64():
+    with pytest.raises(ValueError, match="last width is 80: it must be a multiple of 64"):
+        make_value_function(CHANNELS, 8, (16, 80))

@@ -95,12 +95,12 @@ def planner(unet=None, value_function=None, scheduler=None, normalization=IDENTI
 
 def denoiser():
     torch.manual_seed(0)
-    return make_denoiser(T, H, [8, 32])
+    return make_denoiser(T, H, [16, 64])
 
 
 def value_network():
     torch.manual_seed(1)
-    return make_value_function(T, H, [8, 64])
+    return make_value_function(T, H, [16, 64])
 
 
 def seeded(seed=0):
@@ -448,7 +448,7 @@ def test_actions_are_clipped_to_their_bounds_and_none_is_no_bound(low, high, exp
 
 def test_the_narrowest_value_function_judges_a_single_plan():
     torch.manual_seed(0)
-    pipeline = planner(value_function=make_value_function(T, H, [8, 32]), n_guide_steps=1)
+    pipeline = planner(value_function=make_value_function(T, H, [16, 64]), n_guide_steps=1)
     assert pipeline(OBSERVATION, batch_size=1).values.isfinite().all()
 
 
@@ -571,8 +571,10 @@ def test_a_scheduler_can_plan_twice():
         (np.zeros((0, O)), {}, r"shape \(0, 3\)"),
         (np.array([0.0, math.nan, 0.0]), {}, "not finite"),
         (np.array([0.0, math.inf, 0.0]), {}, "not finite"),
-        (OBSERVATION, {"conditions": {H: OBSERVATION}}, "step 8 lies outside the plan of 8"),
-        (OBSERVATION, {"conditions": {-H - 1: OBSERVATION}}, "step -9 lies outside"),
+        (OBSERVATION, {"conditions": {H: OBSERVATION}}, "step 8: it must lie between 1 and 7"),
+        (OBSERVATION, {"conditions": {-H - 1: OBSERVATION}}, "step -9: it must lie between 1 and 7, or -7 and -1"),
+        (OBSERVATION, {"conditions": {0: OBSERVATION}}, "step 0: .*the observation itself"),
+        (OBSERVATION, {"conditions": {3: OBSERVATION, -5: OBSERVATION}}, "step -5 meets another"),
         (OBSERVATION, {"conditions": {2: np.zeros(O + 1)}}, r"step 2 has shape \(4,\)"),
         (np.zeros((2, O)), {"conditions": {2: np.zeros((3, O))}}, r"step 2 has shape \(3, 3\).*\(2, 3\)"),
         (OBSERVATION, {"conditions": {2: np.full(O, math.inf)}}, "step 2 is not finite"),

@@ -16,13 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vgp_lightning.data import Batch
 from vgp_lightning.training import DenoiserModule, ValueModule, load_module
 
-A, O, H, B = 1, 2, 4, 3
-T = A + O
+A, H, T, B = 1, 4, 3, 3
 MODULES = [DenoiserModule, ValueModule]
 
 
 def make_module(kind=DenoiserModule, **options):
-    widths = [8, 16] if kind is DenoiserModule else [8, 32]
+    widths = [16, 16] if kind is DenoiserModule else [16, 64]
     sizes = {"transition_dim": T, "action_dim": A, "horizon": H, "task": {"env_id": "Tiny-v0"}}
     return kind(**sizes | {"widths": widths, "num_train_timesteps": 5, "warmup_steps": 0} | options)
 
@@ -204,7 +203,7 @@ def test_a_checkpoint_alone_has_weights_statistics_and_plain_settings(make_data,
     settings = checkpoint["hyper_parameters"]
     assert json.loads(json.dumps(settings)) == settings
     assert (settings["widths"], settings["task"], settings["learning_rate"]) == (
-        [8, 16] if kind is DenoiserModule else [8, 32],
+        [16, 16] if kind is DenoiserModule else [16, 64],
         {"env_id": "Tiny-v0"},
         0.01,
     )

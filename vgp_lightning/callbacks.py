@@ -57,6 +57,13 @@ class EMA(WeightAveraging):
         if self._has_average():
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore average and raw weights where training goes on; elsewhere the average is what was loaded."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module, once there is one."""
         if self._has_average():
@@ -66,6 +73,8 @@ class EMA(WeightAveraging):
 def _average(decay: float, averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
     """Move the averages towards the weights, in place."""
     count = int(steps)
+    # Under other precisions than 32 bits the two can differ in type.
+    weights = [weight.to(average) for average, weight in zip(averages, weights, strict=True)]
     torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
 
@@ -88,10 +97,20 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.global_step == trainer.max_steps:
             self._save_now(trainer)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save at the last epoch's end, for the same reason."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self._save_now(trainer)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where training ended for another reason."""
         super().on_train_end(trainer, pl_module)
         self._save_now(trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing over: a resumed run has its own folder, of which Lightning would warn."""
+        del state_dict
 
     def _save_now(self, trainer: pl.Trainer) -> None:
         if self.dirpath is not None and self._last_global_step_saved != trainer.global_step:
@@ -119,13 +138,14 @@ class PlanPicture(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Plan from the first windows' observations, with the same noise every time and the EMA weights."""
+        """Plan from the first batch's observations, with the same noise every time and the EMA weights."""
         del outputs
         logger = trainer.logger
         first = batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
         if not (first and isinstance(pl_module, DenoiserModule) and isinstance(logger, TensorBoardLogger)):
             return
-        windows = batch.trajectories[: self.plans].float()
+        # Spread over the batch: neighbours are steps of one episode.
+        windows = batch.trajectories[:: -(-len(batch.trajectories) // self.plans)].float()
         pipeline = ValueGuidedPlannerPipeline(
             pl_module.network,
             pl_module.noise_scheduler,

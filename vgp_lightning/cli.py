@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import pickle
 import sys
 import traceback
 import warnings
@@ -56,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         run()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pickle.UnpicklingError) as error:
         _fail(_message(error))
     except Exception as error:
         # Lightning's word for a user's error; imported by now, unless the error came before.
@@ -95,7 +96,7 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], *, positiona
     parser = Parser(prog=f"vgp {verb}", description=_VERBS[verb])
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file of these options; later ones win")
     parser.add_function_arguments(function, as_group=False, as_positional=positional, fail_untyped=True)
-    options = parser.instantiate_classes(parser.parse_args(args)).as_dict()
+    options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
     logging.disable_progress_bar()  # of the three files of a folder
     return function(**options)

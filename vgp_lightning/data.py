@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import lightning.pytorch as pl
 import minari
@@ -180,10 +180,17 @@ class MinariDataModule(pl.LightningDataModule):
             ("batch_size", batch_size, 1, None),
             ("validation_windows", validation_windows, 1, None),
         ):
-            if value < low or (high is not None and value > high):
+            if not (low <= value and (high is None or value <= high)):  # so that NaN is refused
                 raise ValueError(
                     f"data.{name} is {value}: it must be at least {low}" + (f", at most {high}" * bool(high))
                 )
+        for name, choice, choices in (
+            ("truncation", truncation, get_args(Truncation)),
+            ("padding", padding, get_args(Padding)),
+            ("normalizer", normalizer, get_args(NormalizerKind)),
+        ):
+            if choice not in choices:
+                raise ValueError(f"data.{name} is {choice!r}: choose from {choices}")
         if not 0 <= validation_share < 1:
             raise ValueError(f"data.validation_share is {validation_share}: it must lie in [0, 1)")
         if truncation == "continue" and discount == 1:

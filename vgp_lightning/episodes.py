@@ -76,7 +76,7 @@ def _flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.floating]:
         return np.concatenate([_flatten(part, values[key]) for key, part in space.items()], axis=1)
     if isinstance(space, spaces.Tuple):
         return np.concatenate([_flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
-    return np.asarray(values).reshape(len(values), -1)
+    return np.asarray(values).reshape(len(values), spaces.flatdim(space))
 
 
 def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
@@ -98,6 +98,7 @@ def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
                 building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=cache_dir))
                 try:
                     _write_arrays(datasets, building)
+                    building.chmod(0o755)  # mkdtemp's folders are the owner's alone
                     building.rename(folder)
                 finally:
                     shutil.rmtree(building, ignore_errors=True)
@@ -165,8 +166,10 @@ def _check_episode(
         ("observations", observations),
         ("rewards", np.asarray(episode.rewards)),
     ):
-        if not np.isfinite(values).all():
-            step = int(np.argwhere(~np.isfinite(values))[0, 0])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in the cache
+            finite = np.isfinite(values.astype(np.float32))
+        if not finite.all():
+            step = int(np.argwhere(~finite)[0, 0])
             raise ValueError(f"{name} has {part} that are not finite, first at step {step}: {values[step]}")
 
 

@@ -62,6 +62,7 @@ def export(
         if not isinstance(value_module, ValueModule):
             raise ValueError(f"--value {value} holds a {type(value_module).__name__}: give it as --denoiser")
         _check_pair(denoiser_module, value_module)
+    levels = denoiser_module.levels
     planner = {
         "planning_horizon": denoiser_module.hparams["horizon"],
         "batch_size": batch_size,
@@ -70,7 +71,7 @@ def export(
         "guide_scaling": guide_scaling,
         "t_stopgrad": t_stopgrad,
         "sampler": sampler,
-        "num_inference_steps": min(num_inference_steps or denoiser_module.levels, denoiser_module.levels),
+        "num_inference_steps": min(levels if num_inference_steps is None else num_inference_steps, levels),
         "temperature": temperature,
     }
     pipeline = ValueGuidedPlannerPipeline(

@@ -9,7 +9,9 @@ from diffusers import UNet1DModel
 
 from vgp_lightning.pipeline import horizon_limit, horizon_multiple
 
-_GROUPS = 8  # of the group normalisation, so every width must be a multiple of it
+_GROUPS = 8  # of the group normalisation
+# Two channels a group at least: a group of one is all zero where the horizon has shrunk to a single step.
+_MULTIPLE = 2 * _GROUPS
 
 
 def check_horizon(horizon: int, *, denoiser_widths: Sequence[int] = (), value_widths: Sequence[int] = ()) -> None:
@@ -43,7 +45,7 @@ def make_denoiser(transition_dim: int, horizon: int, widths: Sequence[int]) -> U
     Args:
         transition_dim: T.
         horizon: H, a multiple of 2 ** (len(widths) - 1).
-        widths: Channels of each level.
+        widths: Channels of each level, multiples of 16.
 
     Raises:
         ValueError: If the horizon or a width does not fit.
@@ -76,14 +78,14 @@ def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]
     Args:
         transition_dim: T.
         horizon: H, at most 2 ** (len(widths) + 2).
-        widths: Channels of each level, the last a multiple of 32.
+        widths: Channels of each level, multiples of 16, the last of 64 (the middle block halves it twice).
 
     Raises:
         ValueError: If the horizon or a width does not fit.
     """
     _check_widths(widths)
-    if widths[-1] % (4 * _GROUPS):
-        raise ValueError(f"the value function's last width is {widths[-1]}: it must be a multiple of {4 * _GROUPS}")
+    if widths[-1] % (4 * _MULTIPLE):
+        raise ValueError(f"the value function's last width is {widths[-1]}: it must be a multiple of {4 * _MULTIPLE}")
     check_horizon(horizon, value_widths=widths)
     return UNet1DModel(
         sample_size=horizon,
@@ -106,5 +108,5 @@ def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]
 
 
 def _check_widths(widths: Sequence[int]) -> None:
-    if len(widths) < 2 or any(width < _GROUPS or width % _GROUPS for width in widths):
-        raise ValueError(f"widths are {list(widths)}: at least 2 are needed, each a positive multiple of {_GROUPS}")
+    if len(widths) < 2 or any(width < _MULTIPLE or width % _MULTIPLE for width in widths):
+        raise ValueError(f"widths are {list(widths)}: at least 2 are needed, each a positive multiple of {_MULTIPLE}")

@@ -29,6 +29,7 @@ SAMPLERS = {
     "ddpm": 1.0,
     "ddim": 0.0,
 }  # the share eta of the posterior's noise that a step adds (Song et al. 2021, eq. 16)
+_NORMALIZATION_KEYS = {*("action_dim", "shift", "scale", "return_shift", "return_scale", "action_low", "action_high")}
 GUIDE_SCALINGS = ("variance", "std", "none")
 # What a call uses where neither it nor the folder says otherwise; the numbers are the paper's for Hopper.
 DEFAULT_SETTINGS: dict[str, Any] = {
@@ -162,6 +163,14 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         if normalization is None:
             raise ValueError("normalization is missing: model_index.json of a planner holds the dataset's statistics")
         channels: int = unet.config["in_channels"]
+        if missing := _NORMALIZATION_KEYS - set(normalization):
+            raise ValueError(f"normalization lacks {sorted(missing)}")
+        for name in ("action_low", "action_high"):
+            if len(normalization[name]) != normalization["action_dim"]:
+                raise ValueError(
+                    f"normalization has {len(normalization[name])} numbers in {name} "
+                    f"for {normalization['action_dim']} actions"
+                )
         if not len(normalization["shift"]) == len(normalization["scale"]) == channels:
             raise ValueError(
                 f"normalization has {len(normalization['shift'])} shifts and {len(normalization['scale'])} scales, "
@@ -204,7 +213,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError(f"unknown settings {sorted(unknown)}: choose from {sorted(DEFAULT_SETTINGS)}")
         settings |= {name: value for name, value in given.items() if value is not None}
         trained = self.scheduler.config["num_train_timesteps"]
-        settings["num_inference_steps"] = settings["num_inference_steps"] or trained
+        if settings["num_inference_steps"] is None:
+            settings["num_inference_steps"] = trained
         for name, low, high in (
             ("batch_size", 1, math.inf),
             ("planning_horizon", 1, math.inf),
@@ -304,7 +314,9 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         raw_conditions = self._conditions(observation, conditions or {}, settings["planning_horizon"])  # (N, H, T)
         count = len(raw_conditions)
-        if isinstance(generator, Sequence) and len(generator) != count:
+        if isinstance(generator, Sequence):
+            generator = list(generator)  # diffusers' schedulers know lists alone
+        if isinstance(generator, list) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} observations: one, or one for each, is needed")
 
         shift, scale_ = self._vector("shift"), self._vector("scale")  # (T,)
@@ -374,8 +386,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _noise(self, shape: tuple[int, ...], generator: Generators, temperature: float) -> torch.Tensor:
         """Draw Gaussian noise (N, K, H, T); with one generator for each observation its rows are its own."""
-        generators = list(generator) if isinstance(generator, Sequence) else generator
-        noise: torch.Tensor = randn_tensor(shape, generator=generators, device=self.device)
+        noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self.device)
         return temperature * noise
 
     def _vector(self, name: str) -> torch.Tensor:
@@ -402,8 +413,13 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError(f"observation is not finite: {observation}. To leave a later step free use conditions")
         pinned = first.new_full((len(first), horizon, self.action_dim + self.observation_dim), math.nan)
         for step, condition in conditions.items():
-            if not -horizon <= step < horizon:
-                raise ValueError(f"condition at step {step} lies outside the plan of {horizon} steps")
+            if not -horizon < step < horizon or step == 0:
+                raise ValueError(
+                    f"condition at step {step}: it must lie between 1 and {horizon - 1}, or {1 - horizon} and -1 from "
+                    "the end; step 0 is the observation itself"
+                )
+            if not pinned[:, step].isnan().all():
+                raise ValueError(f"condition at step {step} meets another one of the same step")
             condition = torch.as_tensor(condition, dtype=torch.float32, device=self.device)
             if condition.shape not in ((self.observation_dim,), (len(first), self.observation_dim)):
                 raise ValueError(

@@ -7,6 +7,7 @@ normalised, (B, H, T), action first.
 import math
 import pickle
 import warnings
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -119,10 +120,15 @@ class TrajectoryModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/lr"}}
 
+    def on_train_start(self) -> None:
+        """Let each process of a distributed run draw its own noise: Lightning seeds them all alike."""
+        if self.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of all gradients, before they are clipped."""
         del optimizer
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
@@ -137,6 +143,23 @@ class TrajectoryModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is, so that one of the other kind is refused by name."""
         checkpoint["vgp_module"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the other kind's checkpoint, and keep to this run's learning rate and weight decay.
+
+        Raises:
+            ValueError: If the checkpoint holds another module.
+        """
+        kind = checkpoint.get("vgp_module")
+        if kind != type(self).__name__:
+            raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
+        # The optimizer's and the schedule's states would bring the checkpoint's numbers back.
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group["lr"] *= self.learning_rate / group["initial_lr"]
+                group["initial_lr"], group["weight_decay"] = self.learning_rate, self.weight_decay
+        for state in checkpoint.get("lr_schedulers", []):
+            state["base_lrs"] = [self.learning_rate] * len(state["base_lrs"])
 
 
 class DenoiserModule(TrajectoryModule):
@@ -300,7 +323,9 @@ class ValueModule(TrajectoryModule):
     def predict(self, batch: Batch, timesteps: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the predicted normalised return (B,) of the batch, noised to the levels (B,)."""
         noised, _ = self.noised(self.normalise(batch), timesteps, generator)
-        prediction: Tensor = self.network(noised.transpose(1, 2), timesteps).sample
+        # bf16 on a CPU: oneDNN's gradient of a strided convolution over a single step is garbage (torch 2.13).
+        with torch.autocast(self.device.type, enabled=False) if self.device.type == "cpu" else nullcontext():
+            prediction: Tensor = self.network(noised.transpose(1, 2), timesteps).sample
         return prediction.squeeze(-1).float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -353,7 +378,7 @@ def load_module(path: str) -> DenoiserModule | ValueModule:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"checkpoint {path} does not exist: train one with vgp fit") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
         # torch's own text is a page long, and advises to load it as code.
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
     kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule)}
