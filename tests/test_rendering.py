@@ -220,3 +220,12 @@ def test_a_figure_becomes_pixels_of_its_size():
     assert image.shape == (400, 500, 3)
     assert (image == 255).mean() > 0.5  # white paper,
     assert image.min() < 100  # and ink on it
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "HalfCheetah-v5"])
+def test_the_camera_follows_the_body(env_id):
+    environment = gymnasium.make(env_id, render_mode="rgb_array")
+    Recorder(environment)
+    renderer = environment.unwrapped.mujoco_renderer
+    assert renderer.camera_id == renderer.model.camera("track").id
+    environment.close()

@@ -145,6 +145,8 @@ def _lightning(args: list[str] | None) -> None:
     with warnings.catch_warnings():
         # It suspects that arguments handed over by code (the demo, a test) were meant for the command line.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         CLI(
             TrajectoryModule,
             MinariDataModule,

@@ -131,6 +131,7 @@ class Recorder:
             width: Pixels to which wider frames are scaled down.
         """
         self._environment = environment
+        _follow(environment)
         step_seconds = getattr(environment.unwrapped, "dt", 1 / environment.metadata.get("render_fps", fps))
         self._every = max(1, round(1 / (fps * step_seconds)))
         self._max_frames = max_frames
@@ -175,6 +176,16 @@ class Recorder:
             sys.unraisablehook = hook
             if headless:
                 del os.environ["MUJOCO_GL"]
+
+
+def _follow(environment: gymnasium.Env[Any, Any]) -> None:
+    """Let MuJoCo's camera follow the body: gymnasium 1.4 leaves it behind, unless the model's own is asked for."""
+    renderer = getattr(environment.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        return
+    names = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
+    if "track" in names and renderer.camera_id == -1:
+        renderer.camera_id = names.index("track")
 
 
 # ---------------------------------------------------------------- pictures

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from vgp_lightning.cli import main
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+
+MINIATURE = ["--episodes", "2", "--steps", "600", "--denoiser_steps", "3", "--value_steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", "demo puts its own in place")
+        main(["demo", "--output_dir", str(folder), *MINIATURE])
+    return folder
+
+
+def test_the_demo_reports_three_planners_on_the_same_seeds(folder):
+    report = json.loads((folder / "report.json").read_text())
+    for name in ("behaviour", "unguided", "guided"):
+        assert {"return_mean", "return_iqm", "return_ci95", "episodes"} <= report[name].keys()
+        assert [episode["seed"] for episode in report[name]["episodes"]] == [1_000_000, 1_000_001]
+    assert report["unguided"]["settings"]["n_guide_steps"] == 0
+    assert report["guided"]["settings"]["n_guide_steps"] > 0
+
+
+def test_the_demo_says_how_long_each_stage_took(folder):
+    seconds = json.loads((folder / "report.json").read_text())["seconds"]
+    assert list(seconds) == ["collect", "denoiser", "value", "export", "behaviour", "unguided", "guided"]
+    assert all(value >= 0 for value in seconds.values())
+
+
+def test_the_demos_pipeline_folder_plans(folder):
+    report = json.loads((folder / "report.json").read_text())
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(report["pipeline"])
+    assert pipeline.task["env_id"] == report["environment"] == "Hopper-v5"
+
+
+def test_the_demo_leaves_pictures_and_tensorboard_logs(folder):
+    assert (folder / "returns.png").stat().st_size > 1000
+    logs = {path.relative_to(folder).parts[0] for path in folder.rglob("events.out.tfevents.*")}
+    assert logs == {"denoiser", "value", "evaluation"}
+
+
+def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit):
+        main(["demo", "--output_dir", str(tmp_path), *MINIATURE])
+    assert "was not made by vgp demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_demos_folder_is_emptied_for_the_next(tmp_path, monkeypatch):
+    (tmp_path / ".vgp_demo").touch()
+    (tmp_path / "report.json").write_text("an earlier one's")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "demo puts its own in place")
+    monkeypatch.setattr("vgp_lightning.demo.collect", lambda *_, **__: (_ for _ in ()).throw(ValueError("enough")))
+    with pytest.raises(SystemExit):
+        main(["demo", "--output_dir", str(tmp_path), *MINIATURE])
+    assert not (tmp_path / "report.json").exists()
