@@ -78,9 +78,10 @@ def export(
         denoiser_module.network,
         denoiser_module.noise_scheduler,
         value_module.network if value_module is not None else None,
+        # The value function's, for its return and its discount; the rest is the same in both.
         normalization=(value_module or denoiser_module).normalization,
         planner=planner,
-        task=denoiser_module.hparams["task"],
+        task=(value_module or denoiser_module).hparams["task"],
     )
     configs = {"denoiser": _config(denoiser, denoiser_module)}
     if value is not None and value_module is not None:
@@ -95,7 +96,10 @@ def export(
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
         _model_card(pipeline).save(building / "README.md")
-        building.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        # mkdtemp and safetensors write for the owner alone.
+        building.chmod(0o755)
+        for weights in building.rglob("*.safetensors"):
+            weights.chmod(0o644)
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)

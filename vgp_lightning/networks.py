@@ -4,6 +4,7 @@ Both take (B, T, H), channels first, and T = A + O channels, action first. Weigh
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffusers import UNet1DModel
 
@@ -52,22 +53,13 @@ def make_denoiser(transition_dim: int, horizon: int, widths: Sequence[int]) -> U
     """
     _check_widths(widths)
     check_horizon(horizon, denoiser_widths=widths)
-    return UNet1DModel(
-        sample_size=horizon,
-        in_channels=transition_dim,
-        out_channels=transition_dim,
-        down_block_types=("DownResnetBlock1D",) * len(widths),
+    return _make(
+        transition_dim,
+        horizon,
+        widths,
         up_block_types=("UpResnetBlock1D",) * (len(widths) - 1),
         mid_block_type="MidResTemporalBlock1D",
         out_block_type="OutConv1DBlock",
-        block_out_channels=tuple(widths),
-        layers_per_block=1,
-        use_timestep_embedding=True,
-        time_embedding_type="positional",
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        act_fn="mish",
-        norm_num_groups=_GROUPS,
         downsample_each_block=False,
     )
 
@@ -87,14 +79,24 @@ def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]
     if widths[-1] % (4 * _MULTIPLE):
         raise ValueError(f"the value function's last width is {widths[-1]}: it must be a multiple of {4 * _MULTIPLE}")
     check_horizon(horizon, value_widths=widths)
+    return _make(
+        transition_dim,
+        horizon,
+        widths,
+        up_block_types=(),
+        mid_block_type="ValueFunctionMidBlock1D",
+        out_block_type="ValueFunction",
+        downsample_each_block=True,
+    )
+
+
+def _make(transition_dim: int, horizon: int, widths: Sequence[int], **parts: Any) -> UNet1DModel:
+    """Return a network of what both recipes share and the parts in which they differ."""
     return UNet1DModel(
         sample_size=horizon,
         in_channels=transition_dim,
         out_channels=transition_dim,
         down_block_types=("DownResnetBlock1D",) * len(widths),
-        up_block_types=(),
-        mid_block_type="ValueFunctionMidBlock1D",
-        out_block_type="ValueFunction",
         block_out_channels=tuple(widths),
         layers_per_block=1,
         use_timestep_embedding=True,
@@ -103,7 +105,7 @@ def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]
         freq_shift=1,
         act_fn="mish",
         norm_num_groups=_GROUPS,
-        downsample_each_block=True,
+        **parts,
     )
 
 
