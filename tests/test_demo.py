@@ -28,7 +28,7 @@ def test_the_demo_reports_three_planners_on_the_same_seeds(folder):
 
 def test_the_demo_says_how_long_each_stage_took(folder):
     seconds = json.loads((folder / "report.json").read_text())["seconds"]
-    assert list(seconds) == ["collect", "denoiser", "value", "export", "behaviour", "unguided", "guided"]
+    assert list(seconds) == ["collect", "train", "export", "behaviour", "unguided", "guided"]
     assert all(value >= 0 for value in seconds.values())
 
 
@@ -60,3 +60,11 @@ def test_a_demos_folder_is_emptied_for_the_next(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["demo", "--output_dir", str(tmp_path), *MINIATURE])
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_training_that_fails_ends_the_demo_with_one_message(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "demo puts its own in place")
+    with pytest.raises(SystemExit):
+        main(["demo", "--output_dir", str(tmp_path / "demo"), *MINIATURE, "--denoiser_steps", "-7"])
+    assert "training the denoiser failed" in capfd.readouterr().err
+    assert not (tmp_path / "demo" / "report.json").exists()

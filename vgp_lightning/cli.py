@@ -193,3 +193,7 @@ def _parse_error(parser: Any, message: str, ex: Exception | None = None) -> NoRe
 def _fail(message: str) -> NoReturn:
     print(f"vgp: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()
