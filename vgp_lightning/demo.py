@@ -154,7 +154,8 @@ def _train(steps: dict[str, int], seed: int, folder: Path) -> dict[str, Path]:
                 stdout=log,
                 stderr=log,
             )
-            stack.callback(processes[kind].kill)  # where the other fails, or the user has enough
+            stack.enter_context(processes[kind])  # which waits for its end
+            stack.callback(processes[kind].kill)  # where the other fails, or the user has enough; comes before
         for kind, process in processes.items():
             if process.wait() != 0:
                 raise ValueError(
