@@ -1,8 +1,10 @@
 """Milliseconds a planning step, the stock diffusers pipeline beside ours: same weights, same threads, one process.
 
-python -m benchmarks.plan_latency [--json FILE] [--threads 2] [--rounds 3]
+python -m benchmarks.plan_latency [--json FILE] [--threads 2] [--rounds 5] [--pipeline FOLDER [--episodes 16]]
 
-The networks are the paper's for Hopper (H = 32, T = 20) with random weights: speed does not depend on them.
+The networks that are timed are the paper's for Hopper (H = 32, T = 20) with random weights: speed does not depend on
+them. With --pipeline, such as the demo's, the rows for one environment also act with that folder's networks, on the
+same seeds, and the table shows what they return. The slow row takes most of that time: about an hour on two cores.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,39 @@ from diffusers.utils import logging
 from rich.console import Console
 from rich.table import Table
 
+from vgp_lightning.agent import PlanningAgent, make_environments
+from vgp_lightning.evaluation import evaluate_agent, summarize
 from vgp_lightning.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline import StockEnvironment, ValueGuidedPlannerPipeline
 from vgp_lightning.training import make_noise_scheduler
 
 ACTIONS, OBSERVATIONS, HORIZON, LEVELS, WIDTHS = 3, 11, 32, 20, (32, 64, 128, 256)
+STOCK, SLOW = "stock ValueGuidedRLPipeline", "same work"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ours, with its settings."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    environments: int = 1
+    warm: bool = False
+
+
+FIVE = {"sampler": "ddim", "num_inference_steps": 5}
+COLD = FIVE | {"batch_size": 16, "n_guide_steps": 1}
+DEFAULT = COLD | {"warm_start_strength": 0.4}
+ROWS = [
+    Row(SLOW, {"sampler": "ddpm", "num_inference_steps": LEVELS, "batch_size": 64, "n_guide_steps": 2}),
+    Row("DDIM 5 steps", FIVE | {"batch_size": 64, "n_guide_steps": 2}),
+    Row("DDIM 5 steps, best of 16", FIVE | {"batch_size": 16, "n_guide_steps": 0}),
+    Row("DDIM 5 steps, 16 plans, 1 guide step", COLD),
+    Row("warm start: the same, 2 of the 5 steps (export's default)", DEFAULT, warm=True),
+    Row("warm start, best of 16", DEFAULT | {"n_guide_steps": 0}, warm=True),
+    Row("export's default, N = 8 environments", DEFAULT, 8, warm=True),
+    Row("export's default, N = 32 environments", DEFAULT, 32, warm=True),
+]
 
 
 def make_folder(folder: str) -> None:
@@ -50,8 +81,8 @@ def make_folder(folder: str) -> None:
     ).save_pretrained(folder)
 
 
-def make_rows(folder: str, device: str) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """Return for each row how many plans one step makes, and the step."""
+def make_steps(folder: str, device: str) -> dict[str, Callable[[], Any]]:
+    """Return the planning step of each row."""
     ours = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
     stock = ValueGuidedRLPipeline.from_pretrained(folder, env=StockEnvironment(folder)).to(device)
     observation = np.zeros(OBSERVATIONS, dtype=np.float32)
@@ -60,44 +91,50 @@ def make_rows(folder: str, device: str) -> dict[str, tuple[int, Callable[[], Any
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
             return stock(observation, batch_size=64, planning_horizon=HORIZON, n_guide_steps=2, scale=0.1)
 
-    def row(plans: int, environments: int = 1, **settings: Any) -> tuple[int, Callable[[], Any]]:
-        observations = np.repeat(observation[None], environments, axis=0)
-        return plans * environments, lambda: ours(observations, batch_size=plans, **settings)
+    def make_step(row: Row) -> Callable[[], Any]:
+        observations = np.repeat(observation[None], row.environments, axis=0)
+        plans = torch.zeros(row.environments, HORIZON, ACTIONS + OBSERVATIONS) if row.warm else None
+        return lambda: ours(observations, warm_start=plans, **row.settings)
 
-    five = {"sampler": "ddim", "num_inference_steps": 5}
-    return {
-        "stock ValueGuidedRLPipeline": (64, stock_step),
-        "same work": row(64, sampler="ddpm", n_guide_steps=2),
-        "DDIM 5 steps": row(64, n_guide_steps=2, **five),
-        "DDIM 5 steps, 16 plans, 1 guide step (export's default)": row(16, n_guide_steps=1, **five),
-        "DDIM 5 steps, best of 16": row(16, n_guide_steps=0, **five),
-        "export's default, N = 8 environments": row(16, environments=8, n_guide_steps=1, **five),
-        "export's default, N = 32 environments": row(16, environments=32, n_guide_steps=1, **five),
-    }
+    return {STOCK: stock_step} | {row.name: make_step(row) for row in ROWS}
 
 
-def measure(rows: dict[str, tuple[int, Callable[[], Any]]], rounds: int, device: str) -> list[dict[str, Any]]:
-    """Take the rows in turn, round by round, so that a drift of the machine's speed meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
+def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, float]:
+    """Return each row's median seconds; they take turns, so that a drift of the machine's speed meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
-        for name, (_, step) in rows.items():
+        for name, step in steps.items():
             start = time.perf_counter()
             step()
             if device != "cpu":
                 torch.cuda.synchronize()
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    reference = medians["stock ValueGuidedRLPipeline"]
-    return [
-        {
-            "name": name,
-            "ms_per_step": 1000 * medians[name],
-            "ratio_to_stock": reference / medians[name],
-            "plans_per_second": plans / medians[name],
-        }
-        for name, (plans, _) in rows.items()
-    ]
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def act(folder: Path, episodes: int, device: str) -> dict[str, dict[str, Any]]:
+    """Return what the rows for one environment return on the same seeds, and the paired difference to the slow row."""
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
+    environments = make_environments(pipeline.task["env_id"], episodes)
+    results: dict[str, dict[str, Any]] = {}
+    returns: dict[str, np.ndarray] = {}
+    for row in ROWS:
+        if row.environments == 1:
+            agent = PlanningAgent(pipeline, **row.settings)
+            report = evaluate_agent(agent, environments, range(episodes), description=row.name)
+            returns[row.name] = np.array([episode["return"] for episode in report["episodes"]])
+            difference = summarize((returns[row.name] - returns[SLOW]).tolist())
+            results[row.name] = {
+                "return_mean": report["return_mean"],
+                "return_ci95": report["return_ci95"],
+                "difference_to_slow": difference.return_mean,
+                "difference_ci95": difference.return_ci95,
+                "episodes": episodes,
+            }
+            Console(stderr=True).print(row.name, results[row.name])
+    environments.close()
+    return results
 
 
 def main() -> None:
@@ -106,6 +143,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pipeline", type=Path, help="let the rows act with this folder's networks")
+    parser.add_argument("--episodes", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
@@ -113,14 +152,30 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder)
-        results = measure(make_rows(folder, device), options.rounds, device)
+        seconds = measure(make_steps(folder, device), options.rounds, device)
+    played = act(options.pipeline, options.episodes, device) if options.pipeline is not None else {}
+    plans = {row.name: row.settings["batch_size"] * row.environments for row in ROWS} | {STOCK: 64}
+    results = [
+        {
+            "name": name,
+            "ms_per_step": 1000 * taken,
+            "ratio_to_stock": seconds[STOCK] / taken,
+            "plans_per_second": plans[name] / taken,
+            **played.get(name, {}),
+        }
+        for name, taken in seconds.items()
+    ]
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {options.threads} threads"
     table = Table(title=f"H = {HORIZON}, T = {LEVELS}, widths {WIDTHS}; {name}; median of {options.rounds}")
-    for heading in ("row", "ms a step", "times stock", "plans a second"):
+    headings = ["row", "ms a step", "times stock", "plans a second"]
+    for heading in headings + (["return", "95 %", "minus slow row", "95 %"] if played else []):
         table.add_column(heading, justify="left" if heading == "row" else "right")
     for row in results:
-        numbers = (row["ms_per_step"], row["ratio_to_stock"], row["plans_per_second"])
-        table.add_row(row["name"], *(f"{number:.1f}" for number in numbers))
+        cells = [f"{row[key]:.1f}" for key in ("ms_per_step", "ratio_to_stock", "plans_per_second")]
+        for mean, interval in (("return_mean", "return_ci95"), ("difference_to_slow", "difference_ci95")):
+            if mean in row:
+                cells += [f"{row[mean]:.0f}", "{:.0f} to {:.0f}".format(*row[interval])]
+        table.add_row(row["name"], *cells)
     Console().print(table)
     if options.json is not None:
         options.json.write_text(json.dumps({"device": name, "rows": results}, indent=2) + "\n")

@@ -285,7 +285,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "unknown verb 'evalute'" in message
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
-    assert "collect, fit, validate, export, evaluate, demo" in message
+    assert "collect, fit, validate, export, import, evaluate, demo" in message
     assert "Did you mean" not in message
 
 
@@ -309,7 +309,7 @@ def test_help_answers_at_once_and_names_every_verb():
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         seconds.append(time.perf_counter() - start)
     assert result.stdout.splitlines()[-1] == "[]"
-    for verb in ("collect", "fit", "validate", "export", "evaluate", "demo"):
+    for verb in ("collect", "fit", "validate", "export", "import", "evaluate", "demo"):
         assert re.search(rf"^  {verb} +\w+", result.stdout, re.MULTILINE)
     assert min(seconds) < 1
 
@@ -320,14 +320,15 @@ def test_help_is_what_one_gets_without_a_verb(arguments, capsys):
     assert "usage: vgp VERB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["collect", "export", "evaluate", "demo"])
+@pytest.mark.parametrize("verb", ["collect", "export", "import", "evaluate", "demo"])
 def test_the_help_of_a_verb_explains_its_options(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    option = {"collect": "--dataset_id", "export": "--denoiser", "evaluate": "--n_guide_steps", "demo": "--seed"}[verb]
-    assert option in shown
+    options = {"collect": "--dataset_id", "export": "--denoiser", "import": "--statistics"}
+    options |= {"evaluate": "--n_guide_steps", "demo": "--seed"}
+    assert options[verb] in shown
 
 
 def test_the_version_is_the_packages(capsys):

@@ -64,7 +64,8 @@ def test_the_python_of_the_readme_runs_as_printed(tmp_path):
         },
         planner={"planning_horizon": 16, "batch_size": 2, "sampler": "ddim", "num_inference_steps": 2},
     ).save_pretrained(folder)
-    shutil.copy(pipeline.__file__, folder / "pipeline.py")
+    for name in pipeline.TRAVELLING:
+        shutil.copy(Path(pipeline.__file__).with_name(name), folder / name)
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     script = "\n".join(blocks("python"))
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -78,10 +78,13 @@ class FakePipeline:
     def resolve_settings(self, **settings):
         if settings.get("n_guide_steps"):
             raise ValueError("this pipeline has no value function")
-        return {"planning_horizon": 4, "scale": 0.1} | {k: v for k, v in settings.items() if v is not None}
+        defaults = {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0}
+        return defaults | {k: v for k, v in settings.items() if v is not None}
 
     def __call__(self, observation, generator, **settings):
-        return SimpleNamespace(actions=torch.zeros(len(observation), 4, 2))
+        return SimpleNamespace(
+            actions=torch.zeros(len(observation), 4, 2), observations=torch.zeros(len(observation), 4, 3)
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +256,8 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         (6, 15),
         (7, 15),
     ]
-    assert report["settings"] == {"planning_horizon": 4, "scale": 0.5, "replan_every": 2}
+    expected = {"planning_horizon": 4, "scale": 0.5, "warm_start_strength": 1.0, "replan_every": 2}
+    assert report["settings"] == expected
     assert (report["video"], report["video_error"], report["environments"]) == ("rollout.gif", None, 4)
 
     with Image.open(tmp_path / "out" / "rollout.gif") as image:

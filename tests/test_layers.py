@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from vgp_lightning import pipeline
+
 PACKAGE = Path(__file__).parent.parent / "vgp_lightning"
 MAY_IMPORT = {
     "__init__": set(),
     "normalizer": set(),
-    "pipeline": set(),
+    "sampling": set(),
+    "inference": set(),
+    "guidance": {"inference"},
+    "settings": {"guidance", "sampling"},
+    "pipeline": {"guidance", "inference", "sampling", "settings"},
     "rendering": set(),
     "episodes": set(),
-    "networks": {"pipeline"},  # the horizons' rule
+    "networks": {"settings"},  # the horizons' rule
     "data": {"episodes", "normalizer"},
     "training": {"normalizer", "networks", "data", "pipeline"},
     "agent": {"pipeline"},
@@ -21,10 +27,13 @@ MAY_IMPORT = {
     "collect": {"agent", "behaviours"},
     "evaluation": {"agent", "pipeline", "rendering"},
     "export": {"training", "pipeline", "networks"},
+    "original_checkpoint": {"networks", "training"},
+    "original": {"original_checkpoint", "export", "pipeline", "training"},
     "callbacks": {"training", "evaluation", "pipeline", "rendering", "data"},  # data: its batch type
     "demo": {"cli", "agent", "behaviours", "collect", "evaluation", "export", "rendering", "pipeline"},
-    "cli": {"callbacks", "data", "training", "collect", "export", "evaluation", "demo"},
+    "cli": {"callbacks", "data", "training", "collect", "export", "original", "evaluation", "demo"},
 }
+TRAVELLING = {Path(name).stem for name in pipeline.TRAVELLING}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
@@ -41,8 +50,9 @@ def imports_of_ours(tree):
     """Return the modules of the package that are imported."""
     found = set()
     for module, names in imports(tree):
-        assert not module.startswith("."), f"{module}: imports are absolute here, so that they can be searched for"
-        if module == "vgp_lightning":
+        if module.startswith("."):
+            found.add(module.removeprefix("."))
+        elif module == "vgp_lightning":
             assert names, "import the module that is meant, not the package"
             found |= set(names)
         elif module.startswith("vgp_lightning."):
@@ -83,6 +93,20 @@ def test_the_command_line_imports_the_package_and_torch_inside_its_verbs_only():
     assert {module.split(".")[0] for module, _ in imports(top)} & heavy == set()
 
 
-def test_the_pipeline_needs_numpy_torch_and_diffusers_alone():
-    roots = {module.split(".")[0] for module, _ in imports(parsed("pipeline"))}
-    assert roots - set(sys.stdlib_module_names) == {"numpy", "torch", "diffusers"}
+def test_what_travels_with_an_export_needs_numpy_torch_and_diffusers_alone():
+    for name in TRAVELLING:
+        roots = {module.split(".")[0] for module, _ in imports(parsed(name)) if not module.startswith(".")}
+        assert roots - set(sys.stdlib_module_names) <= {"numpy", "torch", "diffusers"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_are_relative_where_a_file_travels_and_absolute_elsewhere(name):
+    modules = [module for module, _ in imports(parsed(name))]
+    relative = [module for module in modules if module.startswith(".")]
+    assert relative == [] if name not in TRAVELLING else not any(module.startswith("vgp_") for module in modules)
+
+
+def test_the_pipeline_names_every_file_that_travels_with_it():
+    # diffusers copies what the pipeline's file itself imports, and looks no further.
+    direct = {module.removeprefix(".") for module, _ in imports(parsed("pipeline")) if module.startswith(".")}
+    assert direct | {"pipeline"} == TRAVELLING

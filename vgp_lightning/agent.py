@@ -6,7 +6,7 @@ Shapes: N environments, O observation and A action dimensions, both flat, in phy
 import importlib
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,52 +36,164 @@ class Agent(Protocol):
         """Return the actions (N, A) for the observations (N, O); rows that are not active may hold anything finite."""
 
 
-class PlanningAgent:
-    """Plan, execute the first actions, plan again: receding-horizon control with one generator per environment."""
+# What the plans must pass through besides the observation, made from the observations (N, O) at the time of planning:
+# {step: (N, O)}, as the pipeline's ``conditions``.
+Conditions = Callable[[NDArray[np.floating]], Mapping[int, NDArray[np.floating]]]
+# What is done to follow a plan: (observations (N, O), the plan's next observations (N, O)) -> actions (N, A).
+Controller = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]]
 
-    def __init__(self, pipeline: ValueGuidedPlannerPipeline, replan_every: int = 1, **settings: Any) -> None:
+
+@dataclass(frozen=True)
+class PositionController:
+    """A proportional-derivative controller that follows the positions and velocities of a plan, not its actions.
+
+    ``action = position_gain * (planned - position) + velocity_gain * (planned - velocity)``, an action for each
+    position; the agent clips it to the action bounds. Results with it are not results of the plan's own actions: always
+    say which one acted.
+    """
+
+    positions: Sequence[int]  # their places among the O flat observation dimensions
+    velocities: Sequence[int]
+    position_gain: float
+    velocity_gain: float
+
+    def __call__(self, observations: NDArray[np.floating], planned: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return the actions (N, A) that lead from the observations (N, O) to the planned next ones (N, O)."""
+        error = planned - observations
+        actions: NDArray[np.floating] = (
+            self.position_gain * error[:, list(self.positions)] + self.velocity_gain * error[:, list(self.velocities)]
+        )
+        return actions
+
+
+class PlanningAgent:
+    """Plan, act, plan again: receding-horizon control with one generator per environment.
+
+    In a loop of your own::
+
+        agent = PlanningAgent(pipeline)
+        agent.reset([seed])
+        action = agent.act(observation[None])[0]
+    """
+
+    def __init__(
+        self,
+        pipeline: ValueGuidedPlannerPipeline,
+        replan_every: int | None = 1,
+        *,
+        conditions: Conditions | None = None,
+        controller: Controller | None = None,
+        **settings: Any,
+    ) -> None:
         """Remember the settings; the folder's own defaults hold for those that are not given.
+
+        With a ``warm_start_strength`` below 1 a plan begins from the last one, shifted by the steps that were executed
+        since, its last step repeated; an episode's first plan begins from noise.
 
         Args:
             pipeline: The planner.
-            replan_every: Actions that are executed from one plan before the next is made.
+            replan_every: Steps that are executed from one plan before the next is made; None: plan once an episode,
+                and stay at the plan's last step when it is used up.
+            conditions: Makes what the plans must pass through, such as a goal, from the observations.
+            controller: Follows the plan's observations; None: the plan's own actions are executed.
             settings: Keyword arguments of the pipeline's call, such as ``scale`` or ``batch_size``.
 
         Raises:
             ValueError: If ``replan_every`` does not fit the planning horizon, or a setting is wrong.
         """
-        horizon = pipeline.resolve_settings(**settings)["planning_horizon"]
-        if not 1 <= replan_every <= horizon:
-            raise ValueError(f"replan_every is {replan_every}: it must lie between 1 and the plan's {horizon} steps")
+        resolved = pipeline.resolve_settings(**settings)
+        self._horizon: int = resolved["planning_horizon"]
+        if replan_every is not None and not 1 <= replan_every <= self._horizon:
+            raise ValueError(
+                f"replan_every is {replan_every}: it must lie between 1 and the plan's {self._horizon} steps"
+            )
         self.pipeline = pipeline
         self.replan_every = replan_every
+        self.conditions = conditions
+        self.controller = controller
         self.settings = settings
+        self._warm = resolved["warm_start_strength"] < 1
         self._generators: list[torch.Generator] = []
-        self._actions: NDArray[np.float32] = np.zeros((0, horizon, pipeline.action_dim), dtype=np.float32)  # (N, H, A)
-        self._age: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # steps executed of each environment's plan
+        self._make_room(0)
+
+    def _make_room(self, count: int) -> None:
+        """Hold no plan for each of so many environments."""
+        dimensions = self.pipeline.action_dim + self.pipeline.observation_dim
+        self._plans: NDArray[np.float32] = np.zeros((count, self._horizon, dimensions), dtype=np.float32)  # (N, H, T)
+        self._age: NDArray[np.int64] = np.full(count, -1)  # steps executed of each environment's plan; -1: has none
 
     def reset(self, seeds: Sequence[int | None]) -> None:
         """Forget the plans of the environments that begin again and seed their generators."""
         if len(seeds) != len(self._generators):
             self._generators = [torch.Generator(self.pipeline.device) for _ in seeds]
-            self._actions = np.zeros((len(seeds), *self._actions.shape[1:]), dtype=np.float32)
-            self._age = np.zeros(len(seeds), dtype=np.int64)
+            self._make_room(len(seeds))
         for i, seed in enumerate(seeds):
             if seed is not None:
                 self._generators[i].manual_seed(seed)
-                self._age[i] = self.replan_every
+                self._age[i] = -1
 
-    def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Plan for the active environments whose plan is used up, in one batch, and return every plan's next action."""
-        (due,) = np.nonzero(active & (self._age >= self.replan_every))
-        if len(due):
-            plan = self.pipeline(observations[due], generator=[self._generators[i] for i in due], **self.settings)
-            self._actions[due] = plan.actions.cpu().numpy()
-            self._age[due] = 0
-        steps = np.minimum(self._age, self._actions.shape[1] - 1)  # rows that are not active may be past their plan
-        actions: NDArray[np.float32] = self._actions[np.arange(len(steps)), steps]
+    def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Plan for the active environments whose plan is used up, in one batch, and return what to do in each (N, A).
+
+        Args:
+            observations: (N, O), as many as seeds were given to ``reset``.
+            active: (N,), which of them matter; None: all.
+
+        Raises:
+            ValueError: If there are more or fewer observations than ``reset`` was given seeds.
+        """
+        if len(observations) != len(self._generators):
+            raise ValueError(
+                f"{len(observations)} observations, but reset was given {len(self._generators)} seeds: one for each "
+                "environment is needed"
+            )
+        if active is None:
+            active = np.ones(len(observations), dtype=bool)
+        used_up = self._age < 0
+        if self.replan_every is not None:
+            used_up |= self._age >= self.replan_every
+        due = active & used_up
+        warm = due & (self._age >= 0) if self._warm else np.zeros_like(due)
+        # Two batches at most, for plans from noise take more denoising steps.
+        for rows, start in ((due & ~warm, None), (warm, self._shifted(warm))):
+            if rows.any():
+                self._plan(np.flatnonzero(rows), observations, start)
+        steps = np.minimum(self._age, self._horizon - 1)
+        now, later = self._row(steps), self._row(np.minimum(steps + 1, self._horizon - 1))
         self._age[active] += 1
-        return actions
+        actions = now[:, : self.pipeline.action_dim]
+        if self.controller is not None:
+            planned = later[:, self.pipeline.action_dim :]
+            bounds = (self.pipeline.normalization[name] for name in ("action_low", "action_high"))
+            # As floats, None becomes NaN, and that is no bound to fmin and fmax.
+            low, high = (np.array(bound, dtype=np.float64) for bound in bounds)
+            actions = np.fmin(np.fmax(self.controller(observations, planned), low), high)
+        return actions.astype(np.float32)
+
+    def _row(self, steps: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return each environment's plan at a step of its own, (N, T)."""
+        row: NDArray[np.float32] = self._plans[np.arange(len(steps)), steps]
+        return row
+
+    def _shifted(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return these environments' plans (n, H, T) from the step that comes next on, the last one repeated."""
+        steps = np.minimum(np.arange(self._horizon) + self._age[rows, None], self._horizon - 1)  # (n, H)
+        shifted: NDArray[np.float32] = np.take_along_axis(self._plans[rows], steps[:, :, None], axis=1)
+        return shifted
+
+    def _plan(
+        self, due: NDArray[np.int64], observations: NDArray[np.floating], start: NDArray[np.float32] | None
+    ) -> None:
+        """Make the plans of these environments."""
+        plan = self.pipeline(
+            observations[due],
+            generator=[self._generators[i] for i in due],
+            conditions=None if self.conditions is None else self.conditions(observations[due]),
+            warm_start=start,
+            **self.settings,
+        )
+        self._plans[due] = torch.cat([plan.actions, plan.observations], dim=-1).cpu().numpy()
+        self._age[due] = 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _VERBS = {
     "fit": "train a denoiser or a value function on Minari datasets",
     "validate": "measure a checkpoint on the held-out episodes",
     "export": "write two checkpoints as one pipeline folder",
+    "import": "write the original code's checkpoints as one pipeline folder",
     "evaluate": "let a pipeline folder act in its environment",
     "demo": "all of these in miniature, with a report",
 }
@@ -75,6 +76,10 @@ def _run(verb: str, args: list[str]) -> None:
         from vgp_lightning.export import export
 
         print(f"exported to {_call(verb, export, args)}")
+    elif verb == "import":
+        from vgp_lightning.original import import_original
+
+        print(f"imported to {_call(verb, import_original, args, positional=True)}")
     elif verb == "evaluate":
         from vgp_lightning.evaluation import evaluate
 

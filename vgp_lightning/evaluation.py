@@ -231,8 +231,11 @@ def evaluate(
     n_guide_steps: int | None = None,
     scale: float | None = None,
     guide_scaling: str | None = None,
+    guide_on: str | None = None,
     t_stopgrad: int | None = None,
+    max_grad_norm: float | None = None,
     temperature: float | None = None,
+    warm_start_strength: float | None = None,
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
     video: bool = True,
@@ -249,15 +252,18 @@ def evaluate(
         environments: Environments that are played in at the same time, planned for in one batch; by default as many as
             episodes, but at most 16. No random number depends on it.
         replan_every: Actions that are executed from one plan before the next is made.
-        batch_size: Candidates for each plan. This and the next eight are the folder's own by default.
+        batch_size: Candidates for each plan. This and the next eleven are the folder's own by default.
         planning_horizon: Steps of a plan.
         num_inference_steps: Noise levels that are visited, at most as many as in training.
-        sampler: ddpm or ddim.
+        sampler: ddpm, ddim, dpmsolver or unipc.
         n_guide_steps: Gradient steps up the value before each denoising; 0: no guidance.
         scale: Length of a gradient step.
-        guide_scaling: What multiplies the gradient: variance, std or none.
+        guide_scaling: What multiplies the gradient: variance, std, none, or diffusers' stock factor.
+        guide_on: What guidance moves: the noisy sample, or the predicted clean plan.
         t_stopgrad: No guidance at noise levels below this one.
+        max_grad_norm: Length to which a plan's gradient is shortened.
         temperature: Factor on the standard deviation of all noise that is drawn.
+        warm_start_strength: Share of the denoising steps that a plan takes from the last one; 1: all, from noise.
         ref_min_score: Return that scores 0; by default the dataset's, else D4RL's for the environment's family.
         ref_max_score: Return that scores 100.
         video: Draw the first episode as rollout.gif.
@@ -276,7 +282,7 @@ def evaluate(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = _load_pipeline(folder).to(device)
-    settings = {
+    settings: dict[str, Any] = {
         "batch_size": batch_size,
         "planning_horizon": planning_horizon,
         "num_inference_steps": num_inference_steps,
@@ -284,8 +290,11 @@ def evaluate(
         "n_guide_steps": n_guide_steps,
         "scale": scale,
         "guide_scaling": guide_scaling,
+        "guide_on": guide_on,
         "t_stopgrad": t_stopgrad,
+        "max_grad_norm": max_grad_norm,
         "temperature": temperature,
+        "warm_start_strength": warm_start_strength,
     }
     try:
         agent = PlanningAgent(pipeline, replan_every, **settings)

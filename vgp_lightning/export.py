@@ -2,14 +2,14 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from vgp_lightning import pipeline as pipeline_module
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline import TRAVELLING, ValueGuidedPlannerPipeline
 from vgp_lightning.training import DenoiserModule, ValueModule, load_module
 
 
@@ -21,10 +21,13 @@ def export(
     n_guide_steps: int = 1,
     scale: float = 0.1,
     guide_scaling: str = "variance",
+    guide_on: str = "noisy",
     t_stopgrad: int = 2,
+    max_grad_norm: float | None = None,
     sampler: str | None = "ddim",
     num_inference_steps: int | None = 5,
     temperature: float = 1.0,
+    warm_start_strength: float = 1.0,
 ) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
@@ -37,11 +40,15 @@ def export(
         batch_size: Default candidates for each observation.
         n_guide_steps: Default gradient steps before each denoising; 0 where there is no value function.
         scale: Default length of a gradient step, for the return in the environment's units.
-        guide_scaling: Default factor of the gradient: variance, std or none.
+        guide_scaling: Default factor of the gradient: variance, std, none, or diffusers' stock factor.
+        guide_on: What guidance moves by default: the noisy sample, or the predicted clean plan.
         t_stopgrad: No guidance at noise levels below this one, by default.
-        sampler: Default sampler: ddim or ddpm.
+        max_grad_norm: Default length to which a plan's gradient is shortened; None: no limit.
+        sampler: Default sampler: ddim, ddpm, dpmsolver or unipc.
         num_inference_steps: Default number of noise levels that are visited; fewer than in training if that has fewer.
         temperature: Default factor on the standard deviation of all noise.
+        warm_start_strength: Default share of the denoising steps that an agent's plan takes from its last one; 1: all
+            of them, from noise.
 
     Returns:
         The folder.
@@ -69,10 +76,13 @@ def export(
         "n_guide_steps": n_guide_steps if value_module is not None else 0,
         "scale": scale,
         "guide_scaling": guide_scaling,
+        "guide_on": guide_on,
         "t_stopgrad": t_stopgrad,
+        "max_grad_norm": max_grad_norm,
         "sampler": sampler,
         "num_inference_steps": min(levels if num_inference_steps is None else num_inference_steps, levels),
         "temperature": temperature,
+        "warm_start_strength": warm_start_strength,
     }
     pipeline = ValueGuidedPlannerPipeline(
         denoiser_module.network,
@@ -86,12 +96,17 @@ def export(
     configs = {"denoiser": _config(denoiser, denoiser_module)}
     if value is not None and value_module is not None:
         configs["value"] = _config(value, value_module)
+    return write_folder(pipeline, configs, folder)
 
+
+def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
+    """Write a pipeline and the YAML texts of its training as a folder, which appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
     try:
         pipeline.save_pretrained(building, safe_serialization=True)
-        shutil.copyfile(pipeline_module.__file__, building / "pipeline.py")
+        for name in TRAVELLING:
+            shutil.copyfile(Path(__file__).with_name(name), building / name)
         (building / "training").mkdir()
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)

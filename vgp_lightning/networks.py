@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import UNet1DModel
 
-from vgp_lightning.pipeline import horizon_limit, horizon_multiple
+from vgp_lightning.settings import horizon_limit, horizon_multiple
 
 _GROUPS = 8  # of the group normalisation
 # Two channels a group at least: a group of one is all zero where the horizon has shrunk to a single step.

@@ -1,7 +1,8 @@
 """Plan by diffusion: denoise trajectories from noise, climb the predicted return, keep the best.
 
-This file is self-contained (standard library, numpy, torch, diffusers): an exported folder carries a copy of it, and
-``DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`` plans without the package.
+With the files beside it that it imports, this one is self-contained (standard library, numpy, torch, diffusers): an
+exported folder carries copies of them (TRAVELLING), and ``DiffusionPipeline.from_pretrained(folder,
+custom_pipeline=folder, trust_remote_code=True)`` plans without the package.
 
 Shapes: N observations, K candidates for each, H steps, A action and O observation dimensions, T = A + O.
 A trajectory is (..., H, T), action first, in normalised units: ``normalised = (raw - shift) / scale``.
@@ -21,28 +22,40 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet1DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+# Relative, for in an exported folder these files have no package around them.
+from .guidance import (
+    Frame,
+    LearnedValue,
+    Weighted,
+    check_objectives,
+    clip_norm,
+    guide_factor,
+    total_gradient,
+    total_value,
+)
+from .inference import FastDenoiser, accelerate_denoiser
+from .sampling import (
+    ETAS,
+    SAMPLERS,
+    SOLVERS,
+    Generators,
+    Level,
+    draw_noise,
+    join_prediction,
+    make_levels,
+    make_solver,
+    pin,
+    split_prediction,
+    spread_timesteps,
+    step_closed_form,
+    step_std,
+)
+from .settings import DEFAULT_SETTINGS, check_horizon, check_settings, warm_steps
 
-SAMPLERS = {
-    "ddpm": 1.0,
-    "ddim": 0.0,
-}  # the share eta of the posterior's noise that a step adds (Song et al. 2021, eq. 16)
 _NORMALIZATION_KEYS = {*("action_dim", "shift", "scale", "return_shift", "return_scale", "action_low", "action_high")}
-GUIDE_SCALINGS = ("variance", "std", "none")
-# What a call uses where neither it nor the folder says otherwise; the numbers are the paper's for Hopper.
-DEFAULT_SETTINGS: dict[str, Any] = {
-    "batch_size": 64,
-    "planning_horizon": 32,
-    "num_inference_steps": None,  # as many as in training
-    "sampler": None,  # pipeline.scheduler, as it is
-    "n_guide_steps": 2,
-    "scale": 0.1,
-    "guide_scaling": "variance",
-    "t_stopgrad": 2,
-    "temperature": 1.0,
-}
+# What an exported folder needs of this code.
+TRAVELLING = ("pipeline.py", "settings.py", "sampling.py", "guidance.py", "inference.py")
 
 
 @dataclass(frozen=True)
@@ -51,73 +64,8 @@ class Plan:
 
     actions: torch.Tensor  # (N, H, A), within the action bounds
     observations: torch.Tensor  # (N, H, O); step 0 is the observation we stand in
-    values: torch.Tensor  # (N,), predicted discounted return; NaN without a value function
+    values: torch.Tensor  # (N,), predicted discounted return, or sum of the objectives; NaN without either
     candidates: "Plan | None" = None  # on request: all of them, best first: (N, K, H, A), (N, K, H, O), (N, K)
-
-
-def horizon_multiple(denoiser_blocks: int) -> int:
-    """Return what a denoiser's horizon must be a multiple of: it is halved in all blocks but the last."""
-    return int(2 ** (denoiser_blocks - 1))
-
-
-def horizon_limit(value_blocks: int) -> int:
-    """Return the longest horizon that a value function takes: its middle block must end at a single step."""
-    return int(2 ** (value_blocks + 2))
-
-
-def pin(trajectories: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
-    """Return the trajectories (N, K, H, T) with the conditions (N, 1, H, T) in place; NaN leaves an entry free."""
-    return torch.where(conditions.isnan(), trajectories, conditions)
-
-
-def predict_values(value_function: UNet1DModel, trajectories: torch.Tensor, timestep: int) -> torch.Tensor:
-    """Return the normalised return (B,) that is predicted for trajectories (B, H, T) of a noise level."""
-    timesteps = torch.full((len(trajectories),), timestep, device=trajectories.device)
-    values: torch.Tensor = value_function(trajectories.transpose(1, 2).to(value_function.dtype), timesteps).sample
-    return values.squeeze(-1).float()
-
-
-def value_gradient(value_function: UNet1DModel, trajectories: torch.Tensor, timestep: int) -> torch.Tensor:
-    """Return dV/dx (B, H, T) of the normalised return, also inside Lightning's inference mode."""
-    with torch.inference_mode(False), torch.enable_grad():
-        x = trajectories.clone().requires_grad_()
-        values = predict_values(value_function, x, timestep)
-        (gradient,) = torch.autograd.grad(values.sum(), x)
-    return gradient
-
-
-def posterior_variance(alpha: float, alpha_previous: float) -> float:
-    """Return the variance of q(x_previous | x, x_0), given the cumulative alphas of both; zero for a clean plan.
-
-    Ho et al. 2020, eq. 7, for a step over any number of noise levels; diffusers has no public name for it.
-    """
-    return (1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)
-
-
-def guide_factor(scaling: str, variance: float) -> float:
-    """Return what the gradient is multiplied by besides the scale; ``variance`` is the paper's code."""
-    return {"variance": variance, "std": math.sqrt(variance), "none": 1.0}[scaling]
-
-
-def spread_timesteps(trained: int, steps: int) -> list[int]:
-    """Return ``steps`` of the ``trained`` noise levels, noisiest first and evenly spread ("trailing" in diffusers)."""
-    return [round(trained - i * trained / steps) - 1 for i in range(steps)]
-
-
-def split_prediction(
-    output: torch.Tensor, trajectories: torch.Tensor, alpha: float, prediction_type: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the clean trajectories and the noise that the denoiser's output stands for.
-
-    x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise, and v = sqrt(alpha) * noise - sqrt(1 - alpha) * clean as in
-    Salimans and Ho 2022.
-    """
-    signal_std, noise_std = math.sqrt(alpha), math.sqrt(1 - alpha)
-    if prediction_type == "sample":
-        return output, (trajectories - signal_std * output) / noise_std
-    if prediction_type == "epsilon":
-        return (trajectories - noise_std * output) / signal_std, output
-    return signal_std * trajectories - noise_std * output, noise_std * trajectories + signal_std * output
 
 
 class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -187,6 +135,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.task: dict[str, Any] = task or {}
         self.action_dim: int = normalization["action_dim"]
         self.observation_dim: int = channels - self.action_dim
+        self._vectors: dict[tuple[str, torch.device], torch.Tensor] = {}
         self.resolve_settings()
 
     @classmethod
@@ -197,14 +146,14 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         return pipeline
 
-    def resolve_settings(self, **given: Any) -> dict[str, Any]:
+    def resolve_settings(self, *, objectives: Weighted | None = None, **given: Any) -> dict[str, Any]:
         """Return the settings of a call: what is given, else the folder's default, else the paper's.
 
         Raises:
             ValueError: If a setting is unknown or cannot work with these networks.
         """
         settings = DEFAULT_SETTINGS | self.planner
-        if self.value_function is None:
+        if self.value_function is None and objectives is None:
             settings["n_guide_steps"] = 0
         # The folder's sampler stands for the scheduler of its training, not for one that the user put in its place.
         if not isinstance(self.scheduler, DDPMScheduler):
@@ -215,21 +164,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         trained = self.scheduler.config["num_train_timesteps"]
         if settings["num_inference_steps"] is None:
             settings["num_inference_steps"] = trained
-        for name, low, high in (
-            ("batch_size", 1, math.inf),
-            ("planning_horizon", 1, math.inf),
-            ("num_inference_steps", 1, trained),
-            ("n_guide_steps", 0, math.inf),
-            ("scale", -math.inf, math.inf),
-            ("t_stopgrad", 0, math.inf),
-            ("temperature", 0, math.inf),
-        ):
-            if not low <= settings[name] <= high:
-                raise ValueError(f"{name} is {settings[name]}: it must lie between {low} and {high}")
-        if settings["sampler"] not in (None, *SAMPLERS):
-            raise ValueError(f"sampler {settings['sampler']!r} is unknown: choose from {list(SAMPLERS)}")
-        if settings["guide_scaling"] not in GUIDE_SCALINGS:
-            raise ValueError(f"guide_scaling {settings['guide_scaling']!r} is unknown: choose from {GUIDE_SCALINGS}")
+        check_settings(settings, trained)
         if settings["sampler"] is None and settings["temperature"] != 1:
             raise ValueError(
                 f"temperature is {settings['temperature']}, but {type(self.scheduler).__name__} draws its own noise: "
@@ -240,25 +175,40 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"{type(self.scheduler).__name__} does not keep x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise, "
                 "which pinning and guidance need: use DDPM, DDIM, DPMSolverMultistep or UniPC"
             )
-        if settings["n_guide_steps"] and self.value_function is None:
+        if settings["n_guide_steps"] and self.value_function is None and objectives is None:
             raise ValueError(
-                f"n_guide_steps is {settings['n_guide_steps']}, but this pipeline has no value function: use 0, or "
-                "export with --value"
+                f"n_guide_steps is {settings['n_guide_steps']}, but this pipeline has no value function: use 0, give "
+                "objectives, or export with --value"
             )
-        multiple = horizon_multiple(len(self.unet.config["block_out_channels"]))
-        if settings["planning_horizon"] % multiple:
-            raise ValueError(
-                f"planning_horizon {settings['planning_horizon']} does not fit the denoiser: "
-                f"it must be a multiple of {multiple}"
-            )
-        if self.value_function is not None:
-            limit = horizon_limit(len(self.value_function.config["block_out_channels"]))
-            if settings["planning_horizon"] > limit:
-                raise ValueError(
-                    f"planning_horizon {settings['planning_horizon']} is too long for the value function: "
-                    f"it takes at most {limit} steps"
-                )
+        value_blocks = None if self.value_function is None else len(self.value_function.config["block_out_channels"])
+        check_horizon(settings["planning_horizon"], len(self.unet.config["block_out_channels"]), value_blocks)
         return settings
+
+    @property
+    def learned_value(self) -> LearnedValue:
+        """The value function, as one of the ``objectives`` of a call, of this pipeline's or of another's.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.value_function is None:
+            raise ValueError("this pipeline has no value function: export with --value")
+        shift, scale = self.normalization["return_shift"], self.normalization["return_scale"]
+        return LearnedValue(self.value_function, self._frame(), shift, scale, self.scheduler.alphas_cumprod)
+
+    def compile(self, **options: Any) -> None:
+        """Compile the networks with ``torch.compile``, on a GPU with CUDA graphs; shapes should then stay the same.
+
+        Their weights are frozen (``requires_grad=False``), or the compiled gradient would be that of the weights too.
+        On a CPU this takes minutes and gains less than what the networks do there uncompiled (see inference.py).
+
+        Args:
+            options: Passed to ``torch.compile``.
+        """
+        default = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {}
+        for network in (self.unet, self.value_function):
+            if network is not None:
+                network.requires_grad_(False).compile(**default | options)
 
     @torch.no_grad()
     def __call__(
@@ -272,9 +222,14 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         guide_scaling: str | None = None,
+        guide_on: str | None = None,
         t_stopgrad: int | None = None,
+        max_grad_norm: float | None = None,
         temperature: float | None = None,
         conditions: Mapping[int, np.ndarray | torch.Tensor] | None = None,
+        objectives: Weighted | None = None,
+        warm_start: np.ndarray | torch.Tensor | None = None,
+        warm_start_strength: float | None = None,
         generator: Generators = None,
         return_candidates: bool = False,
         callback_on_step_end: Callable[[Any, int, int, dict[str, torch.Tensor]], Any] | None = None,
@@ -285,15 +240,28 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             observation: Where we stand, (O,) or (N, O), in the environment's units, flat.
             batch_size: K, the candidates for each observation.
             planning_horizon: H.
-            n_guide_steps: Gradient steps up the value before each denoising; 0: no guidance.
-            scale: Length of a gradient step, for the return in the environment's units.
+            n_guide_steps: Gradient steps up the objectives before each denoising; 0: no guidance.
+            scale: Length of a gradient step, for objectives in the environment's units.
             num_inference_steps: Noise levels that are visited, at most as many as in training.
-            sampler: ``ddpm`` or ``ddim``, evenly spaced; None: the folder's, or ``pipeline.scheduler`` as it is.
-            guide_scaling: What multiplies the gradient: the posterior's ``variance``, its ``std``, or ``none``.
+            sampler: ``ddpm``, ``ddim``, ``dpmsolver`` or ``unipc``, evenly spaced; None: the folder's, or
+                ``pipeline.scheduler`` as it is.
+            guide_scaling: What multiplies the gradient: the ``variance`` of what guidance moves, its ``std``, ``none``,
+                or ``stock``, the factor of diffusers' ValueGuidedRLPipeline.
+            guide_on: Guidance moves the ``noisy`` sample before it is denoised (the paper's code; the variance is that
+                of the next sample, given the clean plan), or the ``clean`` plan that the denoiser predicts (the
+                variance is then that of a clean plan given the noisy one, were plans standard normal: 1 - alpha).
             t_stopgrad: No guidance at noise levels below this one.
+            max_grad_norm: The length to which a plan's gradient is shortened, before the scale and the factor.
             temperature: Factor on the standard deviation of all noise that is drawn.
             conditions: More observations that the plan must pass through, ``{step: (O,) or (N, O)}``; negative steps
                 count from the end, NaN leaves a dimension free.
+            objectives: What guidance climbs and candidates are ranked by, as pairs (weight, objective), in place of the
+                learned value alone; an objective is ``pipeline.learned_value`` or a function of observations (B, H, O)
+                and actions (B, H, A) in the environment's units that returns (B,) and that torch can differentiate.
+            warm_start: Plans (N, H, T) in the environment's units, action first, that sampling begins from: they are
+                noised to the level from which the last of the denoising steps remain.
+            warm_start_strength: The share of ``num_inference_steps`` that is taken from there, at least one; 1: all of
+                them, from noise alone, which is a cold start.
             generator: One, or one for each observation: then a plan does not depend on the others in the batch.
             return_candidates: Keep all candidates in ``Plan.candidates``.
             callback_on_step_end: Called with the pipeline, index, timestep and ``{"trajectories": (N, K, H, T)}``.
@@ -302,6 +270,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             ValueError: If an observation, a condition or a setting is wrong; before anything is sampled.
         """
         settings = self.resolve_settings(
+            objectives=objectives,
             batch_size=batch_size,
             planning_horizon=planning_horizon,
             n_guide_steps=n_guide_steps,
@@ -309,91 +278,173 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             num_inference_steps=num_inference_steps,
             sampler=sampler,
             guide_scaling=guide_scaling,
+            guide_on=guide_on,
             t_stopgrad=t_stopgrad,
+            max_grad_norm=max_grad_norm,
             temperature=temperature,
+            warm_start_strength=warm_start_strength,
         )
         raw_conditions = self._conditions(observation, conditions or {}, settings["planning_horizon"])  # (N, H, T)
-        count = len(raw_conditions)
+        count, frame = len(raw_conditions), self._frame()
         if isinstance(generator, Sequence):
             generator = list(generator)  # diffusers' schedulers know lists alone
         if isinstance(generator, list) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} observations: one, or one for each, is needed")
-
-        shift, scale_ = self._vector("shift"), self._vector("scale")  # (T,)
-        trajectories = self._sample(
-            ((raw_conditions - shift) / scale_)[:, None], settings, generator, callback_on_step_end
-        )
-
-        if self.value_function is None:
-            values = trajectories.new_full(trajectories.shape[:2], math.nan)  # (N, K)
+        start = self._start(warm_start, settings, tuple(raw_conditions.shape), frame)
+        if objectives is None:
+            objectives = [] if self.value_function is None else [(1.0, self.learned_value)]
         else:
-            normalised = predict_values(self.value_function, trajectories.flatten(0, 1), 0).view(trajectories.shape[:2])
-            values = normalised * self.normalization["return_scale"] + self.normalization["return_shift"]
+            check_objectives(
+                objectives,
+                settings["planning_horizon"],
+                frame,
+                self.scheduler.alphas_cumprod,
+                settings["n_guide_steps"] > 0,
+                settings["guide_on"],
+            )
+
+        objectives = [
+            (
+                weight,
+                objective.prepared(settings["planning_horizon"]) if isinstance(objective, LearnedValue) else objective,
+            )
+            for weight, objective in objectives
+        ]
+        conditions_ = ((raw_conditions - frame.shift) / frame.scale)[:, None]  # (N, 1, H, T)
+        trajectories = self._sample(conditions_, start, objectives, settings, generator, callback_on_step_end)
+
+        # In physical units the conditions are put in once more, so that they hold to the last bit.
+        raw = pin(trajectories * frame.scale + frame.shift, raw_conditions[:, None])
+        low, high = self._vector("action_low"), self._vector("action_high")
+        actions, observations = raw[..., : self.action_dim].clamp(low, high), raw[..., self.action_dim :]
+        values = trajectories.new_full(trajectories.shape[:2], math.nan)  # (N, K)
+        if objectives:
+            flat = [part.flatten(0, 1) for part in (trajectories, observations, actions)]
+            values = total_value(objectives, flat[0], flat[1], flat[2], frame).view(values.shape)
         order = values.argsort(dim=1, descending=True, stable=True)  # (N, K); NaN: as they came
         values = values.gather(1, order)
-        trajectories = trajectories.take_along_dim(order[:, :, None, None], dim=1)
-        # In physical units the conditions are put in once more, so that they hold to the last bit.
-        trajectories = pin(trajectories * scale_ + shift, raw_conditions[:, None])
-        low, high = self._vector("action_low"), self._vector("action_high")
-        actions = trajectories[..., : self.action_dim].clamp(low, high)
-        observations = trajectories[..., self.action_dim :]
+        actions, observations = (
+            part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)
+        )
         candidates = Plan(actions, observations, values) if return_candidates else None
         return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
 
     def _sample(
         self,
         conditions: torch.Tensor,
+        start: torch.Tensor | None,
+        objectives: Weighted,
         settings: dict[str, Any],
         generator: Generators,
         callback: Callable[[Any, int, int, dict[str, torch.Tensor]], Any] | None,
     ) -> torch.Tensor:
         """Denoise trajectories (N, K, H, T) that meet the normalised conditions (N, 1, H, T)."""
-        scheduler, eta = self.scheduler, SAMPLERS.get(settings["sampler"])
-        prediction_type = scheduler.config["prediction_type"]
-        if eta is None:
-            scheduler.set_timesteps(settings["num_inference_steps"], device=self.device)
-            timesteps = [int(timestep) for timestep in scheduler.timesteps]
-        else:
-            timesteps = spread_timesteps(scheduler.config["num_train_timesteps"], settings["num_inference_steps"])
+        scheduler, eta, levels = self._schedule(settings)
+        prediction_type = self.scheduler.config["prediction_type"]
+        fast = accelerate_denoiser(self.unet, settings["planning_horizon"])
         shape = (len(conditions), settings["batch_size"], *conditions.shape[2:])
-        trajectories = pin(self._noise(shape, generator, settings["temperature"]), conditions)
-        for i, (timestep, previous) in enumerate(zip(timesteps, [*timesteps[1:], -1], strict=True)):
-            alpha = float(scheduler.alphas_cumprod[timestep])
-            alpha_previous = float(scheduler.alphas_cumprod[previous]) if previous >= 0 else 1.0
-            variance = posterior_variance(alpha, alpha_previous)
-            step_size = settings["scale"] * guide_factor(settings["guide_scaling"], variance)
-            if self.value_function is not None and timestep >= settings["t_stopgrad"] and step_size != 0:
-                for _ in range(settings["n_guide_steps"]):
-                    gradient = value_gradient(self.value_function, trajectories.flatten(0, 1), timestep).view(shape)
-                    # The network's return is normalised: the chain rule brings its gradient to the environment's units.
-                    climbed = trajectories + step_size * self.normalization["return_scale"] * gradient
-                    trajectories = pin(climbed, conditions)
-            channels_first = trajectories.flatten(0, 1).transpose(1, 2).to(self.unet.dtype)  # (N * K, T, H)
-            output = self.unet(channels_first, timestep).sample.transpose(1, 2).reshape(shape).float()
+        temperature = settings["temperature"]
+        trajectories = draw_noise(shape, generator, self.device, temperature)
+        if start is not None:
+            levels = levels[-warm_steps(settings) :]
+            alpha = levels[0].alpha
+            trajectories = math.sqrt(alpha) * start[:, None] + math.sqrt(1 - alpha) * trajectories
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(settings["num_inference_steps"] - len(levels))
+        trajectories = pin(trajectories, conditions)
+        for i, level in enumerate(levels):
+            trajectories = self._climb(trajectories, conditions, objectives, level, settings, "noisy")
+            output = self._denoise(trajectories, level.timestep, fast)
+            clean, noise = split_prediction(output, trajectories, level.alpha, prediction_type)
+            guided = self._climb(clean, conditions, objectives, level, settings, "clean")
+            if guided is not clean:
+                clean, noise = split_prediction(guided, trajectories, level.alpha, "sample")
+                output = join_prediction(clean, trajectories, level.alpha, prediction_type)
             if eta is None:
                 options = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-                trajectories = scheduler.step(output, timestep, trajectories, **options).prev_sample
+                trajectories = scheduler.step(output, level.timestep, trajectories, **options).prev_sample
             else:
-                clean, noise = split_prediction(output, trajectories, alpha, prediction_type)
-                std = eta * math.sqrt(variance)
-                trajectories = math.sqrt(alpha_previous) * clean + math.sqrt(1 - alpha_previous - std**2) * noise
-                if std > 0:
-                    trajectories = trajectories + std * self._noise(shape, generator, settings["temperature"])
+                drawn = step_std(level, eta) > 0
+                fresh = draw_noise(shape, generator, self.device, temperature) if drawn else None
+                trajectories = step_closed_form(clean, noise, level, eta, fresh)
             trajectories = pin(trajectories, conditions)
             if callback is not None:
-                callback(self, i, timestep, {"trajectories": trajectories})
+                callback(self, i, level.timestep, {"trajectories": trajectories})
         return trajectories
 
-    def _noise(self, shape: tuple[int, ...], generator: Generators, temperature: float) -> torch.Tensor:
-        """Draw Gaussian noise (N, K, H, T); with one generator for each observation its rows are its own."""
-        noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self.device)
-        return temperature * noise
+    def _climb(
+        self,
+        trajectories: torch.Tensor,
+        conditions: torch.Tensor,
+        objectives: Weighted,
+        level: Level,
+        settings: dict[str, Any],
+        kind: str,
+    ) -> torch.Tensor:
+        """Return the trajectories (N, K, H, T) moved up the objectives, or as they are where guidance is not due."""
+        noisy = kind == "noisy"
+        factor = guide_factor(settings["guide_scaling"], level.variance if noisy else 1 - level.alpha)
+        step_size = settings["scale"] * factor
+        if kind != settings["guide_on"] or not objectives or level.timestep < settings["t_stopgrad"] or step_size == 0:
+            return trajectories
+        for _ in range(settings["n_guide_steps"]):
+            gradient = total_gradient(
+                objectives, trajectories.flatten(0, 1), level.timestep if noisy else 0, self._frame()
+            )
+            gradient = clip_norm(gradient, settings["max_grad_norm"]).view(trajectories.shape)
+            trajectories = pin(trajectories + step_size * gradient, conditions)
+        return trajectories
+
+    def _denoise(self, trajectories: torch.Tensor, timestep: int, fast: FastDenoiser | None) -> torch.Tensor:
+        """Return the denoiser's output (N, K, H, T)."""
+        flat = trajectories.flatten(0, 1)  # (N * K, H, T)
+        if fast is not None:
+            return fast(flat, timestep).view(trajectories.shape)
+        output: torch.Tensor = self.unet(flat.transpose(1, 2).to(self.unet.dtype), timestep).sample.transpose(1, 2)
+        return output.reshape(trajectories.shape).float()
+
+    def _schedule(self, settings: dict[str, Any]) -> tuple[Any, float | None, list[Level]]:
+        """Return diffusers' scheduler that takes the steps, or the eta of the closed form, and the noise levels."""
+        sampler, steps, alphas = settings["sampler"], settings["num_inference_steps"], self.scheduler.alphas_cumprod
+        if sampler in ETAS:
+            timesteps = spread_timesteps(self.scheduler.config["num_train_timesteps"], steps)
+            return None, ETAS[sampler], make_levels(timesteps, alphas.tolist())
+        scheduler = make_solver(sampler, self.scheduler) if sampler in SOLVERS else self.scheduler
+        scheduler.set_timesteps(steps)  # on the CPU, so that no step has to wait for the device
+        return scheduler, None, make_levels([int(timestep) for timestep in scheduler.timesteps], alphas.tolist())
+
+    def _start(
+        self,
+        warm_start: np.ndarray | torch.Tensor | None,
+        settings: dict[str, Any],
+        shape: tuple[int, ...],
+        frame: Frame,
+    ) -> torch.Tensor | None:
+        """Return the normalised plans (N, H, T) to begin from, or None for a cold start."""
+        if warm_start is None:
+            return None
+        plans = torch.as_tensor(warm_start, dtype=torch.float32)
+        if plans.shape != shape or not plans.isfinite().all():
+            raise ValueError(
+                f"warm_start has shape {tuple(plans.shape)}: finite plans {shape} are needed, action first, in the "
+                "environment's units"
+            )
+        if warm_steps(settings) == settings["num_inference_steps"]:
+            return None
+        normalised: torch.Tensor = (plans.to(self.device) - frame.shift) / frame.scale
+        return normalised
+
+    def _frame(self) -> Frame:
+        return Frame(self.action_dim, self._vector("shift"), self._vector("scale"))
 
     def _vector(self, name: str) -> torch.Tensor:
         """Return a vector of the statistics on the device, where None stands for no bound."""
-        unbounded = math.inf if name == "action_high" else -math.inf
-        numbers = [unbounded if number is None else number for number in self.normalization[name]]
-        return torch.tensor(numbers, device=self.device)
+        if (vector := self._vectors.get((name, self.device))) is None:
+            unbounded = math.inf if name == "action_high" else -math.inf
+            numbers = [unbounded if number is None else number for number in self.normalization[name]]
+            with torch.inference_mode(False):
+                vector = self._vectors[name, self.device] = torch.tensor(numbers, device=self.device)
+        return vector
 
     def _conditions(
         self,
@@ -402,7 +453,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         horizon: int,
     ) -> torch.Tensor:
         """Return what the plans must pass through as (N, H, T) in physical units, NaN where they are free."""
-        first = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        first = torch.as_tensor(observation, dtype=torch.float32)
         first = first[None] if first.ndim == 1 else first
         if first.ndim != 2 or first.shape[1] != self.observation_dim or len(first) == 0:
             raise ValueError(
@@ -420,7 +471,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 )
             if not pinned[:, step].isnan().all():
                 raise ValueError(f"condition at step {step} meets another one of the same step")
-            condition = torch.as_tensor(condition, dtype=torch.float32, device=self.device)
+            condition = torch.as_tensor(condition, dtype=torch.float32, device=first.device)
             if condition.shape not in ((self.observation_dim,), (len(first), self.observation_dim)):
                 raise ValueError(
                     f"condition at step {step} has shape {tuple(condition.shape)}: "
@@ -430,7 +481,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 raise ValueError(f"condition at step {step} is not finite: {condition}. NaN leaves a dimension free")
             pinned[:, step, self.action_dim :] = condition
         pinned[:, 0, self.action_dim :] = first
-        return pinned
+        return pinned.to(self.device)
 
 
 class StockEnvironment:

@@ -1,0 +1,137 @@
+"""Objectives of a user's own at test time: a speed limit for Hopper, a region to avoid in a point maze.
+
+python -m benchmarks.composition [--hopper PIPELINE] [--maze PIPELINE] [--episodes 20] [--json FILE]
+
+No network is trained for them: each is a function of observations and actions in the environment's units, which guides
+sampling and ranks candidates beside the learned value (Hopper) or instead of one (the maze).
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils import logging
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.pointmaze import CONTROLLER, reach_goal
+from vgp_lightning.agent import PlanningAgent, make_environments, rollout
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+
+FORWARD_VELOCITY = 5  # of the torso in Hopper-v5, in metres a second
+
+
+def speed_limit(limit: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return an objective: minus the squared excess over the limit, summed over the plan's steps."""
+
+    def penalty(observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        del actions
+        return -(observations[..., FORWARD_VELOCITY] - limit).relu().square().sum(dim=1)
+
+    return penalty
+
+
+def keep_out(centre: tuple[float, float], radius: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return an objective: minus how deep the plan's steps are inside a disc of the maze, summed."""
+
+    def penalty(observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        del actions
+        distance = (observations[..., 4:6] - observations.new_tensor(centre)).norm(dim=-1)
+        return -(radius - distance).relu().sum(dim=1)
+
+    return penalty
+
+
+def hopper_rows(folder: str, episodes: int, limit: float, weights: list[float]) -> list[dict[str, Any]]:
+    """Play the same seeds under the learned value, and with the speed limit beside it."""
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    environments = make_environments("Hopper-v5", episodes)
+    rows = []
+    for weight in (0.0, *weights):
+        objectives = [(1.0, pipeline.learned_value), (weight, speed_limit(limit))]
+        agent = PlanningAgent(pipeline, objectives=objectives if weight else None, batch_size=16)
+        speeds: list[float] = []
+        returns = np.zeros(episodes)
+        for step in rollout(agent, environments, range(episodes)):
+            active = step.episode >= 0
+            speeds += step.next_observations[active, FORWARD_VELOCITY].tolist()
+            returns[step.episode[active]] += step.rewards[active]
+        rows.append(
+            {
+                "name": f"learned value + {weight:g} x limit of {limit:g} m/s" if weight else "learned value",
+                "mean_speed": float(np.mean(speeds)),
+                "share_above_limit": float(np.mean(np.array(speeds) > limit)),
+                "return_mean": float(returns.mean()),
+                "length_mean": len(speeds) / episodes,
+            }
+        )
+    environments.close()
+    return rows
+
+
+def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: float) -> list[dict[str, Any]]:
+    """Reach the same goals with and without a disc to keep out of."""
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    environments = make_environments(pipeline.task["env_id"], episodes, continuing_task=False)
+    rows = []
+    for name, settings in (
+        ("no objective", {}),
+        (
+            "keep out of a disc",
+            {"objectives": [(1.0, keep_out(centre, radius))], "guide_on": "clean", "n_guide_steps": 5, "scale": 0.2},
+        ),
+    ):
+        agent = PlanningAgent(pipeline, None, conditions=reach_goal, controller=CONTROLLER, batch_size=16, **settings)
+        inside = np.zeros(episodes, dtype=np.int64)
+        reached = np.zeros(episodes, dtype=bool)
+        for step in rollout(agent, environments, range(episodes)):
+            active = step.episode >= 0
+            episode = step.episode[active]
+            distance = np.linalg.norm(step.next_observations[active, 4:6] - np.array(centre), axis=1)
+            inside[episode] += distance < radius
+            reached[episode] |= step.terminated[active]
+        rows.append(
+            {
+                "name": name,
+                "success_rate": float(reached.mean()),
+                "episodes_inside": int((inside > 0).sum()),
+                "steps_inside": int(inside.sum()),
+            }
+        )
+    environments.close()
+    return rows
+
+
+def main() -> None:
+    """Measure, print the tables, and write them as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hopper", help="exported folder of a planner for Hopper-v5")
+    parser.add_argument("--maze", help="exported folder of a planner for PointMaze_UMaze-v3")
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--limit", type=float, default=1.5, help="metres a second")
+    parser.add_argument("--weights", type=float, nargs="+", default=[1.0, 10.0])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    logging.disable_progress_bar()
+    results = {}
+    if options.hopper is not None:
+        results["hopper"] = hopper_rows(options.hopper, options.episodes, options.limit, options.weights)
+    if options.maze is not None:
+        results["maze"] = maze_rows(options.maze, options.episodes, centre=(1.0, 0.25), radius=0.3)
+    for name, rows in results.items():
+        table = Table(title=f"{name}, {options.episodes} episodes")
+        for heading in rows[0]:
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        Console().print(table)
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

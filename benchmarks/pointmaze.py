@@ -1,0 +1,136 @@
+"""Reach random goals in a point maze by inpainting: the goal is where the plan must end.
+
+python -m benchmarks.pointmaze PIPELINE [--episodes 60] [--picture FILE] [--json FILE] [--set NAME=VALUE ...]
+
+Rows: who acts (a position controller that follows the planned states, or the plan's own actions), and whether the plan
+is made once an episode or anew every few steps. An episode succeeds if the point comes within 0.45 of the goal, which
+is the environment's rule, in its 300, 600 or 800 steps; start and goal are drawn by the environment from its seed.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from diffusers.utils import logging
+from gymnasium.vector import VectorEnv
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+
+from vgp_lightning.agent import PlanningAgent, PositionController, make_environments
+from vgp_lightning.behaviours import WaypointBehaviour
+from vgp_lightning.evaluation import evaluate_agent
+from vgp_lightning.pipeline import Plan, ValueGuidedPlannerPipeline
+
+# The flat observation: where the point is, where it is to go, and position and velocity once more.
+ACHIEVED, DESIRED, POSITION, VELOCITY = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
+# The gains of the behaviour that collects such data, whose damping is here against the planned velocity.
+CONTROLLER = PositionController((4, 5), (6, 7), WaypointBehaviour.GAIN, WaypointBehaviour.DAMPING)
+
+
+def reach_goal(observations: NDArray[np.floating]) -> dict[int, NDArray[np.floating]]:
+    """Return the conditions: the last step stands at the goal, at any speed."""
+    last = np.full_like(observations, np.nan)
+    last[:, ACHIEVED] = last[:, POSITION] = observations[:, DESIRED]
+    return {-1: last}
+
+
+def measure(
+    pipeline: ValueGuidedPlannerPipeline, environments: VectorEnv, episodes: int, replan_every: int, **settings: Any
+) -> list[dict[str, Any]]:
+    """Play the same seeds for each row."""
+    rows: list[dict[str, Any]] = []
+    for actor, controller in (("position controller", CONTROLLER), ("plan's own actions", None)):
+        for replan in (None, replan_every):
+            agent = PlanningAgent(pipeline, replan, conditions=reach_goal, controller=controller, **settings)
+            report = evaluate_agent(agent, environments, range(episodes), replan_every=replan or 10**9)
+            successes = sum(episode["terminated"] for episode in report["episodes"])
+            interval = binomtest(successes, episodes).proportion_ci(method="wilson")
+            rows.append(
+                {
+                    "actor": actor,
+                    "plans": "once" if replan is None else f"every {replan} steps",
+                    "success_rate": successes / episodes,
+                    "ci95": [interval.low, interval.high],
+                    "steps_mean": report["length_mean"],
+                    "plan_ms": report["plan_ms"],
+                    "failed_seeds": [e["seed"] for e in report["episodes"] if not e["terminated"]],
+                }
+            )
+    return rows
+
+
+def draw(environments: VectorEnv, plans: Plan, path: Path) -> None:
+    """Draw some environments' candidates in the maze, from the start (a dot) to the goal (a star)."""
+    maze = environments.envs[0].unwrapped.maze  # type: ignore[attr-defined]
+    assert plans.candidates is not None
+    count = min(6, len(plans.observations))
+    figure = Figure(figsize=(3 * min(count, 3), 3 * -(-count // 3)), layout="constrained")
+    half = maze.maze_size_scaling / 2
+    for i, axes in enumerate(figure.subplots(-(-count // 3), min(count, 3), squeeze=False).flat):
+        for row, cells in enumerate(maze.maze_map):
+            for column, cell in enumerate(cells):
+                if cell == 1:
+                    x, y = maze.cell_rowcol_to_xy(np.array([row, column]))
+                    axes.fill([x - half, x + half, x + half, x - half], [y - half, y - half, y + half, y + half], "0.8")
+        for plan in plans.candidates.observations[i].cpu().numpy():
+            axes.plot(*plan[:, POSITION].T, color="#0072b2", alpha=0.4, linewidth=1)
+        best = plans.observations[i].cpu().numpy()
+        axes.plot(*best[0, POSITION], "o", color="black")
+        axes.plot(*best[0, DESIRED], "*", color="#d55e00", markersize=14)
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    """Measure, print the table, draw, and write it as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pipeline", help="exported folder of a planner for PointMaze_*")
+    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--replan-every", type=int, default=10)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the planner")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    logging.disable_progress_bar()
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(options.pipeline)
+    settings = {name: yaml.safe_load(value) for name, value in (entry.split("=", 1) for entry in options.set)}
+    environment = pipeline.task["env_id"]
+    # Each episode ends where the goal is reached.
+    environments = make_environments(environment, min(options.episodes, 20), continuing_task=False)
+    if options.picture is not None:
+        observations, _ = environments.reset(seed=list(range(environments.num_envs)))
+        draw(
+            environments,
+            pipeline(observations, conditions=reach_goal(observations), **settings | {"return_candidates": True}),
+            options.picture,
+        )
+    rows = measure(pipeline, environments, options.episodes, options.replan_every, **settings)
+    environments.close()
+    table = Table(title=f"{environment}: {options.episodes} random starts and goals, {settings}")
+    for heading in ("who acts", "planned", "success", "95 %", "steps", "ms a planning call"):
+        table.add_column(heading)
+    for row in rows:
+        low, high = row["ci95"]
+        table.add_row(
+            row["actor"],
+            row["plans"],
+            f"{row['success_rate']:.0%}",
+            f"{low:.0%} to {high:.0%}",
+            f"{row['steps_mean']:.0f}",
+            f"{row['plan_ms']:.0f}",
+        )
+    Console().print(table)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"environment": environment, "settings": settings, "rows": rows}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The settings of a planning call: their defaults, what they may be, and the horizons that networks accept.
+
+This file travels in exported folders beside pipeline.py.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .guidance import GUIDE_SCALINGS
+from .sampling import SAMPLERS
+
+# What a call uses where neither it nor the folder says otherwise; the numbers are the paper's for Hopper.
+DEFAULT_SETTINGS: dict[str, Any] = {
+    "batch_size": 64,
+    "planning_horizon": 32,
+    "num_inference_steps": None,  # as many as in training
+    "sampler": None,  # pipeline.scheduler, as it is
+    "n_guide_steps": 2,
+    "scale": 0.1,
+    "guide_scaling": "variance",
+    "guide_on": "noisy",
+    "t_stopgrad": 2,
+    "max_grad_norm": None,  # no limit
+    "temperature": 1.0,
+    "warm_start_strength": 1.0,  # always from noise
+}
+CHOICES = {"guide_scaling": GUIDE_SCALINGS, "guide_on": ("noisy", "clean"), "sampler": (None, *SAMPLERS)}
+
+
+def check_settings(settings: Mapping[str, Any], trained: int) -> None:
+    """Refuse numbers out of their range and words that mean nothing here.
+
+    Args:
+        settings: All of DEFAULT_SETTINGS.
+        trained: Noise levels of the training.
+
+    Raises:
+        ValueError: If a setting is wrong.
+    """
+    for name, low, high in (
+        ("batch_size", 1, math.inf),
+        ("planning_horizon", 1, math.inf),
+        ("num_inference_steps", 1, trained),
+        ("n_guide_steps", 0, math.inf),
+        ("scale", -math.inf, math.inf),
+        ("t_stopgrad", 0, math.inf),
+        ("max_grad_norm", 0, math.inf),
+        ("temperature", 0, math.inf),
+        ("warm_start_strength", 0, 1),
+    ):
+        unlimited = name == "max_grad_norm" and settings[name] is None
+        if not unlimited and not low <= settings[name] <= high:
+            raise ValueError(f"{name} is {settings[name]}: it must lie between {low} and {high}")
+    for name, choices in CHOICES.items():
+        if settings[name] not in choices:
+            raise ValueError(f"{name} {settings[name]!r} is unknown: choose from {list(choices)}")
+
+
+def check_horizon(horizon: int, denoiser_blocks: int, value_blocks: int | None) -> None:
+    """Refuse a horizon that the networks do not accept; None: there is no value function.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    multiple = horizon_multiple(denoiser_blocks)
+    if horizon % multiple:
+        raise ValueError(f"planning_horizon {horizon} does not fit the denoiser: it must be a multiple of {multiple}")
+    if value_blocks is not None and horizon > (limit := horizon_limit(value_blocks)):
+        raise ValueError(
+            f"planning_horizon {horizon} is too long for the value function: it takes at most {limit} steps"
+        )
+
+
+def horizon_multiple(denoiser_blocks: int) -> int:
+    """Return what a denoiser's horizon must be a multiple of: it is halved in all blocks but the last."""
+    return int(2 ** (denoiser_blocks - 1))
+
+
+def horizon_limit(value_blocks: int) -> int:
+    """Return the longest horizon that a value function takes: its middle block must end at a single step."""
+    return int(2 ** (value_blocks + 2))
+
+
+def warm_steps(settings: Mapping[str, Any]) -> int:
+    """Return how many denoising steps a warm start takes."""
+    steps: int = round(settings["warm_start_strength"] * settings["num_inference_steps"])
+    return max(1, steps)
