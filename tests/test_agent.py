@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from test_pipeline import UNITS, A, O, Stub, T, planner, zeros
 
-from vgp_lightning.agent import PlanningAgent, make_environments, rollout
+from vgp_lightning.agent import PlanningAgent, PositionController, make_environments, rollout
+from vgp_lightning.networks import make_denoiser, make_value_function
 
 LIMIT = 5  # the time limit of Countdown
 
@@ -63,21 +65,21 @@ class FakePipeline:
     """Plans the actions (100 * call + step, random number of the observation's generator), for 4 steps."""
 
     device = torch.device("cpu")
-    action_dim = 2
+    action_dim, observation_dim = 2, 3
 
     def __init__(self):
         self.calls = []
 
     def resolve_settings(self, **settings):
-        return {"planning_horizon": 4} | settings
+        return {"planning_horizon": 4, "warm_start_strength": 1.0} | settings
 
-    def __call__(self, observation, generator, **settings):
+    def __call__(self, observation, generator, conditions, warm_start, **settings):
         self.calls.append((observation.copy(), settings))
         actions = torch.zeros(len(observation), 4, 2)
         actions[:, :, 0] = 100 * len(self.calls) + torch.arange(4)
         for row, one in zip(actions, generator, strict=True):
             row[:, 1] = torch.rand(4, generator=one)
-        return SimpleNamespace(actions=actions)
+        return SimpleNamespace(actions=actions, observations=torch.zeros(len(observation), 4, 3))
 
 
 @pytest.fixture(autouse=True)
@@ -249,3 +251,283 @@ def test_a_planner_plays_an_episode_the_same_in_any_company():
         return [[float(s.actions[i, 1]) for s in steps for i in np.flatnonzero(s.episode == e)] for e in range(5)]
 
     assert first_actions(1) == first_actions(2) == first_actions(6)
+
+
+class Recorder(FakePipeline):
+    """Also keeps what it plans from; its plans observe 1000 * call + 10 * step + dimension."""
+
+    normalization = UNITS
+
+    def __call__(self, observation, generator, conditions, warm_start, **settings):
+        plan = super().__call__(observation, generator, conditions, warm_start, **settings)
+        numbers = 1000.0 * len(self.calls) + 10 * torch.arange(4)[:, None] + torch.arange(3)
+        plan.observations = numbers.expand(len(observation), 4, 3)
+        self.calls[-1] = (observation.copy(), conditions, warm_start)
+        self.plans = [*getattr(self, "plans", []), torch.cat([plan.actions, plan.observations], dim=-1).numpy()]
+        return plan
+
+
+def acted(agent, count, observations=None):
+    """Return the actions (count, N, A) for observations that do not change."""
+    observations = np.zeros((1, 3)) if observations is None else observations
+    return np.stack([agent.act(observations) for _ in range(count)])
+
+
+# One row a convolution, a few and many are computed by different kernels.
+@pytest.mark.parametrize("candidates", [1, 4, 16])
+@pytest.mark.parametrize(
+    ("horizon", "denoiser", "value"), [(8, (16, 64), (16, 64)), (16, (32, 64, 128), (32, 64, 128, 256))]
+)
+def test_the_actions_of_a_seed_are_the_same_to_the_bit_alone_and_among_eight(horizon, denoiser, value, candidates):
+    torch.manual_seed(0)
+    networks = make_denoiser(T, horizon, denoiser), make_value_function(T, horizon, value)
+    pipeline = planner(*networks, normalization=UNITS, planning_horizon=horizon, batch_size=candidates)
+    observations = np.random.default_rng(0).normal(size=(4, 8, O)) * 3 + 2  # of four steps
+
+    def play(rows):
+        agent = PlanningAgent(
+            pipeline,
+            2,
+            num_inference_steps=5,
+            n_guide_steps=2,
+            scale=0.01,
+            guide_scaling="std",
+            warm_start_strength=0.4,
+        )
+        agent.reset([100 + row for row in rows])
+        actions = [agent.act(observations[0, rows])]
+        agent.reset([200 if row == 6 else None for row in rows])  # one of the others begins again
+        actions += [agent.act(observations[step, rows]) for step in (1, 2, 3)]
+        return np.stack(actions)
+
+    together = play(list(range(8)))
+    assert len(np.unique(together)) == together.size
+    for row in (0, 6, 7):
+        np.testing.assert_array_equal(play([row])[:, 0], together[:, row])
+
+
+def test_a_new_plan_begins_from_the_old_one_shifted_by_what_was_executed():
+    agent = PlanningAgent(Recorder(), replan_every=3, warm_start_strength=0.5)
+    agent.reset([0])
+    acted(agent, 7)
+    starts = [start for _, _, start in agent.pipeline.calls]
+    assert starts[0] is None  # an episode's first plan begins from noise
+    for start, before in zip(starts[1:], agent.pipeline.plans, strict=False):
+        np.testing.assert_array_equal(start, before[:, [3, 3, 3, 3]])  # its last step is repeated
+    agent.reset([0])
+    acted(agent, 1)
+    assert agent.pipeline.calls[-1][2] is None
+
+
+def test_the_shift_is_one_step_where_every_step_is_planned():
+    agent = PlanningAgent(Recorder(), warm_start_strength=0.0)
+    agent.reset([0, 1])
+    acted(agent, 3, np.zeros((2, 3)))
+    starts = [start for _, _, start in agent.pipeline.calls]
+    assert starts[0] is None
+    np.testing.assert_array_equal(starts[1], agent.pipeline.plans[0][:, [1, 2, 3, 3]])
+    np.testing.assert_array_equal(starts[2], agent.pipeline.plans[1][:, [1, 2, 3, 3]])
+    assert starts[1].dtype == np.float32
+
+
+def test_without_a_warm_start_every_plan_begins_from_noise():
+    agent = PlanningAgent(Recorder())
+    agent.reset([0])
+    acted(agent, 3)
+    assert [start for _, _, start in agent.pipeline.calls] == [None] * 3
+
+
+def test_after_the_reset_of_one_environment_it_plans_from_noise_and_the_others_go_on():
+    unet = Stub(zeros)
+    agent = PlanningAgent(planner(unet), num_inference_steps=5, warm_start_strength=0.4)  # three candidates each
+    agent.reset([0, 1, 2])
+    observations = np.arange(9.0).reshape(3, 3)
+
+    def calls():
+        """Return the candidates and the timestep of each call of the denoiser in one step."""
+        unet.inputs.clear()
+        unet.timesteps.clear()
+        agent.act(observations)
+        return [(len(x), int(t)) for x, t in zip(unet.inputs, unet.timesteps, strict=True)]
+
+    cold, warm = [19, 15, 11, 7, 3], [7, 3]
+    assert calls() == [(9, t) for t in cold]
+    assert calls() == [(9, t) for t in warm]
+    agent.reset([None, 7, None])
+    assert calls() == [(3, t) for t in cold] + [(6, t) for t in warm]
+    assert unet.inputs[0][0, 0, A:].tolist() == [3, 4, 5]  # it was the second's
+    assert unet.inputs[5][[0, 3], 0, A:].tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert calls() == [(9, t) for t in warm]
+
+
+def test_the_reset_of_one_environment_does_not_change_the_actions_of_the_others():
+    pipeline = planner(Stub(lambda x, t: 0.9 * x))
+
+    def play(resets):
+        agent = PlanningAgent(pipeline, replan_every=2, num_inference_steps=5, warm_start_strength=0.6)
+        agent.reset([0, 1, 2])
+        actions = []
+        for step in range(5):
+            if step in resets:
+                agent.reset([None, 50 + step, None])
+            actions.append(agent.act(np.full((3, 3), 0.1 * step)))
+        return np.stack(actions)
+
+    undisturbed, disturbed = play([]), play([1, 2])
+    np.testing.assert_array_equal(disturbed[:, [0, 2]], undisturbed[:, [0, 2]])
+    assert (disturbed[1:, 1] != undisturbed[1:, 1]).all()
+
+
+def test_a_single_plan_is_followed_to_its_last_step_which_is_held():
+    agent = PlanningAgent(Recorder(), replan_every=None)
+    agent.reset([0])
+    assert acted(agent, 7)[:, 0, 0].tolist() == [100, 101, 102, 103, 103, 103, 103]
+    assert len(agent.pipeline.calls) == 1
+    agent.reset([1])
+    assert acted(agent, 2)[:, 0, 0].tolist() == [200, 201]
+
+
+def test_environments_of_a_single_plan_keep_their_own_time():
+    agent = PlanningAgent(Recorder(), replan_every=None)
+    agent.reset([0, 1])
+    acted(agent, 3, np.zeros((2, 3)))
+    agent.reset([None, 5])
+    actions = acted(agent, 2, np.zeros((2, 3)))
+    assert actions[:, :, 0].tolist() == [[103, 200], [103, 201]]
+
+
+def test_conditions_are_made_from_the_observations_that_are_planned_from():
+    seen = []
+
+    def goal(observations):
+        seen.append(observations)
+        return {-1: observations + 0.5}
+
+    agent = PlanningAgent(Recorder(), replan_every=2, conditions=goal)
+    agent.reset([0, 1])
+    observations = np.arange(6.0).reshape(2, 3)
+    agent.act(observations)
+    agent.reset([None, 1])
+    agent.act(observations + 10)  # due for the second alone
+    assert [rows.tolist() for rows in seen] == [[[0, 1, 2], [3, 4, 5]], [[13, 14, 15]]]
+    given = [conditions for _, conditions, _ in agent.pipeline.calls]
+    assert [list(conditions) for conditions in given] == [[-1], [-1]]
+    np.testing.assert_array_equal(given[1][-1], [[13.5, 14.5, 15.5]])
+    plain = PlanningAgent(Recorder())
+    plain.reset([0])
+    acted(plain, 1)
+    assert plain.pipeline.calls[0][1] is None
+
+
+def test_every_plan_passes_through_the_condition():
+    unet, goals = Stub(zeros), np.array([[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])
+    agent = PlanningAgent(
+        planner(unet),
+        conditions=lambda observations: {-1: goals},
+        num_inference_steps=2,
+        warm_start_strength=0.5,
+    )
+    agent.reset([0, 1])
+    for _ in range(2):  # a plan from noise, and a warm one
+        unet.inputs.clear()
+        agent.act(np.zeros((2, 3)))
+        for trajectories in unet.inputs:
+            last = trajectories.view(2, 3, 8, T)[:, :, -1, A:].numpy()
+            held = np.broadcast_to(np.isfinite(goals)[:, None], last.shape)
+            np.testing.assert_array_equal(last[held], np.broadcast_to(goals[:, None], last.shape)[held])
+
+
+def test_a_controller_is_given_the_observations_and_the_plans_next_ones():
+    given = []
+
+    def controller(observations, planned):
+        given.append((observations.copy(), planned.copy()))
+        return observations[:, :2] + 0.25
+
+    agent = PlanningAgent(Recorder(), replan_every=3, controller=controller)
+    agent.reset([0, 1])
+    observations = np.arange(6.0).reshape(2, 3)
+    actions = acted(agent, 4, observations)
+    assert actions.dtype == np.float32
+    np.testing.assert_array_equal(actions, np.broadcast_to(observations[:, :2] + 0.25, (4, 2, 2)))
+    np.testing.assert_array_equal(given[0][0], observations)
+    assert [planned[:, 0].tolist() for _, planned in given] == [[1010] * 2, [1020] * 2, [1030] * 2, [2010] * 2]
+    assert given[0][1].tolist() == [[1010, 1011, 1012]] * 2
+
+
+def test_a_controller_heads_for_the_last_step_where_a_plan_has_no_next_one():
+    agent = PlanningAgent(Recorder(), replan_every=None, controller=lambda observations, planned: planned[:, :2])
+    agent.reset([0])
+    assert acted(agent, 5)[:, 0, 0].tolist() == [1010, 1020, 1030, 1030, 1030]
+
+
+def test_a_controllers_actions_are_clipped_to_the_bounds():
+    pipeline = Recorder()
+    pipeline.normalization = UNITS | {"action_low": [-1.0, None], "action_high": [None, 2.0]}
+    numbers = iter([[-5.0, -5.0], [5.0, 5.0]])
+    agent = PlanningAgent(pipeline, controller=lambda observations, planned: np.array([next(numbers)]))
+    agent.reset([0])
+    assert acted(agent, 2)[:, 0].tolist() == [[-1, -5], [5, 2]]
+
+
+def test_the_position_controller_by_hand():
+    controller = PositionController(positions=[0, 2], velocities=[1, 3], position_gain=10.0, velocity_gain=0.5)
+    observations = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
+    planned = np.array([[1.5, 1.0, 2.0, 8.0], [0.0, 0.0, 0.1, -2.0]])
+    expected = [[10 * 0.5 - 0.5 * 1, 10 * -1.0 + 0.5 * 4], [0, 10 * 0.1 + 0.5 * -2]]
+    np.testing.assert_allclose(controller(observations, planned), expected, atol=1e-12)
+
+
+def test_the_position_controller_follows_the_plan_of_an_agent():
+    controller = PositionController([0, 1], [2, 2], position_gain=0.1, velocity_gain=0.01)
+    agent = PlanningAgent(Recorder(), controller=controller)
+    agent.reset([0])
+    actions = agent.act(np.array([[1000.0, 1001.0, 1000.0]]))
+    np.testing.assert_allclose(actions, [[0.1 * 10 + 0.01 * 12, 0.1 * 10 + 0.01 * 12]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [[], [0], [0, 1, 2]])
+def test_as_many_observations_as_seeds_are_needed(seeds):
+    agent = PlanningAgent(Recorder())
+    agent.reset(seeds)
+    with pytest.raises(ValueError, match=f"2 observations, but reset was given {len(seeds)} seeds"):
+        agent.act(np.zeros((2, 3)))
+    assert agent.pipeline.calls == []
+
+
+def test_all_environments_are_active_if_it_is_not_said_which():
+    agents = [PlanningAgent(Recorder(), replan_every=2) for _ in range(2)]
+    for agent in agents:
+        agent.reset([3, 4])
+    for _ in range(5):
+        np.testing.assert_array_equal(
+            agents[0].act(np.ones((2, 3))), agents[1].act(np.ones((2, 3)), np.array([True, True]))
+        )
+
+
+def test_the_loop_of_the_docstring_plays_the_episode_of_a_rollout():
+    pipeline, seed = planner(Stub(lambda x, t: 0.9 * x), num_inference_steps=3, warm_start_strength=0.7), 2
+    environment = gymnasium.wrappers.FlattenObservation(gymnasium.make("Countdown-v0"))
+    observation, _ = environment.reset(seed=seed)
+    actions, ended = [], False
+
+    agent = PlanningAgent(pipeline)
+    agent.reset([seed])
+    while not ended:
+        action = agent.act(observation[None])[0]
+        actions.append(action)
+        observation, _, terminated, truncated, _ = environment.step(action)
+        ended = terminated or truncated
+
+    environments = make_environments("Countdown-v0", 1)
+    steps = list(rollout(PlanningAgent(pipeline), environments, [seed]))
+    environments.close()
+    np.testing.assert_array_equal(np.stack(actions), np.concatenate([step.actions for step in steps]))
+    assert len(actions) == LIMIT
+
+
+def test_a_setting_that_cannot_work_is_refused_where_the_agent_is_made():
+    with pytest.raises(ValueError, match=r"warm_start_strength is 2.*between 0 and 1"):
+        PlanningAgent(planner(Stub(zeros)), warm_start_strength=2)
+    with pytest.raises(ValueError, match=r"unknown settings \['speed'\]"):
+        PlanningAgent(planner(Stub(zeros)), speed=2)

@@ -14,14 +14,10 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from vgp_lightning.guidance import predict_values, value_gradient
 from vgp_lightning.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline import (
-    ValueGuidedPlannerPipeline,
-    posterior_variance,
-    predict_values,
-    spread_timesteps,
-    value_gradient,
-)
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.sampling import posterior_variance, spread_timesteps
 
 A, O, H = 2, 3, 8  # noqa: E741 (the package's letters)
 T = A + O
@@ -41,6 +37,10 @@ UNITS = IDENTITY | {
     "return_shift": 100.0,
     "return_scale": 7.0,
 }
+
+
+# diffusers 0.42.1 makes the sigmas of both solvers by np.array(tensor), which numpy 2 warns of.
+_NUMPY_2 = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
 class Stub(torch.nn.Module):
@@ -418,6 +418,39 @@ def test_conditions_hold_to_the_last_bit(sampler):
     assert seen.isfinite().all()
 
 
+@_NUMPY_2
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmsolver", "unipc"])
+@pytest.mark.parametrize("guide_on", ["noisy", "clean"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_conditions_hold_to_the_last_bit_however_a_plan_was_made(sampler, guide_on, strength):
+    observations = np.random.default_rng(0).normal(size=(4, O)) * 100
+    goals = np.random.default_rng(1).normal(size=(4, O)) / 3
+    goals[1, 0] = goals[2] = math.nan  # free in one environment, or altogether
+    waypoint = np.array([math.nan, 1 / 3, math.nan])
+    pipeline = planner(value_function=Stub(quadratic), normalization=UNITS, sampler=sampler)
+    plan = pipeline(
+        observations,
+        num_inference_steps=4,
+        n_guide_steps=2,
+        scale=0.05,
+        guide_scaling="std",
+        guide_on=guide_on,
+        conditions={-1: goals, 3: waypoint},
+        warm_start=np.random.default_rng(2).normal(size=(4, H, T)),
+        warm_start_strength=strength,
+        generator=seeded(),
+        return_candidates=True,
+    )
+    for seen in (plan.observations[:, None], plan.candidates.observations):  # (N, 1 or K, H, O)
+        for step, given in ((0, observations), (-1, goals), (3, np.tile(waypoint, (4, 1)))):
+            given = torch.tensor(given, dtype=torch.float32)[:, None].expand_as(seen[:, :, step])
+            held = given.isfinite()
+            assert torch.equal(seen[:, :, step][held], given[held])
+            free = seen[:, :, step][~held]
+            assert free.isfinite().all()
+            assert free.unique().numel() == free.numel()  # no two are alike, so nothing holds them
+
+
 def test_the_network_sees_conditions_at_every_step():
     unet = Stub(zeros)
     planner(unet, normalization=UNITS)(OBSERVATION, conditions={-2: torch.tensor([4.0, math.nan, 13.0])})
@@ -530,10 +563,6 @@ def test_without_temperature_all_candidates_are_equal(sampler):
 # ---------------------------------------------------------------- schedulers put in by the user
 
 
-# diffusers 0.42.1 makes the sigmas of both by np.array(tensor), which numpy 2 warns of.
-_NUMPY_2 = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-
 @_NUMPY_2
 @pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, DDIMScheduler])
 @pytest.mark.parametrize("steps", [20, 5])
@@ -547,9 +576,18 @@ def test_a_scheduler_that_was_put_in_goes_before_the_folders_sampler(kind, steps
     expected = run_diffusers(kind.from_config(pipeline.scheduler.config), pipeline.unet, noise, steps)
     torch.testing.assert_close(joined(plan), expected[:, 0], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(joined(plan), joined(own), atol=1e-3)
-    guided = pipeline(OBSERVATION, n_guide_steps=2, num_inference_steps=steps, generator=seeded())
+    guided = pipeline(OBSERVATION, n_guide_steps=2, num_inference_steps=steps, guide_on="clean", generator=seeded())
     assert joined(guided).isfinite().all()
     assert guided.values.isfinite().all()
+
+
+@_NUMPY_2
+def test_a_scheduler_whose_corrector_undoes_guidance_is_refused():
+    pipeline = planner(Uncalled(), Uncalled(), n_guide_steps=1)
+    config = pipeline.scheduler.config
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(config, timestep_spacing="trailing")
+    with pytest.raises(ValueError, match=r"corrector of UniPC.* would undo .*guide_on=.clean."):
+        pipeline(OBSERVATION, num_inference_steps=5)
 
 
 @_NUMPY_2
@@ -590,6 +628,18 @@ def test_a_scheduler_can_plan_twice():
         (OBSERVATION, {"sampler": "euler"}, r"sampler 'euler' is unknown.*'ddpm', 'ddim'"),
         (OBSERVATION, {"guide_scaling": "gradient"}, "guide_scaling 'gradient' is unknown.*'variance', 'std', 'none'"),
         (OBSERVATION, {"generator": [seeded(), seeded()]}, "2 generators for 1 observation"),
+        (OBSERVATION, {"guide_on": "dirty"}, "guide_on 'dirty' is unknown.*'noisy', 'clean'"),
+        (OBSERVATION, {"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        (OBSERVATION, {"max_grad_norm": math.nan}, "max_grad_norm is nan"),
+        (OBSERVATION, {"t_stopgrad": -1}, "t_stopgrad is -1"),
+        (OBSERVATION, {"warm_start_strength": 1.1}, "warm_start_strength is 1.1.*between 0 and 1"),
+        (OBSERVATION, {"warm_start_strength": -0.1}, "warm_start_strength is -0.1.*between 0 and 1"),
+        (OBSERVATION, {"warm_start": np.zeros((H, T))}, r"warm_start has shape \(8, 5\).*\(1, 8, 5\) are needed"),
+        (OBSERVATION, {"warm_start": np.zeros((1, H - 1, T))}, r"warm_start has shape \(1, 7, 5\).*\(1, 8, 5\)"),
+        (OBSERVATION, {"warm_start": np.zeros((1, H, A))}, r"warm_start has shape \(1, 8, 2\).*\(1, 8, 5\)"),
+        (np.zeros((3, O)), {"warm_start": np.zeros((1, H, T))}, r"warm_start has shape \(1, 8, 5\).*\(3, 8, 5\)"),
+        (OBSERVATION, {"warm_start": np.full((1, H, T), math.nan)}, "warm_start .*finite plans"),
+        (OBSERVATION, {"warm_start": np.full((1, H, T), math.inf), "warm_start_strength": 0.5}, "warm_start .*finite"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_sampled(observation, options, words):

@@ -61,7 +61,7 @@ def clip_norm(gradient: torch.Tensor, limit: float | None) -> torch.Tensor:
     if limit is None:
         return gradient
     norm: torch.Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2), keepdim=True)
-    return gradient * (limit / norm.clamp(min=limit))
+    return torch.where(norm > limit, gradient * (limit / norm), gradient)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _gradient(objective: Objective, trajectories: torch.Tensor, frame: Frame) ->
 def check_objectives(
     objectives: Weighted, horizon: int, frame: Frame, alphas_cumprod: torch.Tensor, guided: bool, guide_on: str
 ) -> None:
-    """Try the objectives on one plan of zeros.
+    """Try the objectives on two plans of zeros.
 
     Raises:
         ValueError: If an objective does not return one number a plan, cannot be differentiated, or is a value function
@@ -174,12 +174,12 @@ def check_objectives(
             _check_learned_value(number, objective, frame, alphas_cumprod, guided and guide_on == "noisy")
             continue
         with torch.inference_mode(False), torch.enable_grad():
-            plan = torch.zeros(1, horizon, len(frame.shift), device=frame.shift.device, requires_grad=True)
-            value: Any = objective(*frame.to_raw(plan))
-        if not isinstance(value, torch.Tensor) or value.shape != (1,):
+            plans = torch.zeros(2, horizon, len(frame.shift), device=frame.shift.device, requires_grad=True)
+            value: Any = objective(*frame.to_raw(plans))
+        if not isinstance(value, torch.Tensor) or value.shape != (2,):
             got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ValueError(
-                f"objective {number} returned {got} for one plan: a tensor of shape (B,) is needed for observations "
+                f"objective {number} returned {got} for two plans: a tensor of shape (B,) is needed for observations "
                 "(B, H, O) and actions (B, H, A)"
             )
         if guided and not value.requires_grad:

@@ -27,6 +27,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from .guidance import (
     Frame,
     LearnedValue,
+    Objective,
     Weighted,
     check_objectives,
     clip_norm,
@@ -38,9 +39,9 @@ from .inference import FastDenoiser, accelerate_denoiser
 from .sampling import (
     ETAS,
     SAMPLERS,
-    SOLVERS,
     Generators,
     Level,
+    corrects,
     draw_noise,
     join_prediction,
     make_levels,
@@ -291,36 +292,19 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         if isinstance(generator, list) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} observations: one, or one for each, is needed")
         start = self._start(warm_start, settings, tuple(raw_conditions.shape), frame)
-        if objectives is None:
-            objectives = [] if self.value_function is None else [(1.0, self.learned_value)]
-        else:
-            check_objectives(
-                objectives,
-                settings["planning_horizon"],
-                frame,
-                self.scheduler.alphas_cumprod,
-                settings["n_guide_steps"] > 0,
-                settings["guide_on"],
-            )
+        prepared = self._prepare(objectives, settings, frame)
 
-        objectives = [
-            (
-                weight,
-                objective.prepared(settings["planning_horizon"]) if isinstance(objective, LearnedValue) else objective,
-            )
-            for weight, objective in objectives
-        ]
         conditions_ = ((raw_conditions - frame.shift) / frame.scale)[:, None]  # (N, 1, H, T)
-        trajectories = self._sample(conditions_, start, objectives, settings, generator, callback_on_step_end)
+        trajectories = self._sample(conditions_, start, prepared, settings, generator, callback_on_step_end)
 
         # In physical units the conditions are put in once more, so that they hold to the last bit.
         raw = pin(trajectories * frame.scale + frame.shift, raw_conditions[:, None])
         low, high = self._vector("action_low"), self._vector("action_high")
         actions, observations = raw[..., : self.action_dim].clamp(low, high), raw[..., self.action_dim :]
         values = trajectories.new_full(trajectories.shape[:2], math.nan)  # (N, K)
-        if objectives:
+        if prepared:
             flat = [part.flatten(0, 1) for part in (trajectories, observations, actions)]
-            values = total_value(objectives, flat[0], flat[1], flat[2], frame).view(values.shape)
+            values = total_value(prepared, flat[0], flat[1], flat[2], frame).view(values.shape)
         order = values.argsort(dim=1, descending=True, stable=True)  # (N, K); NaN: as they came
         values = values.gather(1, order)
         actions, observations = (
@@ -328,6 +312,21 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         candidates = Plan(actions, observations, values) if return_candidates else None
         return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
+
+    def _prepare(self, objectives: Weighted | None, settings: dict[str, Any], frame: Frame) -> Weighted:
+        """Return the objectives, by default the learned value, checked and as fast as they can be evaluated."""
+        horizon = settings["planning_horizon"]
+        if objectives is None:
+            return [] if self.value_function is None else [(1.0, self.learned_value.prepared(horizon))]
+        guided, alphas = settings["n_guide_steps"] > 0, self.scheduler.alphas_cumprod
+        check_objectives(objectives, horizon, frame, alphas, guided, settings["guide_on"])
+        prepared: list[tuple[float, LearnedValue | Objective]] = []
+        for weight, objective in objectives:
+            if isinstance(objective, LearnedValue):
+                check_horizon(horizon, 1, len(objective.network.config["block_out_channels"]))
+                objective = objective.prepared(horizon)
+            prepared.append((weight, objective))
+        return prepared
 
     def _sample(
         self,
@@ -339,7 +338,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         callback: Callable[[Any, int, int, dict[str, torch.Tensor]], Any] | None,
     ) -> torch.Tensor:
         """Denoise trajectories (N, K, H, T) that meet the normalised conditions (N, 1, H, T)."""
-        scheduler, eta, levels = self._schedule(settings)
+        moved = bool(objectives) and settings["n_guide_steps"] > 0 and settings["guide_on"] == "noisy"
+        scheduler, eta, levels = self._schedule(settings, moved)
         prediction_type = self.scheduler.config["prediction_type"]
         fast = accelerate_denoiser(self.unet, settings["planning_horizon"])
         shape = (len(conditions), settings["batch_size"], *conditions.shape[2:])
@@ -403,15 +403,27 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         output: torch.Tensor = self.unet(flat.transpose(1, 2).to(self.unet.dtype), timestep).sample.transpose(1, 2)
         return output.reshape(trajectories.shape).float()
 
-    def _schedule(self, settings: dict[str, Any]) -> tuple[Any, float | None, list[Level]]:
-        """Return diffusers' scheduler that takes the steps, or the eta of the closed form, and the noise levels."""
+    def _schedule(self, settings: dict[str, Any], moved: bool) -> tuple[Any, float | None, list[Level]]:
+        """Return diffusers' scheduler that takes the steps, or the eta of the closed form, and the noise levels.
+
+        ``moved`` says whether guidance moves the samples between the steps.
+        """
         sampler, steps, alphas = settings["sampler"], settings["num_inference_steps"], self.scheduler.alphas_cumprod
-        if sampler in ETAS:
+        if sampler is not None:
             timesteps = spread_timesteps(self.scheduler.config["num_train_timesteps"], steps)
-            return None, ETAS[sampler], make_levels(timesteps, alphas.tolist())
-        scheduler = make_solver(sampler, self.scheduler) if sampler in SOLVERS else self.scheduler
-        scheduler.set_timesteps(steps)  # on the CPU, so that no step has to wait for the device
-        return scheduler, None, make_levels([int(timestep) for timestep in scheduler.timesteps], alphas.tolist())
+            levels = make_levels(timesteps, alphas.tolist())
+            if sampler in ETAS:
+                return None, ETAS[sampler], levels
+            return make_solver(sampler, self.scheduler, timesteps, corrector=not moved), None, levels
+        self.scheduler.set_timesteps(steps)  # on the CPU, so that no step has to wait for the device
+        if moved and corrects(self.scheduler):
+            raise ValueError(
+                f"the corrector of {type(self.scheduler).__name__} would undo the guidance of noisy samples: use "
+                "guide_on='clean', sampler='unipc', which then does without it, or make the scheduler with "
+                "disable_corrector for all steps"
+            )
+        timesteps = [int(timestep) for timestep in self.scheduler.timesteps]
+        return self.scheduler, None, make_levels(timesteps, alphas.tolist())
 
     def _start(
         self,

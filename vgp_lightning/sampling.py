@@ -19,10 +19,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 # In closed form: the share eta of the posterior's noise that a step adds (Song et al. 2021, eq. 16). diffusers' own are
 # biased where the steps do not divide the levels of the training.
 ETAS = {"ddpm": 1.0, "ddim": 0.0}
-# Multistep solvers of diffusers; deterministic, as DDIM is. At as many steps as levels they need this spacing: with
-# another the answer is NaN.
+# Multistep solvers of diffusers; deterministic, as DDIM is.
 SOLVERS = {"dpmsolver": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
-SOLVER_SPACING = "trailing"
 SAMPLERS = (*ETAS, *SOLVERS)
 
 
@@ -112,6 +110,29 @@ def step_std(level: Level, eta: float) -> float:
     return eta * math.sqrt(level.variance)
 
 
-def make_solver(name: str, scheduler: Any) -> Any:
-    """Return diffusers' solver of that name, for the noise schedule of a scheduler."""
-    return SOLVERS[name].from_config(scheduler.config, timestep_spacing=SOLVER_SPACING)
+def make_solver(name: str, scheduler: Any, timesteps: Sequence[int], corrector: bool) -> Any:
+    """Return diffusers' solver of that name, at these timesteps of a scheduler's noise schedule.
+
+    Args:
+        name: One of SOLVERS.
+        scheduler: Whose noise schedule it is.
+        timesteps: From noise to clean.
+        corrector: Let UniPC correct a sample from the one before; that undoes whatever was done to it in between.
+    """
+    # Without this key, for by it diffusers takes arguments that were given by position for defaults.
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    options = {} if corrector or name != "unipc" else {"disable_corrector": list(range(len(timesteps)))}
+    solver = SOLVERS[name].from_config(config, timestep_spacing="trailing", **options)
+    solver.set_timesteps(len(timesteps))
+    # diffusers' own spacing can come out one level longer, by an error of rounding, and then ends in NaN.
+    alphas = solver.alphas_cumprod[list(timesteps)]
+    solver.timesteps = torch.tensor(timesteps)
+    solver.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), torch.zeros(1)])
+    solver.num_inference_steps = len(timesteps)
+    return solver
+
+
+def corrects(scheduler: Any) -> bool:
+    """Tell whether a scheduler computes samples anew from earlier ones, whatever was done to them since, as UniPC."""
+    disabled = scheduler.config.get("disable_corrector")
+    return disabled is not None and not set(range(1, len(scheduler.timesteps))) <= set(disabled)
