@@ -1,14 +1,16 @@
 """Milliseconds a planning step, the stock diffusers pipeline beside ours: same weights, same threads, one process.
 
-python -m benchmarks.plan_latency [--json FILE] [--threads 2] [--rounds 5] [--pipeline FOLDER [--episodes 16]]
+python -m benchmarks.plan_latency [--json FILE] [--threads 2] [--rounds 5]
+    [--pipeline FOLDER [--episodes 16] [--max-steps N]]
 
 The networks that are timed are the paper's for Hopper (H = 32, T = 20) with random weights: speed does not depend on
-them. With --pipeline, such as the demo's, the rows for one environment also act with that folder's networks, on the
-same seeds, and the table shows what they return. The slow row takes most of that time: about an hour on two cores.
+them. With --pipeline, such as the demo's, some rows also act with that folder's networks, on the same seeds, and the
+table shows what they return. The slow row takes nearly all of that time, hours on two cores: --max-steps cuts episodes.
 """
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import statistics
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from diffusers.experimental import ValueGuidedRLPipeline
@@ -44,18 +47,30 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     environments: int = 1
     warm: bool = False
+    plays: bool = False
 
 
 FIVE = {"sampler": "ddim", "num_inference_steps": 5}
-COLD = FIVE | {"batch_size": 16, "n_guide_steps": 1}
+PAPER = {
+    "sampler": "ddpm",
+    "num_inference_steps": LEVELS,
+    "batch_size": 64,
+    "n_guide_steps": 2,
+    "warm_start_strength": 1.0,
+}
+COLD = FIVE | {"batch_size": 16, "n_guide_steps": 1, "warm_start_strength": 1.0}
 DEFAULT = COLD | {"warm_start_strength": 0.4}
 ROWS = [
-    Row(SLOW, {"sampler": "ddpm", "num_inference_steps": LEVELS, "batch_size": 64, "n_guide_steps": 2}),
+    Row(SLOW, PAPER, plays=True),
     Row("DDIM 5 steps", FIVE | {"batch_size": 64, "n_guide_steps": 2}),
-    Row("DDIM 5 steps, best of 16", FIVE | {"batch_size": 16, "n_guide_steps": 0}),
-    Row("DDIM 5 steps, 16 plans, 1 guide step", COLD),
-    Row("warm start: the same, 2 of the 5 steps (export's default)", DEFAULT, warm=True),
-    Row("warm start, best of 16", DEFAULT | {"n_guide_steps": 0}, warm=True),
+    Row(
+        "DDIM 5 steps, best of 16",
+        FIVE | {"batch_size": 16, "n_guide_steps": 0, "warm_start_strength": 1.0},
+        plays=True,
+    ),
+    Row("DDIM 5 steps, 16 plans, 1 guide step", COLD, plays=True),
+    Row("warm start: the same, 2 of the 5 steps (export's default)", DEFAULT, warm=True, plays=True),
+    Row("warm start, best of 16", DEFAULT | {"n_guide_steps": 0}, warm=True, plays=True),
     Row("export's default, N = 8 environments", DEFAULT, 8, warm=True),
     Row("export's default, N = 32 environments", DEFAULT, 32, warm=True),
 ]
@@ -113,27 +128,30 @@ def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: str) -> di
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def act(folder: Path, episodes: int, device: str) -> dict[str, dict[str, Any]]:
-    """Return what the rows for one environment return on the same seeds, and the paired difference to the slow row."""
+def act(folder: Path, episodes: int, max_steps: int | None, device: str) -> dict[str, dict[str, Any]]:
+    """Return what the rows return on the same seeds, and the paired difference to the slow row."""
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
-    environments = make_environments(pipeline.task["env_id"], episodes)
-    results: dict[str, dict[str, Any]] = {}
-    returns: dict[str, np.ndarray] = {}
-    for row in ROWS:
-        if row.environments == 1:
-            agent = PlanningAgent(pipeline, **row.settings)
-            report = evaluate_agent(agent, environments, range(episodes), description=row.name)
-            returns[row.name] = np.array([episode["return"] for episode in report["episodes"]])
-            difference = summarize((returns[row.name] - returns[SLOW]).tolist())
-            results[row.name] = {
-                "return_mean": report["return_mean"],
-                "return_ci95": report["return_ci95"],
-                "difference_to_slow": difference.return_mean,
-                "difference_ci95": difference.return_ci95,
-                "episodes": episodes,
-            }
-            Console(stderr=True).print(row.name, results[row.name])
+    specification = copy.deepcopy(gymnasium.spec(pipeline.task["env_id"]))
+    specification.max_episode_steps = max_steps or specification.max_episode_steps
+    environments = make_environments(specification, episodes)
+    returns: dict[str, list[float]] = {}
+    for row in sorted((row for row in ROWS if row.plays), key=lambda row: row.name == SLOW):
+        agent = PlanningAgent(pipeline, **row.settings)
+        report = evaluate_agent(agent, environments, range(episodes), description=row.name)
+        returns[row.name] = [episode["return"] for episode in report["episodes"]]
+        Console(stderr=True).print(f"{row.name}: {report['return_mean']:.0f} {report['return_ci95']}", markup=False)
     environments.close()
+    results = {}
+    for name, values in returns.items():
+        own, difference = summarize(values), summarize((np.array(values) - np.array(returns[SLOW])).tolist())
+        results[name] = {
+            "episodes": episodes,
+            "max_episode_steps": specification.max_episode_steps,
+            "return_mean": own.return_mean,
+            "return_ci95": own.return_ci95,
+            "minus_slow_mean": difference.return_mean,
+            "minus_slow_ci95": difference.return_ci95,
+        }
     return results
 
 
@@ -145,6 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pipeline", type=Path, help="let the rows act with this folder's networks")
     parser.add_argument("--episodes", type=int, default=16)
+    parser.add_argument("--max-steps", type=int, help="cut the episodes to this length")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
@@ -153,7 +172,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder)
         seconds = measure(make_steps(folder, device), options.rounds, device)
-    played = act(options.pipeline, options.episodes, device) if options.pipeline is not None else {}
+    played = act(options.pipeline, options.episodes, options.max_steps, device) if options.pipeline is not None else {}
     plans = {row.name: row.settings["batch_size"] * row.environments for row in ROWS} | {STOCK: 64}
     results = [
         {
@@ -172,7 +191,7 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading == "row" else "right")
     for row in results:
         cells = [f"{row[key]:.1f}" for key in ("ms_per_step", "ratio_to_stock", "plans_per_second")]
-        for mean, interval in (("return_mean", "return_ci95"), ("difference_to_slow", "difference_ci95")):
+        for mean, interval in (("return_mean", "return_ci95"), ("minus_slow_mean", "minus_slow_ci95")):
             if mean in row:
                 cells += [f"{row[mean]:.0f}", "{:.0f} to {:.0f}".format(*row[interval])]
         table.add_row(row["name"], *cells)

@@ -41,7 +41,7 @@ def at(tree, path):
 def test_every_file_is_tried_here():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     evaluations = {name for name in found if name.startswith("evaluate/")}
-    assert found == {*BASES, *DATA, *HARDWARE, *evaluations, "smoke.yaml", "demo.yaml"}
+    assert found == {*BASES, *DATA, *HARDWARE, *evaluations, "smoke.yaml", "demo.yaml", "inpainting.yaml"}
     assert DATA
     assert HARDWARE
     assert evaluations
@@ -67,6 +67,15 @@ def test_the_horizon_of_an_overlay_fits_the_networks_it_is_meant_for(overlay, ca
         config = merged(capsys, base, overlay)
         widths = config["model"]["init_args"]["widths"]
         check_horizon(config["data"]["horizon"], **{f"{Path(base).stem}_widths": widths})
+
+
+def test_the_inpainting_overlay_fits_the_denoiser_alone(capsys):
+    from vgp_lightning.networks import check_horizon
+
+    config = merged(capsys, "denoiser.yaml", "data/pointmaze-umaze.yaml", "inpainting.yaml", "hardware/cpu.yaml")
+    for path, value in leaves(yaml.safe_load((CONFIGS / "inpainting.yaml").read_text())):
+        assert at(config, path) == value, path
+    check_horizon(config["data"]["horizon"], denoiser_widths=config["model"]["init_args"]["widths"])
 
 
 def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):

@@ -26,7 +26,6 @@ from vgp_lightning.rendering import figure_to_image, plot_returns
 ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"
 # Episodes from a perfect gait (level 0 of the noise) down to immediate falls.
 WEIGHT_NOISE, ACTION_NOISE = 0.1, 0.5
-CANDIDATES = 2  # guidance does the work: 4 candidates took twice the time and gained nothing
 FIRST_SEED = 1_000_000  # of evaluation: far from the seeds of the data's episodes
 PLANNERS = ("behaviour", "unguided", "guided")
 _MARKER = ".vgp_demo"
@@ -80,7 +79,6 @@ def demo(
             str(checkpoints["denoiser"]),
             str(folder / "pipeline"),
             str(checkpoints["value"]),
-            batch_size=CANDIDATES,
         )
     reports: dict[str, Any] = {}
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)
@@ -89,8 +87,9 @@ def demo(
         behaviour = make_behaviour(BEHAVIOUR, environments, weight_noise=WEIGHT_NOISE, action_noise=ACTION_NOISE)
         reports["behaviour"] = evaluate_agent(behaviour, environments, seeds, description="behaviour")
         environments.close()
-    # One plan as it is sampled, and the folder's defaults (None).
-    for name, n_guide_steps, batch_size in (("unguided", 0, 1), ("guided", None, None)):
+    # One plan as it is sampled, each anew from noise, and the folder's defaults.
+    sampled: dict[str, Any] = {"n_guide_steps": 0, "batch_size": 1, "warm_start_strength": 1.0}
+    for name, settings in (("unguided", sampled), ("guided", {})):
         with _stage(name, seconds):
             reports[name] = evaluate(
                 str(pipeline_folder),
@@ -99,8 +98,7 @@ def demo(
                 seed=FIRST_SEED,
                 environments=episodes,
                 video=name == "guided",
-                n_guide_steps=n_guide_steps,
-                batch_size=batch_size,
+                **settings,
             )
     report = reports | {"seconds": seconds, "pipeline": str(pipeline_folder), "environment": ENVIRONMENT}
     _write(report, folder)

@@ -27,7 +27,7 @@ def export(
     sampler: str | None = "ddim",
     num_inference_steps: int | None = 5,
     temperature: float = 1.0,
-    warm_start_strength: float = 1.0,
+    warm_start_strength: float = 0.4,
 ) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
