@@ -57,10 +57,10 @@ def guide_factor(scaling: str, variance: float) -> float:
 
 
 def clip_norm(gradient: torch.Tensor, limit: float | None) -> torch.Tensor:
-    """Return the gradient (B, H, T), where a plan's is longer than the limit shortened to it."""
+    """Return the gradient (..., H, T), where a plan's is longer than the limit shortened to it."""
     if limit is None:
         return gradient
-    norm: torch.Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2), keepdim=True)
+    norm: torch.Tensor = torch.linalg.vector_norm(gradient, dim=(-2, -1), keepdim=True)
     return torch.where(norm > limit, gradient * (limit / norm), gradient)
 
 
@@ -164,6 +164,8 @@ def check_objectives(
         ValueError: If an objective does not return one number a plan, cannot be differentiated, or is a value function
             that was trained for trajectories unlike this pipeline's.
     """
+    if not isinstance(objectives, Sequence):
+        raise ValueError(f"objectives is {objectives!r}: a list of pairs (weight, function or learned value) is needed")
     for number, entry in enumerate(objectives):
         if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], int | float)):
             raise ValueError(f"objective {number} is {entry!r}: a pair (weight, function or learned value) is needed")

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -387,11 +388,13 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         step_size = settings["scale"] * factor
         if kind != settings["guide_on"] or not objectives or level.timestep < settings["t_stopgrad"] or step_size == 0:
             return trajectories
+        free = conditions.isnan()
         for _ in range(settings["n_guide_steps"]):
             gradient = total_gradient(
                 objectives, trajectories.flatten(0, 1), level.timestep if noisy else 0, self._frame()
-            )
-            gradient = clip_norm(gradient, settings["max_grad_norm"]).view(trajectories.shape)
+            ).view(trajectories.shape)
+            # What is pinned does not move, nor does it count in the gradient's length.
+            gradient = clip_norm(gradient.where(free, 0), settings["max_grad_norm"])
             trajectories = pin(trajectories + step_size * gradient, conditions)
         return trajectories
 
@@ -476,6 +479,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError(f"observation is not finite: {observation}. To leave a later step free use conditions")
         pinned = first.new_full((len(first), horizon, self.action_dim + self.observation_dim), math.nan)
         for step, condition in conditions.items():
+            if not isinstance(step, Integral):
+                raise ValueError(f"condition at step {step!r}: a whole number is needed")
             if not -horizon < step < horizon or step == 0:
                 raise ValueError(
                     f"condition at step {step}: it must lie between 1 and {horizon - 1}, or {1 - horizon} and -1 from "

@@ -3,8 +3,9 @@
 This file travels in exported folders beside pipeline.py.
 """
 
-import math
 from collections.abc import Mapping
+from math import inf, isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from .guidance import GUIDE_SCALINGS
@@ -39,19 +40,24 @@ def check_settings(settings: Mapping[str, Any], trained: int) -> None:
         ValueError: If a setting is wrong.
     """
     for name, low, high in (
-        ("batch_size", 1, math.inf),
-        ("planning_horizon", 1, math.inf),
+        ("batch_size", 1, inf),
+        ("planning_horizon", 1, inf),
         ("num_inference_steps", 1, trained),
-        ("n_guide_steps", 0, math.inf),
-        ("scale", -math.inf, math.inf),
-        ("t_stopgrad", 0, math.inf),
-        ("max_grad_norm", 0, math.inf),
-        ("temperature", 0, math.inf),
+        ("n_guide_steps", 0, inf),
+        ("scale", -inf, inf),
+        ("t_stopgrad", 0, inf),
+        ("max_grad_norm", 0, inf),
+        ("temperature", 0, inf),
         ("warm_start_strength", 0, 1),
     ):
-        unlimited = name == "max_grad_norm" and settings[name] is None
-        if not unlimited and not low <= settings[name] <= high:
-            raise ValueError(f"{name} is {settings[name]}: it must lie between {low} and {high}")
+        value = settings[name]
+        if name == "max_grad_norm" and value is None:
+            continue
+        whole = isinstance(DEFAULT_SETTINGS[name], int) or name == "num_inference_steps"
+        number = isinstance(value, Integral if whole else Real) and isfinite(value)
+        if not number or not low <= float(value) <= high:
+            kind = "whole" if whole else "finite"
+            raise ValueError(f"{name} is {value}: a {kind} number between {low} and {high} is needed")
     for name, choices in CHOICES.items():
         if settings[name] not in choices:
             raise ValueError(f"{name} {settings[name]!r} is unknown: choose from {list(choices)}")
