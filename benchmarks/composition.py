@@ -22,6 +22,7 @@ from benchmarks.pointmaze import CONTROLLER, reach_goal
 from vgp_lightning.agent import PlanningAgent, make_environments, rollout
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 
+MARGIN = 0.1  # around the disc: the point has inertia and does not follow a plan exactly
 FORWARD_VELOCITY = 5  # of the torso in Hopper-v5, in metres a second
 
 
@@ -50,7 +51,7 @@ def hopper_rows(folder: str, episodes: int, limit: float, weights: list[float]) 
     """Play the same seeds under the learned value, and with the speed limit beside it."""
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
     environments = make_environments("Hopper-v5", episodes)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for weight in (0.0, *weights):
         objectives = [(1.0, pipeline.learned_value), (weight, speed_limit(limit))]
         agent = PlanningAgent(pipeline, objectives=objectives if weight else None, batch_size=16)
@@ -78,14 +79,24 @@ def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: f
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
     environments = make_environments(pipeline.task["env_id"], episodes, continuing_task=False)
     rows = []
-    for name, settings in (
-        ("no objective", {}),
-        (
-            "keep out of a disc",
-            {"objectives": [(1.0, keep_out(centre, radius))], "guide_on": "clean", "n_guide_steps": 5, "scale": 0.2},
-        ),
-    ):
-        agent = PlanningAgent(pipeline, None, conditions=reach_goal, controller=CONTROLLER, batch_size=16, **settings)
+    avoiding = {
+        "objectives": [(1.0, keep_out(centre, radius + MARGIN))],
+        "guide_on": "clean",
+        "guide_scaling": "none",  # a wall is a wall at every noise level
+        "t_stopgrad": 0,
+        "n_guide_steps": 5,
+        "scale": 0.05,
+    }
+    for name, settings in (("no objective", {}), ("keep out of a disc", avoiding)):
+        agent = PlanningAgent(
+            pipeline,
+            10,
+            conditions=reach_goal,
+            controller=CONTROLLER,
+            batch_size=8,
+            num_inference_steps=20,
+            **settings,
+        )
         inside = np.zeros(episodes, dtype=np.int64)
         reached = np.zeros(episodes, dtype=bool)
         for step in rollout(agent, environments, range(episodes)):
@@ -121,7 +132,7 @@ def main() -> None:
     if options.hopper is not None:
         results["hopper"] = hopper_rows(options.hopper, options.episodes, options.limit, options.weights)
     if options.maze is not None:
-        results["maze"] = maze_rows(options.maze, options.episodes, centre=(1.0, 0.25), radius=0.3)
+        results["maze"] = maze_rows(options.maze, options.episodes, centre=(1.5, 0.0), radius=0.6)
     for name, rows in results.items():
         table = Table(title=f"{name}, {options.episodes} episodes")
         for heading in rows[0]:

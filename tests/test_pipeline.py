@@ -15,6 +15,7 @@ from diffusers import (
 )
 
 from vgp_lightning.guidance import predict_values, value_gradient
+from vgp_lightning.inference import accelerate_denoiser
 from vgp_lightning.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.sampling import posterior_variance, spread_timesteps
@@ -696,3 +697,38 @@ def test_a_normalisation_that_does_not_fit_is_refused(normalization, words):
 def test_networks_of_different_channels_are_refused():
     with pytest.raises(ValueError, match="the value function has 6 channels, the denoiser 5"):
         planner(Uncalled(), Stub(last_action, channels=T + 1))
+
+
+# ---------------------------------------------------------------- compiled
+
+
+# torch's compiler looks at the gradients of all inputs, also of those that are no leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_pipeline_plans_the_same_with_torchs_own_networks():
+    pipeline = planner(value_function=value_network(), n_guide_steps=1, num_inference_steps=2)
+    expected = pipeline(OBSERVATION, generator=seeded())
+    pipeline.compile(backend="eager")
+    assert all(not weight.requires_grad for weight in pipeline.unet.parameters())
+    assert accelerate_denoiser(pipeline.unet, H) is None  # what is compiled is what the user wants to run
+    plan = pipeline(OBSERVATION, generator=seeded())
+    torch.testing.assert_close(joined(plan), joined(expected), rtol=1e-4, atol=1e-4)
+    assert set(pipeline.unet.state_dict()) == set(denoiser().state_dict())
+
+
+def test_a_pipeline_in_half_precision_plans_with_torchs_own_networks():
+    pipeline = planner(value_function=value_network(), n_guide_steps=1, num_inference_steps=5)
+    expected = pipeline(OBSERVATION, generator=seeded())
+    pipeline.to(torch.bfloat16)
+    assert accelerate_denoiser(pipeline.unet, H) is None
+    plan = pipeline(OBSERVATION, generator=seeded())
+    assert plan.actions.dtype == torch.float32
+    torch.testing.assert_close(joined(plan), joined(expected), rtol=0.1, atol=0.3)
+
+
+def test_new_weights_are_planned_with_at_once():
+    pipeline = planner(num_inference_steps=2)
+    before = joined(pipeline(OBSERVATION, generator=seeded()))
+    with torch.inference_mode():
+        for weight in pipeline.unet.parameters():
+            weight.mul_(1.1)
+    assert not torch.allclose(joined(pipeline(OBSERVATION, generator=seeded())), before, atol=1e-4)
