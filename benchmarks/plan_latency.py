@@ -58,21 +58,18 @@ PAPER = {
     "n_guide_steps": 2,
     "warm_start_strength": 1.0,
 }
-COLD = FIVE | {"batch_size": 16, "n_guide_steps": 1, "warm_start_strength": 1.0}
-DEFAULT = COLD | {"warm_start_strength": 0.4}
+DEFAULT = FIVE | {"batch_size": 16, "n_guide_steps": 0, "warm_start_strength": 1.0}
+GUIDED = DEFAULT | {"n_guide_steps": 1}
+WARM = {"warm_start_strength": 0.4}
 ROWS = [
     Row(SLOW, PAPER, plays=True),
     Row("DDIM 5 steps", FIVE | {"batch_size": 64, "n_guide_steps": 2}),
-    Row(
-        "DDIM 5 steps, best of 16",
-        FIVE | {"batch_size": 16, "n_guide_steps": 0, "warm_start_strength": 1.0},
-        plays=True,
-    ),
-    Row("DDIM 5 steps, 16 plans, 1 guide step", COLD, plays=True),
-    Row("warm start: the same, 2 of the 5 steps (export's default)", DEFAULT, warm=True, plays=True),
-    Row("warm start, best of 16", DEFAULT | {"n_guide_steps": 0}, warm=True, plays=True),
-    Row("export's default, N = 8 environments", DEFAULT, 8, warm=True),
-    Row("export's default, N = 32 environments", DEFAULT, 32, warm=True),
+    Row("DDIM 5 steps, best of 16 (export's default)", DEFAULT, plays=True),
+    Row("DDIM 5 steps, 16 plans, 1 guide step", GUIDED, plays=True),
+    Row("warm start (2 of 5 steps), 16 plans, 1 guide step", GUIDED | WARM, warm=True, plays=True),
+    Row("warm start (2 of 5 steps), best of 16", DEFAULT | WARM, warm=True, plays=True),
+    Row("export's default, N = 8 environments", DEFAULT, 8),
+    Row("export's default, N = 32 environments", DEFAULT, 32),
 ]
 
 

@@ -42,7 +42,7 @@ def demo(
     """Collect mixed-quality Hopper episodes, train both networks, export them, and let three planners act.
 
     The three play the same seeds: the data's own behaviour, the planner without guidance (one plan as it is sampled),
-    and the guided planner (the export's defaults).
+    and the guided planner (the folder's defaults: guidance, warm starts and the best of 16 candidates).
 
     Args:
         output_dir: Everything goes here. An earlier demo's folder is replaced, any other refused.
@@ -79,6 +79,8 @@ def demo(
             str(checkpoints["denoiser"]),
             str(folder / "pipeline"),
             str(checkpoints["value"]),
+            n_guide_steps=1,
+            warm_start_strength=0.4,
         )
     reports: dict[str, Any] = {}
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)

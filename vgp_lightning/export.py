@@ -18,7 +18,7 @@ def export(
     output: str,
     value: str | None = None,
     batch_size: int = 16,
-    n_guide_steps: int = 1,
+    n_guide_steps: int = 0,
     scale: float = 0.1,
     guide_scaling: str = "variance",
     guide_on: str = "noisy",
@@ -27,7 +27,7 @@ def export(
     sampler: str | None = "ddim",
     num_inference_steps: int | None = 5,
     temperature: float = 1.0,
-    warm_start_strength: float = 0.4,
+    warm_start_strength: float = 1.0,
 ) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
@@ -38,7 +38,7 @@ def export(
         output: The folder to write; it must not exist.
         value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
         batch_size: Default candidates for each observation.
-        n_guide_steps: Default gradient steps before each denoising; 0 where there is no value function.
+        n_guide_steps: Default gradient steps before each denoising; 0: the best of the candidates, without guidance.
         scale: Default length of a gradient step, for the return in the environment's units.
         guide_scaling: Default factor of the gradient: variance, std, none, or diffusers' stock factor.
         guide_on: What guidance moves by default: the noisy sample, or the predicted clean plan.
