@@ -78,8 +78,11 @@ class Frame:
         return raw[..., self.action_dim :], raw[..., : self.action_dim]
 
     def agrees(self, other: "Frame") -> bool:
-        """Tell whether the two normalise alike."""
-        return torch.equal(self.shift, other.shift) and torch.equal(self.scale, other.scale)
+        """Tell whether the two normalise alike; of the same vectors without a look at them, which a GPU waits for."""
+        return all(
+            ours is theirs or torch.equal(ours, theirs)
+            for ours, theirs in ((self.shift, other.shift), (self.scale, other.scale))
+        )
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,13 @@ class LearnedValue:
     alphas_cumprod: torch.Tensor  # of the noise levels that it was trained on
     fast: FastValueFunction | None = None
 
-    def prepared(self, horizon: int) -> "LearnedValue":
-        """Return the same, as fast as it can be evaluated for plans of a horizon with the weights of this moment."""
-        return replace(self, fast=accelerate_value_function(self.network, horizon))
+    def prepared(self, horizon: int, frame: Frame) -> "LearnedValue":
+        """Return the same, as fast as it can be evaluated for plans of a horizon with the weights of this moment.
+
+        Where its own frame agrees with the plans' it takes that one, so that no step has to compare them.
+        """
+        fast = accelerate_value_function(self.network, horizon)
+        return replace(self, fast=fast, frame=frame if self.frame.agrees(frame) else self.frame)
 
     def values(self, trajectories: torch.Tensor, timestep: int, frame: Frame) -> torch.Tensor:
         """Return the predicted return (B,) of trajectories (B, H, T) that are normalised in a frame."""

@@ -55,6 +55,9 @@ _RECIPES = {("MidResTemporalBlock1D", "OutConv1DBlock", False), ("ValueFunctionM
 
 def can_accelerate(network: UNet1DModel) -> bool:
     """Return whether the network is one of the recipes, as diffusers made it, in float32 on the CPU."""
+    # Who has compiled it wants just that.
+    if type(network) is not UNet1DModel or network._compiled_call_impl is not None:
+        return False
     config = network.config
     downs, ups = len(config["down_block_types"]), len(config["up_block_types"])
     recipe = (config["mid_block_type"], config["out_block_type"], config["downsample_each_block"])
@@ -532,8 +535,7 @@ def accelerate_value_function(network: UNet1DModel, horizon: int) -> FastValueFu
 
 
 def _accelerate(kind: type[FastT], network: UNet1DModel, horizon: int) -> FastT | None:
-    compiled = getattr(network, "_compiled_call_impl", None) is not None  # by the user, who wants just that
-    if type(network) is not UNet1DModel or compiled or not can_accelerate(network):
+    if not can_accelerate(network):
         return None
     horizons = _prepared.setdefault(network, {})
     version = weights_version(network)

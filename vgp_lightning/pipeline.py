@@ -318,14 +318,14 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Return the objectives, by default the learned value, checked and as fast as they can be evaluated."""
         horizon = settings["planning_horizon"]
         if objectives is None:
-            return [] if self.value_function is None else [(1.0, self.learned_value.prepared(horizon))]
+            return [] if self.value_function is None else [(1.0, self.learned_value.prepared(horizon, frame))]
         guided, alphas = settings["n_guide_steps"] > 0, self.scheduler.alphas_cumprod
         check_objectives(objectives, horizon, frame, alphas, guided, settings["guide_on"])
         prepared: list[tuple[float, LearnedValue | Objective]] = []
         for weight, objective in objectives:
             if isinstance(objective, LearnedValue):
                 check_horizon(horizon, 1, len(objective.network.config["block_out_channels"]))
-                objective = objective.prepared(horizon)
+                objective = objective.prepared(horizon, frame)
             prepared.append((weight, objective))
         return prepared
 
