@@ -7,19 +7,18 @@ sampling and ranks candidates beside the learned value (Hopper) or instead of on
 """
 
 import argparse
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from diffusers.utils import logging
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.plan_latency import cut_episodes
 from benchmarks.pointmaze import CONTROLLER, reach_goal
 from vgp_lightning.agent import PlanningAgent, make_environments, rollout
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
@@ -52,9 +51,7 @@ def keep_out(centre: tuple[float, float], radius: float) -> Callable[[torch.Tens
 def hopper_rows(folder: str, episodes: int, max_steps: int, limit: float, weights: list[float]) -> list[dict[str, Any]]:
     """Play the same seeds under the learned value, and with the speed limit beside it."""
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
-    specification = copy.deepcopy(gymnasium.spec("Hopper-v5"))
-    specification.max_episode_steps = max_steps
-    environments = make_environments(specification, episodes)
+    environments = make_environments(cut_episodes("Hopper-v5", max_steps), episodes)
     rows: list[dict[str, Any]] = []
     for weight in (0.0, *weights):
         objectives = [(1.0, pipeline.learned_value), (weight, speed_limit(limit))]

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from diffusers.experimental import ValueGuidedRLPipeline
 from diffusers.utils import logging
+from gymnasium.envs.registration import EnvSpec
 from rich.console import Console
 from rich.table import Table
 
@@ -125,11 +126,17 @@ def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: str) -> di
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def cut_episodes(env_id: str, max_steps: int | None) -> EnvSpec:
+    """Return an environment's specification, with episodes of so many steps if a number is given."""
+    specification = copy.deepcopy(gymnasium.spec(env_id))
+    specification.max_episode_steps = max_steps or specification.max_episode_steps
+    return specification
+
+
 def act(folder: Path, episodes: int, max_steps: int | None, device: str) -> dict[str, dict[str, Any]]:
     """Return what the rows return on the same seeds, and the paired difference to the slow row."""
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
-    specification = copy.deepcopy(gymnasium.spec(pipeline.task["env_id"]))
-    specification.max_episode_steps = max_steps or specification.max_episode_steps
+    specification = cut_episodes(pipeline.task["env_id"], max_steps)
     environments = make_environments(specification, episodes)
     returns: dict[str, list[float]] = {}
     for row in sorted((row for row in ROWS if row.plays), key=lambda row: row.name == SLOW):

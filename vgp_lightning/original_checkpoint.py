@@ -15,7 +15,7 @@ import torch
 from diffusers import UNet1DModel
 
 from vgp_lightning.networks import make_denoiser, make_value_function
-from vgp_lightning.training import make_noise_scheduler
+from vgp_lightning.training import make_noise_scheduler, read_checkpoint
 
 SCHEDULE = "squaredcos_cap_v2"  # diffusers' name of the only one that the original has
 
@@ -116,12 +116,7 @@ def read_value_function(path: Path, weights: str, horizon: int) -> OriginalNetwo
 
 def _read(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], Any, dict[str, dict[str, Any]]]:
     """Return a state file's tensors, its step, and the configs beside it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"checkpoint {path} does not exist") from error
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
+    state = read_checkpoint(path)
     tensors = state.get(weights) if isinstance(state, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} is no checkpoint of the original code: it has no weights named {weights!r}")

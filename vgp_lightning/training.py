@@ -8,6 +8,7 @@ import math
 import pickle
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -368,19 +369,28 @@ def make_noise_scheduler(levels: int, beta_schedule: str, prediction_type: Predi
     )
 
 
+def read_checkpoint(path: str | Path, advice: str = "") -> Any:
+    """Read a file of torch's, which may hold tensors and plain values but no code.
+
+    Raises:
+        ValueError: If the file is missing (``advice`` ends the message), or is none.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"checkpoint {path} does not exist{advice}") from error
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        # torch's own text is a page long, and advises to load it as code.
+        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
+
+
 def load_module(path: str) -> DenoiserModule | ValueModule:
     """Load a checkpoint of either module, with the EMA weights if it was trained with EMA.
 
     Raises:
         ValueError: If the file is missing, no checkpoint, or another program's.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"checkpoint {path} does not exist: train one with vgp fit") from error
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
-        # torch's own text is a page long, and advises to load it as code.
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
+    checkpoint = read_checkpoint(path, advice=": train one with vgp fit")
     kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule)}
     kind = kinds.get(checkpoint.get("vgp_module", "")) if isinstance(checkpoint, dict) else None
     if kind is None:
