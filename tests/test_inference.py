@@ -14,8 +14,8 @@ from torch import nn
 from vgp_lightning.inference import (
     FastDenoiser,
     FastValueFunction,
-    _make_transforms,
     can_accelerate,
+    make_transforms,
     weights_version,
 )
 from vgp_lightning.networks import make_denoiser, make_value_function
@@ -134,7 +134,7 @@ def test_large_biases_do_not_cost_accuracy():
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8, 11, 16, 32])
 def test_the_transforms_are_a_correlation_and_its_transpose(length):
-    transforms = _make_transforms(length)
+    transforms = make_transforms(length)
     rng = np.random.default_rng(length)
     signal, taps = rng.normal(size=length), rng.normal(size=5)
     at_points = transforms.taps.numpy() @ taps

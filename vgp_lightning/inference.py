@@ -37,10 +37,10 @@ Pullback = Callable[[torch.Tensor], torch.Tensor]  # from the gradient of a laye
 
 # Of the blocks' convolutions; 1 stands first because there the output transform is all ones: what is added to that
 # product is added to every output.
-_KERNEL, _TILE = 5, 4
+KERNEL, TILE = 5, 4
 _POINTS = (1.0, -1.0, 0.0, 2.0, -2.0, 0.5, -0.5)  # and infinity, last
 _RECIPROCAL = (0, 1, 7, 5, 6, 3, 4, 2)  # where 1 / point stands
-_DENSE_LENGTH, _SPAN_TILES = 32, 4
+_DENSE_LENGTH, SPAN_TILES = 32, 4
 _ROWS = 8  # the rest of a batch takes another path through BLAS and vector instructions, which rounds otherwise
 _GRAIN, _VECTOR = 32768, 32  # elements that torch gives a thread at least, and two AVX-512 vectors, its step
 _ONE = torch.ones(())
@@ -105,7 +105,7 @@ def weights_version(network: UNet1DModel) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class _Transforms:
+class Transforms:
     """Toom-Cook's matrices for a length: inputs to points, taps to points, products at the points to outputs.
 
     ``spread`` is (tiles * points, inputs), ``taps`` (points, 5), ``gather`` (outputs of a tile, points). The back
@@ -129,47 +129,48 @@ def _powers(points: int, count: int) -> np.ndarray:
 
 
 @cache
-def _make_transforms(length: int) -> _Transforms:
-    if length <= _TILE:
+def make_transforms(length: int) -> Transforms:
+    """Return the matrices for so many time steps."""
+    if length <= TILE:
         # The outputs are a Toeplitz matrix (of 2 length - 1 diagonals) times the inputs, hence as many products: the
         # zeros beyond both ends cost nothing. It is symmetric in inputs and outputs, but for their order.
-        points, reach = 2 * length - 1, _KERNEL // 2
+        points, reach = 2 * length - 1, KERNEL // 2
         diagonals = np.linalg.inv(_powers(points, points)).T
-        taps = np.zeros((points, _KERNEL))
-        for tap in range(max(reach - length + 1, 0), min(reach + length, _KERNEL)):
+        taps = np.zeros((points, KERNEL))
+        for tap in range(max(reach - length + 1, 0), min(reach + length, KERNEL)):
             taps[:, tap] = diagonals[:, tap - reach + length - 1]
         spread = _powers(points, length)
         gather = _powers(points, length)[:, ::-1].T
         spread_back, gather_back = gather.T, spread.T
         spans = 1
     else:
-        points = _TILE + _KERNEL - 1
+        points = TILE + KERNEL - 1
         window = np.linalg.inv(_powers(points, points)).T
-        taps, gather = _powers(points, _KERNEL), _powers(points, _TILE).T
+        taps, gather = _powers(points, KERNEL), _powers(points, TILE).T
         # Reversed taps, which the pullback needs, are those at 1 / point times point^4: p^4 g(1 / p).
         order = list(_RECIPROCAL)
         scales = np.array([point**4 or 1 for point in _POINTS] + [1])
         gather_back = (gather * scales)[:, order]
-        spans = 1 if length <= _DENSE_LENGTH else -(-length // (_SPAN_TILES * _TILE))
-        tiles = -(-length // _TILE) if spans == 1 else _SPAN_TILES
+        spans = 1 if length <= _DENSE_LENGTH else -(-length // (SPAN_TILES * TILE))
+        tiles = -(-length // TILE) if spans == 1 else SPAN_TILES
         both = []
         for matrix in (window, window[order]):
-            spread = np.zeros((tiles, points, tiles * _TILE + _KERNEL - 1))
+            spread = np.zeros((tiles, points, tiles * TILE + KERNEL - 1))
             for tile in range(tiles):
-                spread[tile, :, tile * _TILE : tile * _TILE + points] = matrix
+                spread[tile, :, tile * TILE : tile * TILE + points] = matrix
             spread = spread.reshape(tiles * points, -1)
-            both.append(spread if spans > 1 else spread[:, _KERNEL // 2 :][:, :length])
+            both.append(spread if spans > 1 else spread[:, KERNEL // 2 :][:, :length])
         spread, spread_back = both
     tensors = (torch.tensor(matrix.copy()) for matrix in (spread, taps, gather, spread_back, gather_back))
     a, b, c, d, e = tensors
-    return _Transforms(a.float(), b, c.float(), d.float(), e.float(), spans)
+    return Transforms(a.float(), b, c.float(), d.float(), e.float(), spans)
 
 
 class _Convolution:
     """A convolution over time of 5 taps and as many outputs as inputs."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, length: int) -> None:
-        self.transforms = _make_transforms(length)
+        self.transforms = make_transforms(length)
         weight = torch.einsum("pk,oik->pio", self.transforms.taps, weight)
         self.weight = weight.float().contiguous()  # (points, in, out)
         self.weight_back = self.weight.transpose(1, 2)
@@ -192,7 +193,7 @@ class _Convolution:
         batch, length, channels = x.shape
         spans = self.transforms.spans
         if spans > 1:  # a dense matrix over all of a long trajectory would be mostly zeros
-            step, edge = _SPAN_TILES * _TILE, _KERNEL // 2
+            step, edge = SPAN_TILES * TILE, KERNEL // 2
             x = nn.functional.pad(x, (0, 0, edge, spans * step - length + edge))
             x = x.unfold(1, step + 2 * edge, step).transpose(2, 3).reshape(batch * spans, -1, channels)
         # as_strided, here and below, stands for views, transpositions and permutations: each is a call.
@@ -216,43 +217,44 @@ class _ConvolutionBlock:
         # torch takes the variance as E[y^2] - E[y]^2, which loses what a large mean leaves. The norm does not see what
         # a group's channels share: their mean bias need not be there, nor, in a single step, their mean weights.
         self.convolution = _Convolution(
-            _without_mean(weight, self.groups) if length == 1 else weight, _without_mean(bias, self.groups), length
+            without_mean(weight, self.groups) if length == 1 else weight, without_mean(bias, self.groups), length
         )
         # The norm's output is negated because that is what mish's sigmoid takes.
         self.weight, self.bias = -_copy(norm.weight), -_copy(norm.bias)
 
     def __call__(self, x: torch.Tensor, pullbacks: list[Pullback] | None = None) -> torch.Tensor:
-        y = _as_image(self.convolution(x))
+        y = as_image(self.convolution(x))
         batch, channels, length, _ = y.shape
         sizes = (batch, channels, length, self.groups)
         z, mean, rstd = torch.native_group_norm(y, self.weight, self.bias, *sizes, self.eps)
         if pullbacks is None:
-            return _as_sequence(_mish(z))
-        out, slope = _mish_and_slope(z)
+            return as_sequence(mish(z))
+        out, slope = mish_and_slope(z)
 
         def pull_back(gradient: torch.Tensor) -> torch.Tensor:
             gradient = torch.ops.aten.native_group_norm_backward(
-                _pull_back_mish(_as_image(gradient), slope), y, mean, rstd, self.weight, *sizes, [True, False, False]
+                pull_back_mish(as_image(gradient), slope), y, mean, rstd, self.weight, *sizes, [True, False, False]
             )[0]
-            return self.convolution.pull_back(_as_sequence(gradient))
+            return self.convolution.pull_back(as_sequence(gradient))
 
         pullbacks.append(pull_back)
-        return _as_sequence(out)
+        return as_sequence(out)
 
 
-def _without_mean(weight: torch.Tensor, groups: int) -> torch.Tensor:
+def without_mean(weight: torch.Tensor, groups: int) -> torch.Tensor:
     """Return the weight or bias (out, ...) less its mean over each group of outputs."""
     grouped = weight.view(groups, -1, *weight.shape[1:])
     return (grouped - grouped.mean(1, keepdim=True)).view_as(weight)
 
 
-def _as_image(x: torch.Tensor) -> torch.Tensor:
+def as_image(x: torch.Tensor) -> torch.Tensor:
     """Return (B, L, C) as (B, C, L, 1) in channels-last memory: the form for which torch's GroupNorm is fastest."""
     batch, length, channels = x.shape
     return x.as_strided((batch, channels, length, 1), (length * channels, 1, channels, channels))
 
 
-def _as_sequence(x: torch.Tensor) -> torch.Tensor:
+def as_sequence(x: torch.Tensor) -> torch.Tensor:
+    """Return what ``as_image`` was given."""
     batch, channels, length, _ = x.shape
     return x.as_strided((batch, length, channels), (length * channels, channels, 1))
 
@@ -272,15 +274,15 @@ def _sigmoid(z: torch.Tensor) -> torch.Tensor:
     return s.as_strided(z.shape, z.stride())
 
 
-def _mish(z: torch.Tensor) -> torch.Tensor:
-    """Return mish(-z), in the place of z."""
+def mish(z: torch.Tensor) -> torch.Tensor:
+    """Return mish at -z, in the place of z."""
     s = _sigmoid(z)
     torch.addcmul(_ONE, s, s, out=s)
     return z.addcdiv_(z, s, value=-2)
 
 
-def _mish_and_slope(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mish(-z), in the place of z, and k: its derivative by z is 1 - 2 k."""
+def mish_and_slope(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mish at -z, in the place of z, and k: its derivative by z is 1 - 2 k."""
     s = _sigmoid(z)
     r = torch.addcmul(_ONE, s, s).reciprocal_()
     u = z * r
@@ -290,7 +292,8 @@ def _mish_and_slope(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return z, r.sub_(u, alpha=2)  # k = r - 2 z r (1 - s) (1 - r)
 
 
-def _pull_back_mish(gradient: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+def pull_back_mish(gradient: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Return the gradient by z, of the gradient of mish at -z and k."""
     return torch.addcmul(gradient, gradient, slope, value=-2)
 
 
@@ -497,12 +500,12 @@ class FastValueFunction(_FastNetwork):
         return self._evaluate(self._differentiate, trajectories, timestep)
 
     def _predict(self, x: torch.Tensor, timestep: int) -> torch.Tensor:
-        return _mish(self._run(x, timestep, None)).mul_(self._out).sum(1).add_(self._out_bias)
+        return mish(self._run(x, timestep, None)).mul_(self._out).sum(1).add_(self._out_bias)
 
     def _differentiate(self, x: torch.Tensor, timestep: int) -> torch.Tensor:
         pullbacks: list[Pullback] = []
-        _, slope = _mish_and_slope(self._run(x, timestep, pullbacks))
-        gradient = (_pull_back_mish(self._out, slope) @ self._hidden.T).unsqueeze(1)
+        _, slope = mish_and_slope(self._run(x, timestep, pullbacks))
+        gradient = (pull_back_mish(self._out, slope) @ self._hidden.T).unsqueeze(1)
         for pull_back in reversed(pullbacks):
             gradient = pull_back(gradient)
         return gradient
