@@ -1,4 +1,4 @@
-"""The average by hand, the last checkpoint at the last step, and a picture that changes nothing but its file."""
+"""The average by hand, and a picture that changes nothing but its file."""
 
 import random
 
@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning import callbacks
-from vgp_lightning.callbacks import EMA, LastCheckpoint, PlanPicture
+from vgp_lightning.callbacks import EMA, PlanPicture
+from vgp_lightning.checkpoints import LastCheckpoint
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.training import DenoiserModule, ValueModule, load_module
 
@@ -173,49 +174,6 @@ def test_a_resumed_run_goes_on_with_both_the_average_and_the_raw_weights(
 def test_a_decay_outside_zero_to_one_is_refused(decay):
     with pytest.raises(ValueError, match=rf"ema\.decay is {decay}: it must lie in \[0, 1\)"):
         EMA(decay)
-
-
-# ---------------------------------------------------------------- LastCheckpoint
-
-
-class Saved(pl.Callback):
-    """The step that ``last.ckpt`` is of, as each step finds it."""
-
-    def __init__(self, path):
-        self.path, self.steps = path, []
-
-    def on_train_batch_start(self, *args):
-        exists = self.path.exists()
-        self.steps.append(torch.load(self.path, weights_only=True)["global_step"] if exists else None)
-
-
-def test_the_last_checkpoint_is_rewritten_at_its_interval_and_is_the_last_step_in_the_end(
-    make_data, make_trainer, make_module, tmp_path
-):
-    path = tmp_path / "checkpoints/last.ckpt"
-    saved = Saved(path)
-    trainer = make_trainer(max_steps=7, enable_checkpointing=True, callbacks=[saved, LastCheckpoint(3)])
-    trainer.fit(make_module(), make_data(validation_share=0))
-    assert saved.steps == [None, None, None, 3, 3, 3, 6]
-    assert torch.load(path, weights_only=True)["global_step"] == 7
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
-
-
-@pytest.mark.parametrize("interval", [3, 4, 100])
-def test_training_that_ends_by_epochs_has_its_last_step_too(make_data, make_trainer, make_module, tmp_path, interval):
-    recorder = Recorder()
-    trainer = make_trainer(
-        max_steps=-1,
-        max_epochs=2,
-        limit_train_batches=4,
-        enable_checkpointing=True,
-        callbacks=[EMA(0.9), recorder, LastCheckpoint(interval)],
-    )
-    trainer.fit(make_module(), make_data(validation_share=0))
-    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 8
-    assert_same(checkpoint["state_dict"], average_by_hand(recorder.steps, 0.9))
-    assert_same(checkpoint["current_model_state"], recorder.steps[-1])
 
 
 # ---------------------------------------------------------------- PlanPicture

@@ -9,7 +9,7 @@ import yaml
 from vgp_lightning.cli import CONFIGS, main
 from vgp_lightning.evaluation import evaluate
 
-BASES = ["denoiser.yaml", "value.yaml"]
+BASES = ["denoiser.yaml", "value.yaml", "planner.yaml"]
 DATA = sorted(f"data/{path.name}" for path in (CONFIGS / "data").glob("*.yaml"))
 HARDWARE = sorted(f"hardware/{path.name}" for path in (CONFIGS / "hardware").glob("*.yaml"))
 
@@ -66,7 +66,8 @@ def test_the_horizon_of_an_overlay_fits_the_networks_it_is_meant_for(overlay, ca
     for base in BASES:
         config = merged(capsys, base, overlay)
         widths = config["model"]["init_args"]["widths"]
-        check_horizon(config["data"]["horizon"], **{f"{Path(base).stem}_widths": widths})
+        networks = ["denoiser", "value"] if base == "planner.yaml" else [Path(base).stem]
+        check_horizon(config["data"]["horizon"], **{f"{network}_widths": widths for network in networks})
 
 
 def test_the_inpainting_overlay_fits_the_denoiser_alone(capsys):
@@ -83,7 +84,7 @@ def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):
         {name: config["model"]["init_args"][name] for name in ("num_train_timesteps", "beta_schedule")}
         for config in (merged(capsys, base, DATA[0]) for base in BASES)
     ]
-    assert schedules[0] == schedules[1]
+    assert schedules[0] == schedules[1] == schedules[2]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.name)

@@ -1,15 +1,21 @@
 """Windows against plain Python loops over the episodes, returns by hand, and splits that share no episode."""
 
+import ast
 import itertools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from minari import MinariDataset
 
-from vgp_lightning.data import MinariDataModule, count_windows, discounted_returns
+from vgp_lightning.data import MinariDataModule, discounted_returns
 
 PADDINGS = ["none", "terminated", "all"]
 
@@ -22,7 +28,7 @@ def prepared(data):
 
 def seen(windows):
     """The first observation value, 100 * episode + step, that each window starts with."""
-    return [int(windows[i].trajectories[0, 0, -2]) for i in range(len(windows))]
+    return windows.batch(range(len(windows))).trajectories[:, 0, -2].int().tolist()
 
 
 def expected_windows(episodes, horizon, padding, discount, rest=0.0):
@@ -98,7 +104,7 @@ def test_the_windows_are_those_of_a_loop_over_the_episodes_each_once(make_data, 
     trajectories, returns = expected_windows(episodes, horizon, padding, discount=0.9)
     windows = data.train_windows
     assert len(windows) == windows.total == len(trajectories)
-    found = [windows[i] for i in range(len(windows))]
+    found = [windows.batch([i]) for i in range(len(windows))]
     np.testing.assert_array_equal(torch.cat([window.trajectories for window in found]), trajectories)
     np.testing.assert_allclose(torch.cat([window.returns for window in found]), returns, rtol=1e-5)
 
@@ -107,7 +113,7 @@ def test_a_padded_tail_rests_as_near_zero_as_the_bounds_allow(make_data, make_ep
     episodes = [make_episode(2, actions=np.float32([[1], [2]]))]
     bounds = {"action_space": spaces.Box(0.5, 2, (1,), np.float32)}
     data = prepared(make_data(episodes, bounds, padding="all", validation_share=0))
-    (window, late), observations = data.train_windows.__getitems__([0, 1]).trajectories, episodes[0].observations
+    (window, late), observations = data.train_windows.batch([0, 1]).trajectories, episodes[0].observations
     assert window[:, 0].tolist() == [1, 2, 0.5, 0.5]
     np.testing.assert_array_equal(window[:, 1:], observations[[0, 1, 2, 2]])
     assert late[:, 0].tolist() == [2, 0.5, 0.5, 0.5]
@@ -117,33 +123,28 @@ def test_a_padded_tail_rests_as_near_zero_as_the_bounds_allow(make_data, make_ep
 def test_a_batch_is_its_windows_one_by_one_in_the_order_asked_for(make_data):
     windows = prepared(make_data(validation_share=0)).train_windows
     indices = [5, 0, 71, 5, 30]
-    batch = windows.__getitems__(indices)
-    np.testing.assert_array_equal(batch.trajectories, torch.cat([windows[i].trajectories for i in indices]))
-    np.testing.assert_array_equal(batch.returns, torch.cat([windows[i].returns for i in indices]))
-    assert count_windows(batch) == 5
+    batch, singles = windows.batch(indices), [windows.batch([i]) for i in indices]
+    np.testing.assert_array_equal(batch.trajectories, torch.cat([single.trajectories for single in singles]))
+    np.testing.assert_array_equal(batch.returns, torch.cat([single.returns for single in singles]))
+    assert len(batch.trajectories) == 5
 
 
-def test_the_loader_shows_every_training_window_once_an_epoch_but_a_smaller_last_batch(make_data):
-    data = prepared(make_data(validation_share=0, batch_size=9))  # 8 episodes of 9 windows
-    shown = [seen_batch.trajectories[:, 0, -2] for seen_batch in data.train_dataloader()]
-    assert [len(batch) for batch in shown] == [9] * 8
+@pytest.mark.parametrize(("batch_size", "sizes"), [(9, [9] * 8), (16, [16] * 4 + [8]), (100, [72])])
+def test_the_loader_shows_every_training_window_once_an_epoch(make_data, batch_size, sizes):
+    data = prepared(make_data(validation_share=0, batch_size=batch_size))  # 8 episodes of 9 windows
+    shown = [batch.trajectories[:, 0, -2] for batch in data.train_dataloader()]
+    assert [len(batch) for batch in shown] == sizes
     assert sorted(torch.cat(shown).tolist()) == [100 * e + t for e in range(8) for t in range(9)]
-    data.batch_size = 16
-    assert [len(batch.returns) for batch in data.train_dataloader()] == [16] * 4
-    data.batch_size = 100
-    assert [len(batch.returns) for batch in data.train_dataloader()] == [72]
 
 
-def test_every_epoch_has_another_order_and_a_seed_repeats_it(make_data):
-    loader = prepared(make_data(validation_share=0, batch_size=100)).train_dataloader()
+def test_torchs_seed_decides_the_order(make_data):
+    data = prepared(make_data(validation_share=0, batch_size=100))
 
-    def order():
-        return next(iter(loader)).trajectories[:, 0, -2].tolist()
+    def order(seed):
+        torch.manual_seed(seed)
+        return next(iter(data.train_dataloader())).trajectories[:, 0, -2].tolist()
 
-    torch.manual_seed(1)
-    first, second = order(), order()
-    torch.manual_seed(1)
-    assert first == order() != second
+    assert order(1) == order(1) != order(2)
 
 
 def test_a_limit_spreads_the_held_out_windows_evenly(make_data, make_episode):
@@ -207,6 +208,16 @@ def test_mixed_datasets_contain_both(make_data, make_dataset, make_episode):
     assert train | held_out == {0, 1, 2, 3}
 
 
+def test_weights_decide_how_often_each_dataset_is_drawn(make_data, make_dataset, make_episode):
+    for name, number in (("one", 0), ("two", 1)):
+        make_dataset(f"test/{name}-v0", [make_episode(10, number)])
+    ids = ["test/one-v0", "test/two-v0"]
+    for weights, share in ((None, 0.5), ([3, 1], 0.25), ([0, 1], 1)):
+        data = prepared(make_data(dataset_id=ids, weights=weights, horizon=1, batch_size=20, validation_share=0))
+        (batch,) = data.train_dataloader()
+        assert (batch.trajectories[:, 0, -2] >= 100).float().mean() == share
+
+
 @pytest.mark.parametrize("part", ["observation_space", "action_space"])
 def test_datasets_of_different_spaces_are_refused_by_both_names(make_data, make_dataset, make_episode, part):
     make_dataset("test/one-v0", [make_episode(2)])
@@ -234,10 +245,10 @@ def test_the_statistics_are_numpys_of_all_rows_and_of_the_training_windows_retur
     np.testing.assert_allclose(normalization["return_scale"], returns.std(), rtol=1e-4)
 
 
-def test_chunks_of_statistics_miss_no_row(make_data, monkeypatch):
+def test_chunks_of_statistics_miss_no_row(make_data, monkeypatch, tmp_path):
     whole = prepared(make_data()).normalization
     monkeypatch.setattr("vgp_lightning.data._CHUNK", 7)
-    chunked = prepared(make_data(dataset_id="test/tiny-v0")).normalization
+    chunked = prepared(make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "other"))).normalization
     for name in ("shift", "scale", "return_shift", "return_scale"):
         np.testing.assert_allclose(chunked[name], whole[name], rtol=1e-6)
 
@@ -291,6 +302,117 @@ def test_the_cache_lies_in_xdg_cache_home_or_where_it_is_told_to(make_data, tmp_
         assert len(list((tmp_path / folder).glob("*/rows.npy"))) == 1
 
 
+def test_returns_of_other_settings_lie_side_by_side(make_data, make_episode, tmp_path):
+    episodes = [make_episode(9, number, terminated=number % 2 == 1) for number in range(4)]
+    settings = [{}, {"discount": 0.9}, {"termination_penalty": -100.0}, {"truncation": "continue"}]
+    make_data(episodes)
+    for _ in range(2):  # made, and found again
+        for options in settings:
+            options = {"discount": 0.5, "padding": "all", "validation_share": 0} | options
+            data = prepared(make_data(dataset_id="test/tiny-v0", **options))
+            expected = [
+                discounted_returns(
+                    episode.rewards,
+                    bool(episode.terminations[-1]),
+                    options["discount"],
+                    options.get("termination_penalty", 0.0),
+                    options.get("truncation", "cut"),
+                )
+                for episode in episodes
+            ]
+            found = data.train_windows.batch(range(36)).returns
+            np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-5)
+    assert len(list((tmp_path / "cache").glob("*/*/returns_*.npy"))) == len(settings)
+
+
+def test_whole_numbers_and_fractions_name_the_same_returns(make_data, tmp_path):
+    prepared(make_data(discount=1, termination_penalty=-1))
+    prepared(make_data(dataset_id="test/tiny-v0", discount=1.0, termination_penalty=-1.0))
+    assert len(list((tmp_path / "cache").glob("*/*/returns_*.npy"))) == 1
+
+
+def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeypatch):
+    cold = prepared(make_data(discount=0.9))
+    for owner, name in ((MinariDataset, "iterate_episodes"), (MinariDataModule, "_write_returns")):
+        monkeypatch.setattr(owner, name, None)  # must not be called
+    for name in ("discounted_returns", "_write_statistics"):
+        monkeypatch.setattr(f"vgp_lightning.data.{name}", None)
+    (file,) = Path(os.environ["MINARI_DATASETS_PATH"]).rglob("*.hdf5")
+    state = file.stat()
+    file.write_bytes(bytes(state.st_size))  # there is nothing left to read
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    warm = prepared(make_data(dataset_id="test/tiny-v0", discount=0.9))
+    assert warm.normalization == cold.normalization
+    for windows, before in zip(
+        (warm.train_windows, warm.validation_windows), (cold.train_windows, cold.validation_windows), strict=True
+    ):
+        every = range(len(before))
+        assert torch.equal(windows.batch(every).trajectories, before.batch(every).trajectories)
+        assert torch.equal(windows.batch(every).returns, before.batch(every).returns)
+
+
+def test_everything_but_episode_lengths_is_mapped_not_held(make_data):
+    windows = prepared(make_data()).train_windows
+    for array in (windows._episodes.rows, windows._episodes.rewards, windows._returns):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+
+
+def test_an_interruption_while_returns_are_written_leaves_none_that_look_whole(make_data, monkeypatch, tmp_path):
+    calls = itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return discounted_returns(*args)
+
+    data = make_data()
+    with monkeypatch.context() as patch:
+        patch.setattr("vgp_lightning.data.discounted_returns", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            data.prepare_data()
+    assert list((tmp_path / "cache").rglob("*returns*")) == list((tmp_path / "cache").rglob("*.building-*")) == []
+    prepared(data)
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from vgp_lightning import data, episodes
+
+own = Path(sys.argv[1])
+built = []
+Module = data.MinariDataModule
+for owner, name in ((episodes, "_write_arrays"), (data, "_write_statistics"), (Module, "_write_returns")):
+    def counted(*args, write=getattr(owner, name), name=name):
+        built.append(name)
+        write(*args)
+    setattr(owner, name, counted)
+
+module = Module("test/tiny-v0", horizon=4)
+own.with_suffix(".ready").touch()
+while len(list(own.parent.glob("*.ready"))) < 2:
+    time.sleep(0.01)
+module.prepare_data()
+module.setup("fit")
+returns = module.train_windows.batch(range(len(module.train_windows))).returns
+print("FOUND", {"built": built, "numbers": [module.normalization, returns.tolist()]})
+"""
+
+
+def test_two_processes_that_prepare_the_same_data_build_each_part_once_and_find_the_same(make_data, tmp_path):
+    make_data()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PREPARE, str(tmp_path / name)], stdout=subprocess.PIPE, text=True)
+        for name in ("first", "second")
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    first, second = (ast.literal_eval(output.split("FOUND ")[1]) for output in outputs)
+    assert sorted(first["built"] + second["built"]) == ["_write_arrays", "_write_returns", "_write_statistics"]
+    assert first["numbers"] == second["numbers"]
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -326,6 +448,10 @@ def test_held_out_episodes_that_are_too_short_are_an_error_too(make_data, make_e
         ({"padding": "ALL"}, "padding.*'ALL'"),
         ({"truncation": "go on"}, "truncation.*'go on'"),
         ({"normalizer": "minmax"}, "'minmax'"),
+        ({"weights": [1, 2]}, r"data.weights is \[1, 2\]: each of the 1 datasets"),
+        ({"weights": [-1]}, r"data.weights is \[-1\]: .*none below zero"),
+        ({"weights": [0]}, r"data.weights is \[0\]: .*not all of them zero"),
+        ({"weights": [float("nan")]}, r"data.weights is \[nan\]"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_its_value(make_data, bad, message):

@@ -1,5 +1,7 @@
 """The cache: what is refused on the way in, in which order vectors are flattened, and that it is whole or not there."""
 
+import errno
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from filelock import FileLock
 from gymnasium import spaces
 
 from vgp_lightning import episodes as module
@@ -108,7 +111,17 @@ def test_several_datasets_follow_one_another(make_dataset, make_episode, cache):
     datasets = [make_dataset(f"test/part-v{i}", [make_episode(2 + i, i)]) for i in range(2)]
     episodes = load(cached(datasets, cache))
     np.testing.assert_array_equal(episodes.lengths, [2, 3])
+    np.testing.assert_array_equal(episodes.per_dataset, [1, 1])
     np.testing.assert_array_equal(episodes.rows[:, 1], [0, 1, 2, 100, 101, 102, 103])
+
+
+def test_an_episode_is_neither_lost_nor_doubled_where_the_file_is_opened_anew(
+    make_dataset, make_episode, cache, monkeypatch
+):
+    monkeypatch.setattr(module, "_OPEN", 2)
+    episodes = load(cached([make_dataset("test/five-v0", [make_episode(1, number) for number in range(5)])], cache))
+    np.testing.assert_array_equal(episodes.rows[::2, 1], [0, 100, 200, 300, 400])
+    np.testing.assert_array_equal(episodes.per_dataset, [5])
 
 
 # ---------------------------------------------------------------- what is refused
@@ -204,7 +217,9 @@ def test_a_missing_dataset_is_the_same_error_where_there_is_none_at_all():
 # ---------------------------------------------------------------- the cache
 
 
-def test_the_cache_is_found_again_by_the_content_alone(make_dataset, make_episode, cache, tmp_path, monkeypatch):
+def test_the_cache_is_found_again_where_the_dataset_has_been_moved_to(
+    make_dataset, make_episode, cache, tmp_path, monkeypatch
+):
     dataset = make_dataset("test/one-v0", [make_episode(3)])
     folder = cached([dataset], cache)
     shutil.copytree(tmp_path / "minari", tmp_path / "elsewhere")
@@ -223,6 +238,19 @@ def test_another_content_has_another_cache(make_dataset, make_episode, cache):
     assert load(before).rewards[2] != 3.5
 
 
+def test_a_dataset_that_was_written_anew_has_another_cache_though_it_has_the_same_name_and_size(
+    make_dataset, make_episode, cache
+):
+    def collected(number):
+        dataset = make_dataset("test/one-v0", [make_episode(3, number)])
+        file = Path(dataset.storage.data_path) / "main_data.hdf5"
+        return load(cached([dataset], cache)).rows[0, 1], file.stat().st_size
+
+    first, size = collected(1)
+    minari.delete_dataset("test/one-v0")
+    assert (first, *collected(2)) == (100, 200, size)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_build_leaves_nothing_that_looks_whole(make_dataset, make_episode, cache, monkeypatch, error):
     dataset = make_dataset("test/two-v0", [make_episode(3, number) for number in range(2)])
@@ -230,7 +258,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(make_dataset, make
 
     def interrupted(name, *args):
         if name.startswith("episode 1"):
-            assert list(cache.glob("*/rows.npy"))  # half of it is there
+            assert list(cache.glob("*/*/rows.npy"))  # half of it is there
             raise error("power cut")
         check(name, *args)
 
@@ -242,47 +270,123 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(make_dataset, make
     assert load(cached([dataset], cache)).rows[-1, 1] == 103
 
 
+def test_a_full_disk_is_told_with_its_folder_and_leaves_nothing(make_dataset, make_episode, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_check_episode", full)
+    with pytest.raises(ValueError, match=r"no space is left in .*arrays .* MB are free: .*--data\.cache_dir"):
+        cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
 BUILD = """
-import sys, time
+import hashlib, sys, time
 from pathlib import Path
 import minari
 from vgp_lightning import episodes
 
-cache, own = Path(sys.argv[1]), Path(sys.argv[2])
-write = episodes._write_arrays
+cache, own, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+check = episodes._check_episode
 
-def slow(*args):
-    own.with_suffix(".wrote").touch()
-    time.sleep(0.3)
-    write(*args)
+def slow(name, *args):
+    check(name, *args)
+    if name.startswith("episode 1"):
+        own.with_suffix(".wrote").touch()
+        time.sleep(seconds)
 
-episodes._write_arrays = slow
+episodes._check_episode = slow
 dataset = minari.load_dataset("test/one-v0")
 own.with_suffix(".ready").touch()
 while not (own.parent / "go").exists():
     time.sleep(0.005)
-print("FOLDER", episodes.cached([dataset], cache))
+folder = episodes.cached([dataset], cache)
+print("FOLDER", folder, hashlib.blake2b(episodes.load(folder).rows.tobytes()).hexdigest())
 """
 
 
-def test_of_two_processes_one_builds_and_the_other_waits(make_dataset, make_episode, cache, tmp_path):
-    dataset = make_dataset("test/one-v0", [make_episode(3)])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", BUILD, str(cache), str(tmp_path / name)], stdout=subprocess.PIPE, text=True
-        )
-        for name in ("first", "second")
-    ]
+def start_build(cache, own, seconds):
+    """Build in another process, which lingers so many seconds after the first of two episodes."""
+    arguments = [sys.executable, "-c", BUILD, str(cache), str(own), str(seconds)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(paths, *processes):
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*.ready"))) < 2:
+    while not all(path.exists() for path in paths):
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
+
+
+def test_what_a_killed_build_leaves_is_no_cache_and_the_next_build_removes_it(
+    make_dataset, make_episode, cache, tmp_path
+):
+    dataset = make_dataset("test/one-v0", [make_episode(3, number) for number in range(2)])
+    (tmp_path / "go").touch()
+    process = start_build(cache, tmp_path / "first", 60)
+    wait_for([tmp_path / "first.wrote"], process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert [path.suffix for path in cache.iterdir() if path.is_dir()] != []
+    folder = cached([dataset], cache)
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
+    np.testing.assert_array_equal(load(folder).rows[:, 1], [0, 1, 2, 3, 100, 101, 102, 103])
+
+
+def test_leftovers_of_other_datasets_are_removed_unless_somebody_holds_their_lock(make_dataset, make_episode, cache):
+    dead, living = (cache / f"{key * 32}.building-x" for key in "ab")
+    for path in (dead, living):
+        path.mkdir(parents=True)
+        (path / "rows.npy").touch()
+    with FileLock(cache / f"{'b' * 32}.lock"):
+        folder = cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
+    assert {path for path in cache.iterdir() if path.is_dir()} == {folder, living}
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import minari
+from vgp_lightning.episodes import cached, load
+
+def peak():  # of this process alone, mapped files included; getrusage starts with its parent's
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
+
+for name in ("test/small-v0", "test/large-v0"):
+    folder = cached([minari.load_dataset(name)], Path(sys.argv[1]))
+    print("PEAK", peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells no peak")
+@pytest.mark.parametrize(("small", "large", "steps"), [(2, 60, 20_000), (200, 2000, 2)])
+def test_a_dataset_of_many_times_the_size_is_built_in_the_same_memory(
+    make_dataset, make_episode, cache, small, large, steps
+):
+    space = spaces.Box(-np.inf, np.inf, (16,), np.float32)
+    for name, count in (("small", small), ("large", large)):
+        episode = make_episode(steps, observations=np.zeros((steps + 1, 16), np.float32))
+        make_dataset(f"test/{name}-v0", [episode] * count, space)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(cache)], capture_output=True, text=True, check=True)
+    first, second = (float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("PEAK"))
+    # Sixty long episodes are 82 MB of rows; HDF5 would keep 66 MB of two thousand short ones.
+    assert second - first < 30
+
+
+def test_of_two_processes_one_builds_and_the_other_waits(make_dataset, make_episode, cache, tmp_path):
+    dataset = make_dataset("test/one-v0", [make_episode(3, number) for number in range(2)])
+    processes = [start_build(cache, tmp_path / name, 0.3) for name in ("first", "second")]
+    wait_for([tmp_path / "first.ready", tmp_path / "second.ready"], *processes)
     (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    folders = {output.split("FOLDER ")[1].strip() for output in outputs}
-    assert folders == {str(path) for path in cache.iterdir() if path.is_dir()} == {str(cached([dataset], cache))}
+    folder = cached([dataset], cache)
+    rows = hashlib.blake2b(load(folder).rows.tobytes()).hexdigest()
+    assert {output.split("FOLDER ")[1].strip() for output in outputs} == {f"{folder} {rows}"}
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
+    np.testing.assert_array_equal(load(folder).rows[:, 1], [0, 1, 2, 3, 100, 101, 102, 103])
     assert len(list(tmp_path.glob("*.wrote"))) == 1
 
 

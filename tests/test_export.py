@@ -14,12 +14,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from vgp_lightning import pipeline as pipeline_module
-from vgp_lightning.callbacks import EMA, LastCheckpoint
+from vgp_lightning.callbacks import EMA
+from vgp_lightning.checkpoints import LastCheckpoint
 from vgp_lightning.collect import collect
 from vgp_lightning.data import MinariDataModule
 from vgp_lightning.export import export
 from vgp_lightning.pipeline import StockEnvironment, ValueGuidedPlannerPipeline
-from vgp_lightning.training import DenoiserModule, ValueModule
+from vgp_lightning.training import DenoiserModule, PlannerModule, ValueModule
 
 OBSERVATION = [0.6, -0.8, 1.5]  # of a pendulum: cosine, sine, speed
 
@@ -251,6 +252,35 @@ def test_defaults_given_to_the_export_are_the_folders(trained, tmp_path):
     folder = export(paths["denoiser"], str(tmp_path / "planner"), paths["value"], **given)
     settings = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
     assert settings == given | {"planning_horizon": 8}
+
+
+@pytest.fixture(scope="module")
+def both(trained, tmp_path_factory):
+    """The checkpoint of the same training in one run."""
+    _, data = trained
+    folder = tmp_path_factory.mktemp("both")
+    torch.manual_seed(0)
+    trainer(folder).fit(make(PlannerModule, data), data)
+    return str(folder / "checkpoints" / "last.ckpt")
+
+
+def test_one_checkpoint_of_both_networks_is_exported_as_the_two_are(both, folder, tmp_path):
+    exported = export(both, str(tmp_path / "planner"))
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    of_two_runs = {Path("training/denoiser.yaml"), Path("training/value.yaml")}
+    found = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
+    assert found - of_two_runs == files - of_two_runs
+    for path in files - of_two_runs:
+        assert (exported / path).read_bytes() == (folder / path).read_bytes(), path
+    settings = yaml.safe_load((exported / "training/denoiser.yaml").read_text())["model"]
+    assert (settings["widths"], settings["learning_rate"]) == ([16, 64], 1e-2)
+
+
+def test_a_value_function_beside_a_checkpoint_of_both_is_refused(both, trained, tmp_path):
+    paths, _ = trained
+    for value in (paths["value"], both):
+        refused(tmp_path, "holds both networks: leave --value away", both, str(tmp_path / "planner"), value)
+    refused(tmp_path, "--value .* holds a PlannerModule", paths["denoiser"], str(tmp_path / "planner"), both)
 
 
 # ---------------------------------------------------------------- what is refused, and nothing is written then

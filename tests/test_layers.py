@@ -20,8 +20,14 @@ MAY_IMPORT = {
     "rendering": set(),
     "episodes": set(),
     "networks": {"settings"},  # the horizons' rule
-    "data": {"episodes", "normalizer"},
-    "training": {"normalizer", "networks", "data", "pipeline"},
+    "windows": {"episodes"},
+    "data": {"episodes", "normalizer", "windows"},
+    "acceleration": {"inference"},
+    "learning": {"acceleration", "data", "windows"},
+    "training": {"learning", "networks", "windows"},
+    "checkpoints": set(),
+    "health": {"checkpoints", "learning", "windows"},
+    "fitting": {"acceleration", "callbacks", "checkpoints", "data", "health", "learning", "training"},
     "agent": {"pipeline"},
     "behaviours": {"agent", "pipeline"},
     "collect": {"agent", "behaviours"},
@@ -29,9 +35,9 @@ MAY_IMPORT = {
     "export": {"training", "pipeline", "networks"},
     "original_checkpoint": {"networks", "training"},
     "original": {"original_checkpoint", "export", "pipeline", "training"},
-    "callbacks": {"training", "evaluation", "pipeline", "rendering", "data"},  # data: its batch type
+    "callbacks": {"learning", "training", "pipeline", "rendering", "windows"},
     "demo": {"cli", "agent", "behaviours", "collect", "evaluation", "export", "rendering", "pipeline"},
-    "cli": {"callbacks", "data", "training", "collect", "export", "original", "evaluation", "demo"},
+    "cli": {"fitting", "collect", "export", "original", "evaluation", "demo"},
 }
 TRAVELLING = {Path(name).stem for name in pipeline.TRAVELLING}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))

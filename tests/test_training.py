@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from scipy.stats import spearmanr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.data import Batch
-from vgp_lightning.training import DenoiserModule, ValueModule, load_module
+from vgp_lightning.callbacks import EMA
+from vgp_lightning.training import DenoiserModule, PlannerModule, ValueModule, load_module
+from vgp_lightning.windows import Batch, Draw
 
 A, H, T, B = 1, 4, 3, 3
 MODULES = [DenoiserModule, ValueModule]
@@ -28,7 +30,17 @@ def make_module(kind=DenoiserModule, **options):
 
 @pytest.fixture
 def batch():
-    return Batch(3 * torch.randn(B, H, T) + 5, torch.tensor([1.0, -2.0, 4.0]))
+    return make_batch(3 * torch.randn(B, H, T) + 5, torch.tensor([1.0, -2.0, 4.0]))
+
+
+def make_batch(trajectories, returns, seed=0):
+    count = len(trajectories)
+    return Batch(trajectories, returns, Draw(np.arange(count), count, 0, 1, seed))
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(B, H, T)
 
 
 def with_statistics(module):
@@ -49,11 +61,10 @@ def cosine_alphas(levels):
 
 
 @pytest.mark.parametrize("levels", [5, 20])
-def test_noising_is_diffusers_but_the_present_observation_is_pinned(batch, levels):
+def test_noising_is_diffusers_but_the_present_observation_is_pinned(batch, noise, levels):
     module, timesteps = make_module(num_train_timesteps=levels), torch.tensor([0, 2, levels - 1])
     clean = batch.trajectories
-    noised, noise = module.noised(clean, timesteps, torch.Generator().manual_seed(7))
-    torch.testing.assert_close(noise, torch.randn(clean.shape, generator=torch.Generator().manual_seed(7)))
+    noised = module.noised(clean, timesteps, noise)
     scheduler = DDPMScheduler(levels, beta_schedule="squaredcos_cap_v2")
     expected = scheduler.add_noise(clean, noise, timesteps)
     expected[:, 0, A:] = clean[:, 0, A:]
@@ -64,9 +75,9 @@ def test_noising_is_diffusers_but_the_present_observation_is_pinned(batch, level
     torch.testing.assert_close(noised[:, 0, :A], by_formula[:, 0, :A], rtol=1e-4, atol=1e-5)
 
 
-def test_noising_leaves_the_clean_trajectories_alone(batch):
+def test_noising_leaves_the_clean_trajectories_alone(batch, noise):
     before = batch.trajectories.clone()
-    make_module().noised(batch.trajectories, torch.tensor([0, 2, 4]), None)
+    make_module().noised(batch.trajectories, torch.tensor([0, 2, 4]), noise)
     assert torch.equal(batch.trajectories, before)
 
 
@@ -93,10 +104,9 @@ def loss_by_hand(prediction, target, action_weight, loss_discount):
     return total / (B * H * T)
 
 
-def targets(batch, timesteps, seed):
+def targets(batch, timesteps, noise):
     """Return what each kind of denoiser has to predict, from the cosine schedule's formula."""
     clean = (batch.trajectories - torch.tensor([4.0, 5.0, 6.0])) / torch.tensor([1.0, 2.0, 4.0])
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     alphas = torch.from_numpy(cosine_alphas(5)).float()[timesteps, None, None]
     return {
         "sample": clean,
@@ -107,33 +117,34 @@ def targets(batch, timesteps, seed):
 
 @pytest.mark.parametrize("loss_discount", [1.0, 0.5])
 @pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
-def test_the_denoisers_loss_is_the_weighted_mean_of_squares_to_its_target(batch, make_stub, kind, loss_discount):
+def test_the_denoisers_loss_is_the_weighted_mean_of_squares_to_its_target(batch, noise, make_stub, kind, loss_discount):
     module = with_statistics(make_module(prediction_type=kind, action_weight=7.0, loss_discount=loss_discount))
     prediction, timesteps = torch.randn(B, H, T), torch.tensor([0, 2, 4])
     module.network = make_stub(lambda sample, timesteps: prediction.transpose(1, 2))
-    loss = module.loss(batch, timesteps, torch.Generator().manual_seed(3))
-    expected = loss_by_hand(prediction, targets(batch, timesteps, 3)[kind], 7.0, loss_discount)
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    losses = module.loss(batch, timesteps, noise)
+    expected = loss_by_hand(prediction, targets(batch, timesteps, noise)[kind], 7.0, loss_discount)
+    assert losses.shape == (B,)
+    assert losses.mean().item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
-def test_a_perfect_prediction_has_no_loss_whatever_it_says_of_the_pinned_observation(batch, make_stub, kind):
+def test_a_perfect_prediction_has_no_loss_whatever_it_says_of_the_pinned_observation(batch, noise, make_stub, kind):
     module, timesteps = with_statistics(make_module(prediction_type=kind)), torch.tensor([1, 2, 4])
-    prediction = targets(batch, timesteps, 3)[kind].clone()
+    prediction = targets(batch, timesteps, noise)[kind].clone()
     prediction[:, 0, A:] = 1e3
     module.network = make_stub(lambda sample, timesteps: prediction.transpose(1, 2))
-    assert module.loss(batch, timesteps, torch.Generator().manual_seed(3)).item() == pytest.approx(0, abs=1e-8)
+    assert module.loss(batch, timesteps, noise).tolist() == pytest.approx([0] * B, abs=1e-8)
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_the_network_sees_noised_normalised_trajectories_channels_first(batch, make_stub, kind):
+def test_the_network_sees_noised_normalised_trajectories_channels_first(batch, noise, make_stub, kind):
     module, calls = with_statistics(make_module(kind)), []
     module.network = make_stub(lambda *args: calls.append(args) or torch.zeros(B, 1, 1))
     timesteps = torch.tensor([0, 2, 4])
     method = module.loss if kind is DenoiserModule else module.predict
-    method(batch, timesteps, torch.Generator().manual_seed(3))
+    method(batch, timesteps, noise)
     ((sample, seen_timesteps),) = calls
-    expected, _ = module.noised(targets(batch, timesteps, 3)["sample"], timesteps, torch.Generator().manual_seed(3))
+    expected = module.noised(targets(batch, timesteps, noise)["sample"], timesteps, noise)
     torch.testing.assert_close(sample, expected.transpose(1, 2))
     assert torch.equal(seen_timesteps, timesteps)
 
@@ -148,8 +159,8 @@ def test_training_draws_every_noise_level_and_its_own_noise(batch, make_stub, mo
 
     module.network = make_stub(answer)
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
-    for _ in range(40):
-        module.training_step(batch, 0)
+    for number in range(40):
+        module.training_step(make_batch(batch.trajectories, batch.returns, seed=number), 0)
     assert set(levels) == set(range(5))
     assert len(set(samples)) == 40
 
@@ -157,10 +168,12 @@ def test_training_draws_every_noise_level_and_its_own_noise(batch, make_stub, mo
 # ---------------------------------------------------------------- the value function's loss
 
 
-def test_the_value_functions_prediction_is_one_number_a_window_and_its_loss_is_by_hand(batch, make_stub, monkeypatch):
+def test_the_value_functions_prediction_is_one_number_a_window_and_its_loss_is_by_hand(
+    batch, noise, make_stub, monkeypatch
+):
     module = with_statistics(make_module(ValueModule))
     module.network = make_stub(lambda sample, timesteps: torch.tensor([[0.0], [1.0], [-0.5]]))
-    assert module.predict(batch, torch.tensor([0, 2, 4])).tolist() == [0, 1, -0.5]
+    assert module.predict(batch, torch.tensor([0, 2, 4]), noise).tolist() == [0, 1, -0.5]
     # (1 - 3) / 2 = -1;  (-2 - 3) / 2 = -2.5;  (4 - 3) / 2 = 0.5
     assert module.normalised_returns(batch).tolist() == [-1, -2.5, 0.5]
     logged = {}
@@ -307,9 +320,9 @@ def test_a_value_function_ranks_what_it_has_not_seen(make_data, make_episode, ma
     data = make_data(episodes, discount=0.9, validation_share=0.25)
     module = make_module(ValueModule, learning_rate=3e-3)
     make_trainer(max_steps=120, limit_val_batches=0).fit(module, data)
-    held_out = data.validation_windows.__getitems__(range(len(data.validation_windows)))
+    held_out = data.validation_windows.batch(range(len(data.validation_windows)))
     with torch.inference_mode():
-        values = module.eval().predict(held_out, torch.full((len(held_out.returns),), 1))
+        values = module.eval().predict(held_out, *module.draw(held_out, level=1))
     assert spearmanr(values, held_out.returns).statistic > 0.8
 
 
@@ -380,7 +393,8 @@ def test_the_optimizer_is_fused_unless_gradients_are_scaled(precision, fused):
     module._trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
     optimizer = module.configure_optimizers()["optimizer"]
     assert type(optimizer) is torch.optim.AdamW
-    assert (optimizer.defaults["fused"], optimizer.defaults["weight_decay"]) == (fused, 0.3)
+    (group,) = optimizer.param_groups
+    assert (group["fused"], group["weight_decay"]) == (fused, 0.3)
 
 
 @pytest.mark.parametrize(("interval", "batches"), [(1, 5), (3, 100), (3, 4)])
@@ -439,7 +453,7 @@ def test_validation_adds_up_windows_and_not_batches(make_data, make_trainer, mak
     data.prepare_data()
     data.setup("validate")
     module.network = make_stub(lambda sample, timesteps: torch.zeros_like(sample))  # so that the noise does not matter
-    windows = data.validation_windows.__getitems__(range(18)).trajectories  # three batches: 7, 7, 4
+    windows = data.validation_windows.batch(range(18)).trajectories  # three batches: 7, 7, 4
     weights = torch.ones(H, T)
     weights[0] = torch.tensor([3.0, 0, 0])
     expected = (weights * windows**2).mean().item()
@@ -453,7 +467,7 @@ def test_a_value_functions_metrics_are_those_of_all_windows_together(make_data, 
     data.setup("validate")
     # The present observation has no noise, so what is predicted is known: its second number.
     module.network = make_stub(lambda sample, timesteps: sample[:, A + 1, :1])
-    windows = data.validation_windows.__getitems__(range(18))
+    windows = data.validation_windows.batch(range(18))
     predictions, returns = windows.trajectories[:, 0, A + 1].numpy(), windows.returns.numpy()
     expected = {
         "value_loss": np.mean((predictions - returns) ** 2),
@@ -479,3 +493,208 @@ def test_compiling_is_left_to_the_network_so_that_the_keys_stay(make_data, make_
     module = make_module(compile=True)
     make_trainer(max_steps=1).fit(module, data)
     assert compiled == [module.network]
+
+
+# ---------------------------------------------------------------- both networks in one run
+
+
+def make_planner(**options):
+    return make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64], learning_rate=0.01, **options)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_both_networks_in_one_run_are_those_of_two_runs_to_the_bit(
+    make_data, make_trainer, tmp_path, precision, algorithm
+):
+    data, limits, found = make_data(validation_share=0.25), {"norm": 0.05, "value": 0.001}, {}
+    kinds = {
+        PlannerModule: {"widths": [16, 16], "value_widths": [16, 64], "value_learning_rate": 3e-3},
+        DenoiserModule: {},
+        ValueModule: {"learning_rate": 3e-3},
+    }
+    for kind, options in kinds.items():
+        torch.manual_seed(0)
+        module, steps = make_module(kind, **{"learning_rate": 0.01, "warmup_steps": 2} | options), PartSteps()
+        trainer = make_trainer(
+            max_steps=8,
+            callbacks=[EMA(0.9), steps],
+            gradient_clip_val=limits[algorithm],
+            gradient_clip_algorithm=algorithm,
+            precision=precision,
+            val_check_interval=3,
+            check_val_every_n_epoch=None,
+        )
+        trainer.fit(module, data)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        for part in module.parts:
+            clipped = steps.sizes[part.short_name]
+            assert len(clipped) == 5  # of eight: validation forgets gradients, and after the last step nobody asks
+            weights = {name: value for name, value in part.state_dict().items() if name.startswith("network.")}
+            validation = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            found[kind, part.short_name] = weights, steps.raw[part.short_name], clipped, validation
+    for kind, name in ((DenoiserModule, "denoiser"), (ValueModule, "value_function")):
+        (average, raw, sizes, validation), (own_average, own_raw, own_sizes, own_validation) = (
+            found[PlannerModule, name],
+            found[kind, name],
+        )
+        for together, alone in ((average, own_average), (raw, own_raw)):
+            assert together.keys() == alone.keys()
+            assert all(torch.equal(together[key], alone[key]) for key in alone)
+        assert any(not torch.equal(average[key], raw[key]) for key in raw)
+        assert sizes == own_sizes == pytest.approx([limits[algorithm]] * 5, rel=1e-3)  # they were bigger
+        assert {key: validation[key] for key in own_validation} == own_validation
+    together = found[PlannerModule, "denoiser"][3]
+    assert (
+        together.keys() == found[DenoiserModule, "denoiser"][3].keys() | found[ValueModule, "value_function"][3].keys()
+    )
+
+
+class PartSteps(pl.Callback):
+    """How big each network's gradients are as they are stepped with, and its raw weights at the end."""
+
+    def __init__(self):
+        self.sizes, self.raw = {}, {}
+
+    def on_before_zero_grad(self, trainer, module, optimizer):
+        for part in module.parts:
+            gradients = [weights.grad for weights in part.network.parameters() if weights.grad is not None]
+            if gradients:
+                numbers = torch.cat([gradient.flatten() for gradient in gradients])
+                size = (
+                    numbers.norm().item() if trainer.gradient_clip_algorithm == "norm" else numbers.abs().max().item()
+                )
+                self.sizes.setdefault(part.short_name, []).append(size)
+
+    def on_train_epoch_end(self, trainer, module):
+        for part in module.parts:
+            self.raw[part.short_name] = {f"network.{k}": v.clone() for k, v in part.network.state_dict().items()}
+
+
+def test_a_run_of_both_networks_logs_what_two_runs_do(make_data, make_trainer, tmp_path):
+    logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
+    module = make_planner(value_learning_rate=0.002)
+    make_trainer(
+        max_steps=4,
+        logger=logger,
+        callbacks=[LearningRateMonitor()],
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
+    ).fit(module, make_data(validation_share=0.25))
+    events = EventAccumulator(logger.log_dir).Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/diffusion_loss", "train/value_loss", "val/diffusion_loss", "val/value_loss"} <= tags
+    assert {"train/grad_norm/denoiser", "train/grad_norm/value_function"} <= tags
+    assert {"val/diffusion_loss/t00", "val/explained_variance/t04", "val/rank_correlation/t02"} <= tags
+    rates = {tag: events.Scalars(tag)[0].value for tag in tags if tag.startswith("train/lr")}
+    assert rates == pytest.approx({"train/lr/denoiser": 0.01, "train/lr/value_function": 0.002})
+
+
+def test_the_value_function_can_have_widths_and_a_learning_rate_of_its_own():
+    module = make_planner(value_learning_rate=0.002, weight_decay=0.3)
+    assert [part.learning_rate for part in module.parts] == [0.01, 0.002]
+    assert (
+        module.denoiser.network.config["block_out_channels"][:2]
+        != module.value_function.network.config["block_out_channels"][:2]
+    )
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10, precision="32-true")
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [group["name"] for group in groups] == ["denoiser", "value_function"]
+    assert [group["initial_lr"] for group in groups] == [0.01, 0.002]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.3]
+    weights = {id(weight) for group in groups for weight in group["params"]}
+    assert weights == {id(weight) for weight in module.parameters()}
+
+
+def test_without_numbers_of_its_own_the_value_function_shares_the_denoisers():
+    module = make_module(PlannerModule, widths=[16, 64], learning_rate=0.003, warmup_steps=7, num_train_timesteps=6)
+    first, second = module.parts
+    for name in ("learning_rate", "weight_decay", "warmup_steps", "levels"):
+        assert getattr(first, name) == getattr(second, name)
+    assert second.hparams["widths"] == [16, 64]
+
+
+def test_a_checkpoint_of_both_networks_holds_plain_settings_and_loads(make_data, make_trainer, tmp_path):
+    module, trainer = make_planner(), make_trainer(max_steps=2)
+    trainer.fit(module, make_data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    settings = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]
+    assert json.loads(json.dumps(settings)) == settings
+    assert (settings["widths"], settings["value_widths"], settings["learning_rate"]) == ([16, 16], [16, 64], 0.01)
+    loaded = load_module(str(tmp_path / "a.ckpt"))
+    assert type(loaded) is PlannerModule
+    for name, value in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    assert loaded.denoiser.normalization == loaded.value_function.normalization == module.denoiser.normalization
+    assert loaded.denoiser.hparams["horizon"] == H
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_checkpoint_of_one_network_is_not_resumed_as_both_nor_both_as_one(make_data, make_trainer, tmp_path, kind):
+    data, trainer = make_data(validation_share=0), make_trainer(max_steps=1)
+    for first, second in ((make_planner(), make_module(kind)), (make_module(kind), make_planner())):
+        trainer = make_trainer(max_steps=1)
+        trainer.fit(first, data)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        words = f"holds a {type(first).__name__}, but the config asks for a {type(second).__name__}"
+        with pytest.raises(ValueError, match=words):
+            make_trainer(max_steps=2).fit(second, data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+# ---------------------------------------------------------------- noise of a draw
+
+
+def test_the_noise_of_a_batch_is_that_of_its_draw_whatever_happened_before():
+    module, trajectories = make_module(), torch.randn(4, H, T)
+    batch = make_batch(trajectories, torch.zeros(4), seed=5)
+    first = module.draw(batch)
+    torch.randn(3)
+    assert all(torch.equal(a, b) for a, b in zip(first, module.draw(batch), strict=True))
+    others = [
+        make_batch(trajectories, torch.zeros(4), seed=6),
+        make_batch(trajectories, torch.zeros(4), seed=2**64 - 1),
+    ]
+    noises = [first[1], *(module.draw(other)[1] for other in others), module.draw(batch, level=0)[1]]
+    noises += [module.draw(batch, level=1)[1], make_module(ValueModule).draw(batch)[1]]
+    assert len({noise.sum().item() for noise in noises}) == len(noises)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("level", [None, 3])
+def test_processes_share_the_noise_that_a_single_one_has(parts, level):
+    module, trajectories = make_module(), torch.randn(8, H, T)
+    timesteps, noise = module.draw(Batch(trajectories, torch.zeros(8), Draw(np.arange(8), 8, 0, 1, 5)), level)
+    for part in range(parts):
+        share = slice(part, None, parts)
+        draw = Draw(np.arange(8)[share], 8, part, parts, 5)
+        own_timesteps, own_noise = module.draw(Batch(trajectories[share], torch.zeros(8)[share], draw), level)
+        assert torch.equal(own_timesteps, timesteps[share])
+        assert torch.equal(own_noise, noise[share])
+
+
+def test_the_shares_losses_average_to_that_of_the_whole_batch(monkeypatch):
+    module, trajectories = with_statistics(make_module()), torch.randn(7, H, T)  # 4 and 3 windows
+    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    whole = module.training_step(Batch(trajectories, torch.zeros(7), Draw(np.arange(7), 7, 0, 1, 5)), 0)
+    losses = [
+        module.training_step(
+            Batch(trajectories[part::2], torch.zeros(7)[part::2], Draw(np.arange(7)[part::2], 7, part, 2, 5)), 0
+        )
+        for part in range(2)
+    ]
+    torch.testing.assert_close(sum(losses) / 2, whole)
+
+
+# ---------------------------------------------------------------- going on with other data
+
+
+def test_a_run_is_not_resumed_with_data_that_have_changed(
+    make_data, make_dataset, make_episode, make_trainer, tmp_path
+):
+    trainer, module = make_trainer(max_steps=1), make_module()
+    trainer.fit(module, make_data(validation_share=0))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    make_dataset("test/other-v0", [make_episode(12, number) for number in range(7)])
+    other = make_data(dataset_id="test/other-v0", validation_share=0)
+    with pytest.raises(ValueError, match="the data have changed since the checkpoint was written: shift is"):
+        make_trainer(max_steps=2).fit(make_module(), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)

@@ -1,19 +1,19 @@
-"""What Lightning lacks: EMA that is safe from the start, a last checkpoint that is the last, plans as pictures."""
+"""What Lightning lacks: EMA that is safe from the start, a clock that does not wait, plans as pictures."""
 
-from functools import partial
-from pathlib import Path
+import time
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from vgp_lightning.data import Batch
+from vgp_lightning.learning import LearningModule
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.rendering import plot_plans
 from vgp_lightning.training import DenoiserModule
+from vgp_lightning.windows import Batch
 
 
 class EMA(WeightAveraging):
@@ -23,19 +23,43 @@ class EMA(WeightAveraging):
     comes first (Lightning #21724). Buffers are copied, not averaged: they are the dataset's statistics.
     """
 
-    def __init__(self, decay: float = 0.9999) -> None:
+    def __init__(self, decay: float = 0.9999, every_n_steps: int = 1) -> None:
         """Set the average up.
 
         Args:
             decay: The share of the average that stays at each step, in the long run; at first it is
                 (1 + steps) / (10 + steps), so that the average forgets the random start in a short run too.
+            every_n_steps: Optimizer steps between two updates, each of which moves the average as far as so many
+                would: a slow average loses nothing by it, and a step on a CPU is a twentieth shorter with 10.
 
         Raises:
-            ValueError: If the decay is not in [0, 1).
+            ValueError: If the decay is not in [0, 1), or the interval below 1.
         """
         if not 0 <= decay < 1:
             raise ValueError(f"ema.decay is {decay}: it must lie in [0, 1)")
-        super().__init__(use_buffers=False, multi_avg_fn=partial(_average, decay))
+        if every_n_steps < 1:
+            raise ValueError(f"ema.every_n_steps is {every_n_steps}: it must be at least 1")
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        self._decay, self._interval = decay, every_n_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether the average takes part in the step of this index."""
+        return step_idx is not None and step_idx % self._interval == 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average; its count stays on the CPU, where reading it is no wait for the device."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    def _average(self, averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
+        """Move the averages towards the weights, in place."""
+        del steps  # a copy on the device
+        count = self._interval * int(self._average_model.n_averaged) if self._average_model is not None else 0
+        # Under other precisions than 32 bits the two can differ in type.
+        weights = [weight.to(average) for average, weight in zip(averages, weights, strict=True)]
+        kept = min(self._decay, (1 + count) / (10 + count)) ** self._interval
+        torch._foreach_lerp_(averages, weights, 1 - kept)
 
     def _has_average(self) -> bool:
         return self._average_model is not None and bool(self._average_model.n_averaged > 0)
@@ -60,8 +84,11 @@ class EMA(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore average and raw weights where training goes on; elsewhere the average is what was loaded."""
-        if self._average_model is not None:
+        """Restore average and raw weights where training goes on; elsewhere the average is what was loaded.
+
+        A checkpoint from before the first step, such as Lightning's finders write, has none.
+        """
+        if self._average_model is not None and "averaging_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,52 +97,33 @@ class EMA(WeightAveraging):
             super().on_train_end(trainer, pl_module)
 
 
-def _average(decay: float, averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
-    """Move the averages towards the weights, in place."""
-    count = int(steps)
-    # Under other precisions than 32 bits the two can differ in type.
-    weights = [weight.to(average) for average, weight in zip(averages, weights, strict=True)]
-    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
+class Throughput(pl.Callback):
+    """Logs steps and windows a second, validation aside, without a wait for the device."""
 
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/last.ckpt``: rewritten every so many steps, and always at the very last one."""
-
-    def __init__(self, every_n_train_steps: int = 1000) -> None:
-        """Set the interval.
-
-        Args:
-            every_n_train_steps: Optimizer steps between two checkpoints.
-        """
-        super().__init__(filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._step, self._time, self._windows = trainer.global_step, time.perf_counter(), 0
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Save at the interval, and at the last step while the EMA and the raw weights are still two."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if trainer.global_step == trainer.max_steps:
-            self._save_now(trainer)
+        """Log at Lightning's interval."""
+        self._windows += batch.draw.total
+        steps = trainer.global_step - self._step
+        if steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            seconds = time.perf_counter() - self._time
+            pl_module.log("train/steps_per_second", steps / seconds)
+            pl_module.log("train/windows_per_second", self._windows / seconds)
+            self._step, self._time, self._windows = trainer.global_step, time.perf_counter(), 0
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save at the last epoch's end, for the same reason."""
-        super().on_train_epoch_end(trainer, pl_module)
-        if trainer.current_epoch + 1 == trainer.max_epochs:
-            self._save_now(trainer)
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stopped = time.perf_counter()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where training ended for another reason."""
-        super().on_train_end(trainer, pl_module)
-        self._save_now(trainer)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take nothing over: a resumed run has its own folder, of which Lightning would warn."""
-        del state_dict
-
-    def _save_now(self, trainer: pl.Trainer) -> None:
-        if self.dirpath is not None and self._last_global_step_saved != trainer.global_step:
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
-            self._last_global_step_saved = trainer.global_step
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let it go on."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._time += time.perf_counter() - self._stopped
 
 
 class PlanPicture(pl.Callback):
@@ -142,23 +150,26 @@ class PlanPicture(pl.Callback):
         del outputs
         logger = trainer.logger
         first = batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
-        if not (first and isinstance(pl_module, DenoiserModule) and isinstance(logger, TensorBoardLogger)):
+        if not (first and isinstance(pl_module, LearningModule) and isinstance(logger, TensorBoardLogger)):
+            return
+        denoiser = next((part for part in pl_module.parts if isinstance(part, DenoiserModule)), None)
+        if denoiser is None:
             return
         # Spread over the batch: neighbours are steps of one episode.
         windows = batch.trajectories[:: -(-len(batch.trajectories) // self.plans)].float()
         pipeline = ValueGuidedPlannerPipeline(
-            pl_module.network,
-            pl_module.noise_scheduler,
-            normalization=pl_module.normalization,
+            denoiser.network,
+            denoiser.noise_scheduler,
+            normalization=denoiser.normalization,
             planner={"sampler": "ddpm", "planning_horizon": windows.shape[1]},
         )
         plan = pipeline(
-            windows[:, 0, pl_module.action_dim :],
+            windows[:, 0, denoiser.action_dim :],
             batch_size=1,
-            generator=torch.Generator(pl_module.device).manual_seed(0),
+            generator=torch.Generator(denoiser.device).manual_seed(0),
         )
-        observations = windows.shape[2] - pl_module.action_dim
-        names = [f"action {i}" for i in range(pl_module.action_dim)] + [f"observation {i}" for i in range(observations)]
+        observations = windows.shape[2] - denoiser.action_dim
+        names = [f"action {i}" for i in range(denoiser.action_dim)] + [f"observation {i}" for i in range(observations)]
         figure = plot_plans(
             torch.cat([plan.actions, plan.observations], dim=2).cpu(),
             windows.cpu(),

@@ -5,7 +5,6 @@ import os
 import pickle
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +17,7 @@ CONFIGS = _BESIDE if _BESIDE.is_dir() else Path(__file__).parent / "configs"
 
 _VERBS = {
     "collect": "let a behaviour act and write a Minari dataset",
-    "fit": "train a denoiser or a value function on Minari datasets",
+    "fit": "train a denoiser, a value function or both on Minari datasets",
     "validate": "measure a checkpoint on the held-out episodes",
     "export": "write two checkpoints as one pipeline folder",
     "import": "write the original code's checkpoints as one pipeline folder",
@@ -58,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         run()
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+    except (ValueError, OSError, FloatingPointError, pickle.UnpicklingError) as error:
         _fail(_message(error))
     except Exception as error:
         # Lightning's word for a user's error; imported by now, unless the error came before.
@@ -108,63 +107,9 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], *, positiona
 
 
 def _lightning(args: list[str] | None) -> None:
-    """Hand over to LightningCLI: ``-c`` files, then options, later ones win."""
-    import lightning.pytorch as pl
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+    from vgp_lightning.fitting import run
 
-    from vgp_lightning.callbacks import EMA, LastCheckpoint
-    from vgp_lightning.data import MinariDataModule
-    from vgp_lightning.training import TrajectoryModule
-
-    class ConfigInCheckpoint(SaveConfigCallback):
-        """Leaves the merged config in the checkpoint too, so that an export needs nothing else."""
-
-        def on_save_checkpoint(
-            self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-        ) -> None:
-            del trainer, pl_module
-            checkpoint["vgp_config"] = self.parser.dump(self.config, skip_none=False)
-
-    class Parser(LightningArgumentParser):
-        error = _parse_error
-
-    class CLI(LightningCLI):
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            for name in ("transition_dim", "action_dim", "horizon", "task"):
-                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-            # Groups of their own, so that an overlay or an option changes one number (a list of callbacks cannot).
-            parser.add_lightning_class_args(EMA, "ema")
-            parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-
-        def before_instantiate_classes(self) -> None:
-            self.config[self.config.subcommand].weights_only = True  # a checkpoint is data, never code
-
-        def _parse_ckpt_path(self) -> None:
-            """Leave the command line as it is: Lightning would put the checkpoint's hyper-parameters over it."""
-
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            skipped = LightningCLI.subcommands()
-            return {verb: skipped[verb] for verb in ("fit", "validate")}
-
-    with warnings.catch_warnings():
-        # It suspects that arguments handed over by code (the demo, a test) were meant for the command line.
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-        # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-        CLI(
-            TrajectoryModule,
-            MinariDataModule,
-            subclass_mode_model=True,
-            seed_everything_default=0,
-            save_config_callback=ConfigInCheckpoint,
-            save_config_kwargs={"overwrite": True},
-            load_from_checkpoint_support=False,
-            auto_configure_optimizers=False,
-            parser_class=Parser,
-            parser_kwargs={"prog": "vgp"},
-            args=args,
-        )
+    run(args, _parse_error)
 
 
 def _help() -> str:

@@ -1,15 +1,13 @@
-"""Episodes -> windows of H steps with their returns, in batches.
+"""Minari datasets -> loaders of windows with their returns, and the statistics that normalise them.
 
-Shapes: B windows, H steps, A action and O observation dimensions, T = A + O, all in physical units.
-
-A window that runs over the end of its episode stays in the episode's last row: final observation, action of rest.
+Shapes: H steps, A action and O observation dimensions, T = A + O, all in physical units.
 """
 
 import json
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import minari
@@ -18,22 +16,14 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.signal import lfilter
-from torch.utils.data import DataLoader, Dataset
 
-from vgp_lightning.episodes import Episodes, cached, check_spaces, load, open_dataset
-from vgp_lightning.normalizer import NormalizerKind, measure, shift_and_scale
+from vgp_lightning.episodes import Episodes, appended, built, cached, check_spaces, load, open_dataset
+from vgp_lightning.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
+from vgp_lightning.windows import DrawOrder, Padding, WindowDataset, WindowLoader
 
-Padding = Literal["none", "terminated", "all"]
 Truncation = Literal["cut", "continue"]
 
-_CHUNK = 1 << 18  # rows that statistics are taken of at a time
-
-
-class Batch(NamedTuple):
-    """B windows."""
-
-    trajectories: torch.Tensor  # (B, H, T), raw, action first
-    returns: torch.Tensor  # (B,), discounted, from the window's first step to the episode's end
+_CHUNK = 1 << 18  # numbers that statistics are taken of at a time
 
 
 def discounted_returns(
@@ -60,70 +50,6 @@ def discounted_returns(
     return np.asarray(summed[::-1], dtype=np.float32)
 
 
-class WindowDataset(Dataset[Batch]):
-    """All windows of some episodes; any set of them is one gather from the memory-mapped rows."""
-
-    def __init__(
-        self,
-        episodes: Episodes,
-        returns: NDArray[np.float32],
-        chosen: NDArray[np.int64],
-        horizon: int,
-        padding: Padding,
-        limit: int | None = None,
-    ) -> None:
-        """Count the windows of the chosen episodes.
-
-        Args:
-            episodes: All episodes.
-            returns: The return from each row.
-            chosen: Indices of the episodes whose windows these are.
-            horizon: H.
-            padding: Whose end a window may run over: ``none``, ``terminated`` or ``all`` episodes'.
-            limit: Keep at most so many windows, evenly spread.
-        """
-        self.horizon = horizon
-        self._episodes, self._returns = episodes, returns
-        last_rows = np.cumsum(episodes.lengths + 1) - 1
-        lengths = episodes.lengths[chosen]
-        self._last_rows = last_rows[chosen]
-        self._first_rows = self._last_rows - lengths
-        padded = np.full(len(chosen), padding == "all") | (episodes.terminated[chosen] & (padding == "terminated"))
-        windows = np.where(padded, lengths, np.maximum(lengths - horizon + 1, 0))
-        self._ends = np.cumsum(windows)  # windows of the chosen episodes up to and including each
-        self.total = int(self._ends[-1]) if len(self._ends) else 0
-        self._length = self.total if limit is None else min(limit, self.total)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def first_rows(self) -> NDArray[np.int64]:
-        """Return the row that each window starts in, of all windows."""
-        return self._first(np.arange(self.total))[0]
-
-    def __getitem__(self, index: int) -> Batch:
-        """Return one window, as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return the windows as one batch: one gather, whatever their number."""
-        index = np.asarray(indices, dtype=np.int64) * self.total // max(self._length, 1)
-        first, last = self._first(index)
-        rows = np.minimum(first[:, None] + np.arange(self.horizon), last[:, None])
-        return Batch(torch.from_numpy(self._episodes.rows[rows]), torch.from_numpy(self._returns[first]))
-
-    def _first(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first row of each window, and the last row of its episode."""
-        episode = np.searchsorted(self._ends, index, side="right")
-        before = np.where(episode > 0, self._ends[episode - 1], 0)
-        return self._first_rows[episode] + index - before, self._last_rows[episode]
-
-
-def count_windows(batch: Batch) -> int:
-    """Return B, for Lightning's ThroughputMonitor."""
-    return len(batch.trajectories)
-
-
 class MinariDataModule(pl.LightningDataModule):
     """Windows of one or several Minari datasets, some episodes held out for validation.
 
@@ -137,6 +63,7 @@ class MinariDataModule(pl.LightningDataModule):
     def __init__(
         self,
         dataset_id: str | list[str],
+        weights: list[float] | None = None,
         horizon: int = 32,
         discount: float = 0.997,
         termination_penalty: float = 0.0,
@@ -155,6 +82,8 @@ class MinariDataModule(pl.LightningDataModule):
 
         Args:
             dataset_id: A Minari dataset, or several that are mixed.
+            weights: Share of each dataset in what is trained on, in proportion to the weights; default: that of its
+                windows, so that each window is drawn as often as any other.
             horizon: H, the steps of a window.
             discount: Of the return.
             termination_penalty: Added to the reward of a terminating step; the paper has -100 where it is a fall.
@@ -162,7 +91,8 @@ class MinariDataModule(pl.LightningDataModule):
             padding: Whose end a window may run over. A terminated episode stays where it ended, a truncated one would
                 have gone on: hence the default. Use ``all`` where episodes are shorter than the horizon.
             normalizer: ``gaussian`` (mean 0, deviation 1) or ``limits`` (-1..1), per dimension.
-            batch_size: Windows in a batch, of each process.
+            batch_size: Windows in a batch, of all processes together: it decides what is learned, and the number of
+                processes only how quickly.
             validation_share: Share of the episodes that is held out.
             validation_windows: At most so many windows of the held-out episodes, evenly spread.
             split_seed: Decides which episodes are held out.
@@ -198,6 +128,14 @@ class MinariDataModule(pl.LightningDataModule):
         self.dataset_ids = [dataset_id] if isinstance(dataset_id, str) else list(dataset_id)
         if not self.dataset_ids:
             raise ValueError("data.dataset_id is empty: name at least one Minari dataset")
+        if weights is not None and (
+            len(weights) != len(self.dataset_ids) or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0
+        ):
+            raise ValueError(
+                f"data.weights is {weights}: each of the {len(self.dataset_ids)} datasets in data.dataset_id needs "
+                "one, none below zero, not all of them zero"
+            )
+        self.weights = weights
         self.horizon, self.discount, self.termination_penalty = horizon, discount, termination_penalty
         self.truncation, self.padding, self.normalizer = truncation, padding, normalizer
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -242,11 +180,11 @@ class MinariDataModule(pl.LightningDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Build the cache if it is missing; Lightning calls this in one process of each machine."""
-        cached(self._datasets, self._cache_dir)
+        """Build what is missing of the cache; Lightning calls this in one process of each machine."""
+        self._cached()
 
     def setup(self, stage: str) -> None:
-        """Open the cache, split the episodes and take the statistics: of all rows, and of the training returns.
+        """Map the cache, split the episodes and take the statistics of the training returns.
 
         Raises:
             ValueError: If no window fits, or too few episodes are there to hold some out.
@@ -254,24 +192,21 @@ class MinariDataModule(pl.LightningDataModule):
         del stage
         if hasattr(self, "normalization"):
             return
-        episodes = load(cached(self._datasets, self._cache_dir))
+        episodes, statistics, returns = self._cached()
         held_out, chosen = self._split(len(episodes.lengths))
-        returns = self._returns(episodes)
         self.train_windows = WindowDataset(episodes, returns, chosen, self.horizon, self.padding)
-        self.validation_windows = WindowDataset(
-            episodes, returns, held_out, self.horizon, self.padding, self._validation_limit
-        )
+        held_out_windows = WindowDataset(episodes, returns, held_out, self.horizon, self.padding)
+        self.validation_windows = held_out_windows.limited(self._validation_limit)
         for name, windows in (("training", self.train_windows), ("held-out", self.validation_windows)):
             if windows.total == 0 and (windows is self.train_windows or len(held_out)):
                 raise ValueError(
                     f"no window of {self.horizon} steps fits the {name} episodes of {self.dataset_ids}, whose longest "
                     f"has {episodes.lengths.max()} steps: set data.padding to 'all', or data.horizon lower"
                 )
-        statistics = measure(episodes.rows[i : i + _CHUNK] for i in range(0, len(episodes.rows), _CHUNK))
         shift, scale = shift_and_scale(statistics, self.normalizer)
-        first_rows = self.train_windows.first_rows()
+        windows = self.train_windows
         return_statistics = measure(
-            returns[first_rows[i : i + _CHUNK], None] for i in range(0, len(first_rows), _CHUNK)
+            returns[windows.first_rows(i, i + _CHUNK), None] for i in range(0, windows.total, _CHUNK)
         )
         return_shift, return_scale = shift_and_scale(return_statistics, "gaussian")
         self.normalization = {
@@ -283,24 +218,29 @@ class MinariDataModule(pl.LightningDataModule):
             **self._bounds,
         }
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Return shuffled windows; a last batch that would be smaller is left out, unless it is the only one."""
-        return self._loader(self.train_windows, shuffle=True, drop_last=len(self.train_windows) >= self.batch_size)
+    def train_dataloader(self) -> WindowLoader:
+        """Return shuffled windows: each once an epoch, in one of the processes.
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        Raises:
+            ValueError: If there are fewer windows than processes, or the Trainer asks for a share of the batches.
+        """
+        windows, weights, seed = self.train_windows, self.weights, torch.initial_seed()
+        if self.trainer is not None:
+            seed = self.trainer.strategy.broadcast(seed)
+            # Lightning takes so many batches of an epoch; that they are always the same ones is up to us.
+            if batches := self.trainer.overfit_batches:  # type: ignore[attr-defined]
+                if isinstance(batches, float):
+                    raise ValueError(f"trainer.overfit_batches is {batches}: give it as a whole number of batches")
+                windows, weights = windows.limited(batches * self.batch_size), None
+        return self._loader(windows, shuffle=True, weights=weights, seed=seed)
+
+    def val_dataloader(self) -> WindowLoader | list[Any]:
         """Return the held-out windows, or no loader where no episode is held out."""
         return self._loader(self.validation_windows) if len(self.validation_windows) else []
 
-    def _loader(self, windows: WindowDataset, **options: Any) -> DataLoader[Batch]:
-        return DataLoader(
-            windows,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=_whole,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            **options,
-        )
+    def _loader(self, windows: WindowDataset, **options: Any) -> WindowLoader:
+        part, parts = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return WindowLoader(windows, DrawOrder(windows, self.batch_size, part, parts, **options), self.num_workers)
 
     def _split(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the held-out episodes and the others, drawn by the split's seed."""
@@ -313,25 +253,38 @@ class MinariDataModule(pl.LightningDataModule):
         order = np.random.default_rng(self.split_seed).permutation(count)
         return np.sort(order[:share]), np.sort(order[share:])
 
-    def _returns(self, episodes: Episodes) -> NDArray[np.float32]:
-        """Return the discounted return from each row; the last row of an episode, its end, has none (0)."""
-        returns = np.zeros(len(episodes.rows), dtype=np.float32)
-        first = 0
-        for length, terminated in zip(episodes.lengths, episodes.terminated, strict=True):
-            returns[first : first + length] = discounted_returns(
-                episodes.rewards[first : first + length],
-                bool(terminated),
-                self.discount,
-                self.termination_penalty,
-                self.truncation,
-            )
-            first += length + 1
-        return returns
+    def _cached(self) -> tuple[Episodes, Statistics, NDArray[np.float32]]:
+        """Map episodes and returns, and read the rows' statistics; what is missing is built, once for all processes."""
+        folder = cached(self._datasets, self._cache_dir)
+        episodes = load(folder)
+        statistics = folder / "statistics.npz"
+        built(statistics, folder, lambda target: _write_statistics(episodes, target))
+        settings = (float(self.discount), float(self.termination_penalty), self.truncation)
+        returns = folder / "returns_{}_{}_{}.npy".format(*settings)
+        built(returns, folder, lambda target: self._write_returns(episodes, target))
+        with np.load(statistics) as found:
+            return episodes, Statistics(**found), np.load(returns, mmap_mode="r")
+
+    def _write_returns(self, episodes: Episodes, path: Path) -> None:
+        """Write the discounted return from each row; the last row of an episode, its end, has none (0)."""
+        with appended(path, len(episodes.rows)) as file:
+            rewards, first = np.asarray(episodes.rewards), 0
+            for length, terminated in zip(episodes.lengths, episodes.terminated, strict=True):
+                returns = discounted_returns(
+                    rewards[first : first + length],
+                    bool(terminated),
+                    self.discount,
+                    self.termination_penalty,
+                    self.truncation,
+                )
+                file.write(np.append(returns, np.float32(0)).tobytes())
+                first += length + 1
 
 
-def _whole(batch: Any) -> Any:
-    """Collate what is a batch already."""
-    return batch
+def _write_statistics(episodes: Episodes, path: Path) -> None:
+    rows = max(_CHUNK // episodes.rows.shape[1], 1)
+    found = measure(episodes.rows[i : i + rows] for i in range(0, len(episodes.rows), rows))
+    np.savez(path, **vars(found))
 
 
 def _bound(limits: NDArray[np.floating]) -> list[float | None]:

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from vgp_lightning.pipeline import TRAVELLING, ValueGuidedPlannerPipeline
-from vgp_lightning.training import DenoiserModule, ValueModule, load_module
+from vgp_lightning.training import DenoiserModule, PlannerModule, ValueModule, load_module, read_checkpoint
 
 
 def export(
@@ -34,7 +34,7 @@ def export(
     The folder appears whole or not at all.
 
     Args:
-        denoiser: Checkpoint of a DenoiserModule.
+        denoiser: Checkpoint of a DenoiserModule, or of a PlannerModule, which holds both networks.
         output: The folder to write; it must not exist.
         value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
         batch_size: Default candidates for each observation.
@@ -60,15 +60,7 @@ def export(
     folder = Path(output)
     if folder.exists():
         raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
-    denoiser_module = load_module(denoiser)
-    if not isinstance(denoiser_module, DenoiserModule):
-        raise ValueError(f"--denoiser {denoiser} holds a {type(denoiser_module).__name__}: give it as --value")
-    value_module = None
-    if value is not None:
-        value_module = load_module(value)
-        if not isinstance(value_module, ValueModule):
-            raise ValueError(f"--value {value} holds a {type(value_module).__name__}: give it as --denoiser")
-        _check_pair(denoiser_module, value_module)
+    denoiser_module, value_module = _load(denoiser, value)
     levels = denoiser_module.levels
     planner = {
         "planning_horizon": denoiser_module.hparams["horizon"],
@@ -93,10 +85,26 @@ def export(
         planner=planner,
         task=(value_module or denoiser_module).hparams["task"],
     )
-    configs = {"denoiser": _config(denoiser, denoiser_module)}
-    if value is not None and value_module is not None:
-        configs["value"] = _config(value, value_module)
-    return write_folder(pipeline, configs, folder)
+    checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})
+    return write_folder(pipeline, {name: _config(checkpoint) for name, checkpoint in checkpoints.items()}, folder)
+
+
+def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule | None]:
+    """Load the networks from their checkpoints, or both from one."""
+    first = load_module(denoiser)
+    if isinstance(first, PlannerModule):
+        if value is not None:
+            raise ValueError(f"--denoiser {denoiser} holds both networks: leave --value away")
+        return first.denoiser, first.value_function
+    if not isinstance(first, DenoiserModule):
+        raise ValueError(f"--denoiser {denoiser} holds a {type(first).__name__}: give it as --value")
+    if value is None:
+        return first, None
+    second = load_module(value)
+    if not isinstance(second, ValueModule):
+        raise ValueError(f"--value {value} holds a {type(second).__name__}: give it as --denoiser")
+    _check_pair(first, second)
+    return first, second
 
 
 def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
@@ -146,10 +154,11 @@ def _check_pair(denoiser: DenoiserModule, value: ValueModule) -> None:
         )
 
 
-def _config(checkpoint: str, module: DenoiserModule | ValueModule) -> str:
+def _config(checkpoint: str) -> str:
     """Return the run's merged config, which the command line leaves in the checkpoint, else its hyper-parameters."""
-    config: str | None = torch.load(checkpoint, map_location="cpu", weights_only=True).get("vgp_config")
-    return config or yaml.safe_dump({"model": dict(module.hparams)}, sort_keys=False)
+    saved = read_checkpoint(checkpoint)
+    config: str | None = saved.get("vgp_config")
+    return config or yaml.safe_dump({"model": dict(saved["hyper_parameters"])}, sort_keys=False)
 
 
 def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:

@@ -1,170 +1,33 @@
-"""Train the two networks: a network, a loss, an optimizer each.
+"""The modules that `vgp fit` trains: the denoiser, the value function, or both in one run.
 
 Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
 normalised, (B, H, T), action first.
 """
 
-import math
+import inspect
 import pickle
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
-from diffusers import DDPMScheduler, UNet1DModel
-from diffusers.optimization import get_scheduler
+from diffusers import DDPMScheduler
 from torch import Tensor
 from torchmetrics import ExplainedVariance, MeanMetric, MetricCollection, SpearmanCorrCoef
 
-from vgp_lightning.data import Batch, MinariDataModule
+from vgp_lightning.learning import LearningModule, TrajectoryModule
 from vgp_lightning.networks import make_denoiser, make_value_function
+from vgp_lightning.windows import Batch
 
 PredictionType = Literal["sample", "epsilon", "v_prediction"]
-
-_VALIDATION_LEVELS = 5  # noise levels, evenly spread, at which validation measures
-
-
-class TrajectoryModule(pl.LightningModule):
-    """What both networks share: the normaliser's vectors as buffers, forward noising, the optimizer.
-
-    A checkpoint holds all that an export needs.
-
-    Attributes:
-        network: The UNet1DModel.
-        noise_scheduler: The noise schedule.
-    """
-
-    flops_per_batch = None  # ThroughputMonitor asks; seconds are what counts here
-
-    shift: Tensor  # (T,)
-    scale: Tensor  # (T,)
-    action_low: Tensor  # (A,), minus infinity where there is no bound
-    action_high: Tensor  # (A,)
-    return_shift: Tensor  # ()
-    return_scale: Tensor  # ()
-
-    def __init__(
-        self,
-        network: UNet1DModel,
-        noise_scheduler: DDPMScheduler,
-        transition_dim: int,
-        action_dim: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_steps: int,
-        compile: bool,  # noqa: A002 (the word that Lightning's users know)
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.noise_scheduler = noise_scheduler
-        self.levels: int = noise_scheduler.config["num_train_timesteps"]
-        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.compile_network = compile
-        self.action_dim = action_dim
-        for name, initial in (
-            ("shift", torch.zeros(transition_dim)),
-            ("scale", torch.ones(transition_dim)),
-            ("action_low", torch.full((action_dim,), -math.inf)),
-            ("action_high", torch.full((action_dim,), math.inf)),
-            ("return_shift", torch.tensor(0.0)),
-            ("return_scale", torch.tensor(1.0)),
-        ):
-            self.register_buffer(name, initial)
-
-    def setup(self, stage: str) -> None:
-        """Take the statistics of the data module; validation of a checkpoint keeps the checkpoint's."""
-        datamodule = getattr(self._trainer, "datamodule", None)
-        if stage == "fit" and isinstance(datamodule, MinariDataModule):
-            for name, values in datamodule.normalization.items():
-                if name.startswith("action_") and name != "action_dim":
-                    unbounded = math.inf if name == "action_high" else -math.inf
-                    values = [unbounded if value is None else value for value in values]
-                if name != "action_dim":
-                    getattr(self, name).copy_(torch.as_tensor(values))
-        if self.compile_network:
-            self.network.compile()
-
-    @property
-    def normalization(self) -> dict[str, Any]:
-        """The normaliser as plain numbers, as an exported folder holds it."""
-        vectors = {name: getattr(self, name).tolist() for name in ("shift", "scale", "return_shift", "return_scale")}
-        bounds = {
-            name: [bound if math.isfinite(bound) else None for bound in getattr(self, name).tolist()]
-            for name in ("action_low", "action_high")
-        }
-        return {"action_dim": self.action_dim, **vectors, **bounds}
-
-    def noised(self, clean: Tensor, timesteps: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Return trajectories at the noise levels (B,), the present observation pinned, and the noise that they got."""
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-        noised = self.noise_scheduler.add_noise(clean, noise, timesteps)
-        noised[:, 0, self.action_dim :] = clean[:, 0, self.action_dim :]
-        return noised, noise
-
-    def normalise(self, batch: Batch) -> Tensor:
-        """Return the batch's trajectories in normalised units."""
-        return (batch.trajectories - self.shift) / self.scale
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, fused unless fp16's gradient scaler has to see unscaled gradients; warm-up, then cosine to zero."""
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError("the cosine schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        fused = self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
-        )
-        schedule = get_scheduler(
-            "cosine", optimizer, num_warmup_steps=min(self.warmup_steps, int(steps)), num_training_steps=int(steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/lr"}}
-
-    def on_train_start(self) -> None:
-        """Let each process of a distributed run draw its own noise: Lightning seeds them all alike."""
-        if self.global_rank > 0:
-            torch.manual_seed(torch.initial_seed() + self.global_rank)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of all gradients, before they are clipped."""
-        del optimizer
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-
-    def validation_levels(self) -> list[int]:
-        """Return the noise levels at which validation measures."""
-        return torch.linspace(0, self.levels - 1, min(_VALIDATION_LEVELS, self.levels)).round().int().tolist()
-
-    def validation_generator(self, batch_index: int, level: int) -> torch.Generator:
-        """Return the same noise at every validation, so that its curve shows the network and not the draw."""
-        return torch.Generator(self.device).manual_seed(batch_index * self.levels + level)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose checkpoint it is, so that one of the other kind is refused by name."""
-        checkpoint["vgp_module"] = type(self).__name__
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the other kind's checkpoint, and keep to this run's learning rate and weight decay.
-
-        Raises:
-            ValueError: If the checkpoint holds another module.
-        """
-        kind = checkpoint.get("vgp_module")
-        if kind != type(self).__name__:
-            raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
-        # The optimizer's and the schedule's states would bring the checkpoint's numbers back.
-        for state in checkpoint.get("optimizer_states", []):
-            for group in state["param_groups"]:
-                group["lr"] *= self.learning_rate / group["initial_lr"]
-                group["initial_lr"], group["weight_decay"] = self.learning_rate, self.weight_decay
-        for state in checkpoint.get("lr_schedulers", []):
-            state["base_lrs"] = [self.learning_rate] * len(state["base_lrs"])
 
 
 class DenoiserModule(TrajectoryModule):
     """The denoiser: learns to predict a window from its noised form (or its noise, or v)."""
+
+    loss_name, short_name = "diffusion_loss", "denoiser"
 
     def __init__(
         self,
@@ -221,16 +84,16 @@ class DenoiserModule(TrajectoryModule):
         weights[0, :action_dim] = action_weight
         weights[0, action_dim:] = 0  # pinned: nothing to predict
         self.register_buffer("loss_weights", weights, persistent=False)
-        self.validation_losses = MetricCollection(
+        self.level_losses = MetricCollection(
             {f"val/diffusion_loss/t{level:02d}": MeanMetric() for level in self.validation_levels()}
         )
+        self.metrics = [self.level_losses]
         self.validation_loss = MeanMetric()
 
-    def loss(self, batch: Batch, timesteps: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the weighted mean squared error of the prediction at the noise levels (B,): the paper's eq. 5."""
+    def loss(self, batch: Batch, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """Return the weighted mean squared error (B,) of the prediction at the noise levels (B,): the paper's eq. 5."""
         clean = self.normalise(batch)
-        noised, noise = self.noised(clean, timesteps, generator)
-        output = self.network(noised.transpose(1, 2), timesteps).sample.transpose(1, 2)
+        output = self.evaluate(self.noised(clean, timesteps, noise), timesteps).transpose(1, 2)
         prediction_type = self.noise_scheduler.config["prediction_type"]
         if prediction_type == "sample":
             target = clean
@@ -239,31 +102,24 @@ class DenoiserModule(TrajectoryModule):
         else:
             target = self.noise_scheduler.get_velocity(clean, noise, timesteps)
         weights: Tensor = self.loss_weights  # type: ignore[assignment]
-        loss: Tensor = (weights * (output.float() - target) ** 2).mean()
-        return loss
+        return (weights * (output - target) ** 2).mean(dim=(1, 2))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss at noise levels drawn uniformly."""
-        del batch_idx
-        timesteps = torch.randint(self.levels, (len(batch.trajectories),), device=self.device)
-        loss = self.loss(batch, timesteps)
-        self.log("train/diffusion_loss", loss, prog_bar=True)
-        return loss
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss of the batch at noise levels drawn uniformly."""
+        return self.loss(batch, *self.draw(batch)).mean()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure the loss at each validation level, with the same noise every time."""
-        count = len(batch.trajectories)
-        for level, metric in zip(self.validation_levels(), self.validation_losses.values(), strict=True):
-            timesteps = torch.full((count,), level, device=self.device)
-            loss = self.loss(batch, timesteps, self.validation_generator(batch_idx, level))
-            metric.update(loss, weight=count)
-            self.validation_loss.update(loss, weight=count)
-        self.log_dict(self.validation_losses, batch_size=count)
-        self.log("val/diffusion_loss", self.validation_loss, prog_bar=True, batch_size=count)
+    def measure(self, batch: Batch) -> None:
+        """Update the mean loss at each validation level."""
+        for level, metric in zip(self.validation_levels(), self.level_losses.values(), strict=True):
+            losses = self.loss(batch, *self.draw(batch, level))
+            metric.update(losses)
+            self.validation_loss.update(losses)
 
 
 class ValueModule(TrajectoryModule):
     """The value function: learns the normalised return of a window from its noised form."""
+
+    loss_name, short_name = "value_loss", "value_function"
 
     def __init__(
         self,
@@ -319,43 +175,68 @@ class ValueModule(TrajectoryModule):
             self.rank_correlation = MetricCollection(
                 {f"val/rank_correlation/{level}": SpearmanCorrCoef() for level in levels}
             )
+        self.metrics = [self.explained_variance, self.rank_correlation]
         self.validation_loss = MeanMetric()
 
-    def predict(self, batch: Batch, timesteps: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def predict(self, batch: Batch, timesteps: Tensor, noise: Tensor) -> Tensor:
         """Return the predicted normalised return (B,) of the batch, noised to the levels (B,)."""
-        noised, _ = self.noised(self.normalise(batch), timesteps, generator)
+        noised = self.noised(self.normalise(batch), timesteps, noise)
         # bf16 on a CPU: oneDNN's gradient of a strided convolution over a single step is garbage (torch 2.13).
         with torch.autocast(self.device.type, enabled=False) if self.device.type == "cpu" else nullcontext():
-            prediction: Tensor = self.network(noised.transpose(1, 2), timesteps).sample
-        return prediction.squeeze(-1).float()
+            return self.evaluate(noised, timesteps).squeeze(-1)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_loss(self, batch: Batch) -> Tensor:
         """Return the mean squared error of the return at noise levels drawn uniformly."""
-        del batch_idx
-        timesteps = torch.randint(self.levels, (len(batch.trajectories),), device=self.device)
-        loss = torch.nn.functional.mse_loss(self.predict(batch, timesteps), self.normalised_returns(batch))
-        self.log("train/value_loss", loss, prog_bar=True)
-        return loss
+        prediction = self.predict(batch, *self.draw(batch))
+        return torch.nn.functional.mse_loss(prediction, self.normalised_returns(batch))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure error, explained variance and rank correlation at each validation level."""
-        count = len(batch.trajectories)
+    def measure(self, batch: Batch) -> None:
+        """Update error, explained variance and rank correlation at each validation level."""
         returns = self.normalised_returns(batch)
         for level, explained, rank in zip(
             self.validation_levels(), self.explained_variance.values(), self.rank_correlation.values(), strict=True
         ):
-            timesteps = torch.full((count,), level, device=self.device)
-            prediction = self.predict(batch, timesteps, self.validation_generator(batch_idx, level))
+            prediction = self.predict(batch, *self.draw(batch, level))
             explained.update(prediction, returns)
             rank.update(prediction, returns)
-            self.validation_loss.update(torch.nn.functional.mse_loss(prediction, returns), weight=count)
-        self.log_dict(self.explained_variance, batch_size=count)
-        self.log_dict(self.rank_correlation, batch_size=count)
-        self.log("val/value_loss", self.validation_loss, prog_bar=True, batch_size=count)
+            self.validation_loss.update((prediction - returns) ** 2)
 
     def normalised_returns(self, batch: Batch) -> Tensor:
         """Return the batch's returns (B,) with mean 0 and deviation 1 over the dataset."""
         return (batch.returns - self.return_shift) / self.return_scale
+
+
+class PlannerModule(LearningModule):
+    """Both networks in one run, from the same windows: each learns what it would in a run of its own, to the bit."""
+
+    def __init__(
+        self, value_widths: list[int] | None = None, value_learning_rate: float | None = None, **settings: Any
+    ) -> None:
+        """Build both networks.
+
+        Args:
+            value_widths: Channels of the value function's levels, where they are others than the denoiser's.
+            value_learning_rate: The value function's learning rate, where it is another.
+            settings: Those of a DenoiserModule; the value function shares what it has of them.
+
+        Raises:
+            ValueError: If horizon or widths do not fit.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        with torch.random.fork_rng(devices=()):  # so that both start as they would alone
+            self.denoiser = DenoiserModule(**settings)
+        shared = {name: settings[name] for name in inspect.signature(ValueModule).parameters if name in settings}
+        if value_widths is not None:
+            shared["widths"] = value_widths
+        if value_learning_rate is not None:
+            shared["learning_rate"] = value_learning_rate
+        self.value_function = ValueModule(**shared)
+
+    @property
+    def parts(self) -> Sequence[TrajectoryModule]:
+        """Denoiser and value function."""
+        return self.denoiser, self.value_function
 
 
 def make_noise_scheduler(levels: int, beta_schedule: str, prediction_type: PredictionType) -> DDPMScheduler:
@@ -384,14 +265,14 @@ def read_checkpoint(path: str | Path, advice: str = "") -> Any:
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
 
 
-def load_module(path: str) -> DenoiserModule | ValueModule:
-    """Load a checkpoint of either module, with the EMA weights if it was trained with EMA.
+def load_module(path: str) -> DenoiserModule | ValueModule | PlannerModule:
+    """Load a checkpoint of any of the modules, with the EMA weights if it was trained with EMA.
 
     Raises:
         ValueError: If the file is missing, no checkpoint, or another program's.
     """
     checkpoint = read_checkpoint(path, advice=": train one with vgp fit")
-    kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule)}
+    kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule, PlannerModule)}
     kind = kinds.get(checkpoint.get("vgp_module", "")) if isinstance(checkpoint, dict) else None
     if kind is None:
         raise ValueError(f"{path} is not a checkpoint of {' or '.join(kinds)}: train one with vgp fit")

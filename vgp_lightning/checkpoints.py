@@ -1,0 +1,179 @@
+"""Checkpoints that are whole or absent, and signals that end a run between two steps."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Checkpoint
+
+ASK_EVERY = 20  # steps after which the processes of a distributed run tell each other of a signal or a fault
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    """Return where a run's files go: the first logger's folder of this run, of the main process."""
+    folder = Path(trainer.default_root_dir)
+    if trainer.loggers:
+        logger = trainer.loggers[0]
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        folder = Path(logger.save_dir or folder) / str(logger.name) / version
+    return Path(trainer.strategy.broadcast(str(folder)))
+
+
+class WholeFile(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a full disk or a kill leaves the one that was there.
+
+    Lightning's own goes through the temporary folder, from where a file is copied if that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint; a remote one as Lightning does."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except RuntimeError as error:
+            # torch's writer hides the disk's own words.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt``: rewritten every so many steps, at the very last one, and at a signal.
+
+    Ctrl-C (SIGINT), SIGTERM and SLURM's signal before its time limit end the run after the step that is under way,
+    from where it can go on to the bit; SLURM is asked to run the job again. A second Ctrl-C does not wait.
+    """
+
+    def __init__(self, every_n_train_steps: int = 1000) -> None:
+        """Set the interval.
+
+        Args:
+            every_n_train_steps: Optimizer steps between two checkpoints.
+
+        Raises:
+            ValueError: If it is below 1.
+        """
+        if every_n_train_steps < 1:
+            raise ValueError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: it must be at least 1")
+        self._interval = every_n_train_steps
+        self._saved_step = -1
+        self._signal: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let checkpoints be written whole, where Lightning would write them itself."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFile()
+        self._path = run_folder(trainer) / "checkpoints/last.ckpt"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over; the Trainer gives them back when it ends."""
+        self._requeue_signal = _requeue_signal(trainer)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, self._requeue_signal):
+                # A job in the background of a shell ignores Ctrl-C, and shall.
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time to, and stop if a signal asks for it; after the validation that is due, if one is.
+
+        A resumed run would not make up for it.
+        """
+        if not _validates(trainer):
+            self._save_or_stop(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do what had to wait for the validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save_or_stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save where another callback has ended the training, while average and raw weights are still two."""
+        if trainer.should_stop:
+            self._save(trainer)
+
+    def _save_or_stop(self, trainer: pl.Trainer) -> None:
+        if trainer.fit_loop._should_accumulate():
+            return  # gradients are in no checkpoint
+        if self._stops(trainer):
+            self._save(trainer)
+            self._leave(trainer)
+        if self._is_due(trainer):
+            self._save(trainer)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        step = trainer.global_step
+        last_of_epochs = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        return step > 0 and (step % self._interval == 0 or step == trainer.max_steps or last_of_epochs)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if self._saved_step != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self._path, weights_only=False)
+            self._saved_step = trainer.global_step
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal until the step is done."""
+        del frame
+        if number == signal.SIGINT and self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        again = "; once more to stop at once, without a checkpoint" if number == signal.SIGINT else ""
+        print(f"\nvgp: {signal.Signals(number).name}: stopping after this step{again}", file=sys.stderr)
+
+    def _stops(self, trainer: pl.Trainer) -> bool:
+        """Return whether any process has met a signal; a distributed run asks now and then only."""
+        wanted = self._signal is not None
+        if trainer.world_size == 1:
+            return wanted
+        return trainer.global_step % ASK_EVERY == 0 and trainer.strategy.reduce_boolean_decision(wanted, all=False)
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        number = self._signal or signal.SIGTERM  # the signal of another process
+        if trainer.is_global_zero:
+            print(
+                f"vgp: stopped after step {trainer.global_step}: {self._path} is written. "
+                "The same command with --ckpt_path last goes on",
+                file=sys.stderr,
+            )
+            if number == self._requeue_signal:
+                array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+                job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+                subprocess.run(["scontrol", "requeue", job], check=True)
+        raise SystemExit(128 + number)
+
+
+def _requeue_signal(trainer: pl.Trainer) -> int | None:
+    """Return the signal after which SLURM shall run the job again, if it shall."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return environment.requeue_signal or signal.SIGUSR1
+    return None
+
+
+def _validates(trainer: pl.Trainer) -> bool:
+    """Return whether Lightning validates after this batch."""
+    loop = trainer.fit_loop
+    if loop._data_fetcher is None or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        return False
+    loop.epoch_loop.val_loop.setup_data()  # which else is done only when it begins
+    return not loop.epoch_loop.val_loop.skip
