@@ -32,3 +32,4 @@ format: install
 
 bench: install
 	$(BIN)/python -m benchmarks.plan_latency
+	$(BIN)/python -m benchmarks.train_throughput
