@@ -421,18 +421,23 @@ def test_the_logged_gradient_norm_is_that_steps_before_clipping(make_data, make_
 
 @pytest.mark.parametrize(("levels", "chosen"), [(20, [0, 5, 10, 14, 19]), (5, [0, 1, 2, 3, 4]), (2, [0, 1]), (1, [0])])
 def test_validation_measures_at_noise_levels_from_the_first_to_the_last(levels, chosen):
-    assert make_module(num_train_timesteps=levels).validation_levels() == chosen
+    assert list(make_module(num_train_timesteps=levels).validation_levels().values()) == chosen
 
 
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        (DenoiserModule, ["val/diffusion_loss", *(f"val/diffusion_loss/t{t:02d}" for t in (0, 5, 10, 14, 19))]),
+        (DenoiserModule, ["val/diffusion_loss", *(f"val_levels/diffusion_loss/t{t:02d}" for t in (0, 5, 10, 14, 19))]),
         (
             ValueModule,
             [
                 "val/value_loss",
-                *(f"val/{m}/t{t:02d}" for m in ("explained_variance", "rank_correlation") for t in (0, 5, 10, 14, 19)),
+                *("val/explained_variance", "val/rank_correlation"),  # of the cleanest level
+                *(
+                    f"val_levels/{m}/t{t:02d}"
+                    for m in ("explained_variance", "rank_correlation")
+                    for t in (5, 10, 14, 19)
+                ),
             ],
         ),
     ],
@@ -476,6 +481,29 @@ def test_a_value_functions_metrics_are_those_of_all_windows_together(make_data, 
     }
     (logged,) = make_trainer().validate(module, data, verbose=False)
     assert logged == pytest.approx({name: expected[name.split("/")[1]] for name in logged}, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_what_is_logged_by_a_levels_name_was_measured_at_that_level(make_data, make_trainer, make_stub, kind):
+    data, module = make_data(validation_share=0.25), make_module(kind, num_train_timesteps=256)
+    data.prepare_data()
+    data.setup("validate")
+    if kind is DenoiserModule:  # its error grows with the level
+        module.network = make_stub(lambda sample, timesteps: sample * 0 + 1e3 * timesteps[:, None, None])
+    else:  # it is right up to level 128, and wrong above
+        sign = {0: 1, 64: 1, 128: 1, 191: -1, 255: -1}
+        module.network = make_stub(lambda sample, t: sample[:, A + 1, :1] * torch.tensor([[sign[int(i)]] for i in t]))
+    (logged,) = make_trainer().validate(module, data, verbose=False)
+    names = {"t00": 0, "t64": 64, "t128": 128, "t191": 191, "t255": 255}
+    if kind is DenoiserModule:
+        for name, level in names.items():
+            assert (logged[f"val_levels/diffusion_loss/{name}"] > 1e6 * (level - 1) ** 2) == (level > 0), name
+            assert logged[f"val_levels/diffusion_loss/{name}"] < 1e9 * (level + 1) ** 2
+    else:
+        clean = logged["val/rank_correlation"]
+        for name in ("t64", "t128", "t191", "t255"):
+            expected = clean if names[name] < 150 else -clean
+            assert logged[f"val_levels/rank_correlation/{name}"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -585,7 +613,7 @@ def test_a_run_of_both_networks_logs_what_two_runs_do(make_data, make_trainer, t
     tags = set(events.Tags()["scalars"])
     assert {"train/diffusion_loss", "train/value_loss", "val/diffusion_loss", "val/value_loss"} <= tags
     assert {"train/grad_norm/denoiser", "train/grad_norm/value_function"} <= tags
-    assert {"val/diffusion_loss/t00", "val/explained_variance/t04", "val/rank_correlation/t02"} <= tags
+    assert {"val_levels/diffusion_loss/t00", "val_levels/explained_variance/t04", "val/rank_correlation"} <= tags
     rates = {tag: events.Scalars(tag)[0].value for tag in tags if tag.startswith("train/lr")}
     assert rates == pytest.approx({"train/lr/denoiser": 0.01, "train/lr/value_function": 0.002})
 

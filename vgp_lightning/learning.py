@@ -291,6 +291,7 @@ class TrajectoryModule(LearningModule):
         output: Tensor = self.network(sample, timesteps).sample
         return output.to(trajectories.dtype)
 
-    def validation_levels(self) -> list[int]:
-        """Return the noise levels at which validation measures."""
-        return torch.linspace(0, self.levels - 1, min(_VALIDATION_LEVELS, self.levels)).round().int().tolist()
+    def validation_levels(self) -> dict[str, int]:
+        """Return the noise levels at which validation measures, by their names in the logs."""
+        levels = torch.linspace(0, self.levels - 1, min(_VALIDATION_LEVELS, self.levels)).round().int().tolist()
+        return {f"t{level:02d}": level for level in levels}

@@ -85,7 +85,7 @@ class DenoiserModule(TrajectoryModule):
         weights[0, action_dim:] = 0  # pinned: nothing to predict
         self.register_buffer("loss_weights", weights, persistent=False)
         self.level_losses = MetricCollection(
-            {f"val/diffusion_loss/t{level:02d}": MeanMetric() for level in self.validation_levels()}
+            {f"val_levels/diffusion_loss/{name}": MeanMetric() for name in self.validation_levels()}
         )
         self.metrics = [self.level_losses]
         self.validation_loss = MeanMetric()
@@ -110,9 +110,9 @@ class DenoiserModule(TrajectoryModule):
 
     def measure(self, batch: Batch) -> None:
         """Update the mean loss at each validation level."""
-        for level, metric in zip(self.validation_levels(), self.level_losses.values(), strict=True):
+        for name, level in self.validation_levels().items():
             losses = self.loss(batch, *self.draw(batch, level))
-            metric.update(losses)
+            self.level_losses[f"val_levels/diffusion_loss/{name}"].update(losses)
             self.validation_loss.update(losses)
 
 
@@ -164,16 +164,15 @@ class ValueModule(TrajectoryModule):
             compile,
         )
         self.save_hyperparameters()
-        levels = [f"t{level:02d}" for level in self.validation_levels()]
         self.explained_variance = MetricCollection(
-            {f"val/explained_variance/{level}": ExplainedVariance() for level in levels}
+            {self._name("explained_variance", level): ExplainedVariance() for level in self.validation_levels()}
         )
         # Guidance and selection need the ranking of plans right, more than their values.
         with warnings.catch_warnings():
             # It warns that it keeps all predictions; data.validation_windows says how many.
             warnings.simplefilter("ignore", UserWarning)
             self.rank_correlation = MetricCollection(
-                {f"val/rank_correlation/{level}": SpearmanCorrCoef() for level in levels}
+                {self._name("rank_correlation", level): SpearmanCorrCoef() for level in self.validation_levels()}
             )
         self.metrics = [self.explained_variance, self.rank_correlation]
         self.validation_loss = MeanMetric()
@@ -193,13 +192,16 @@ class ValueModule(TrajectoryModule):
     def measure(self, batch: Batch) -> None:
         """Update error, explained variance and rank correlation at each validation level."""
         returns = self.normalised_returns(batch)
-        for level, explained, rank in zip(
-            self.validation_levels(), self.explained_variance.values(), self.rank_correlation.values(), strict=True
-        ):
+        for name, level in self.validation_levels().items():
             prediction = self.predict(batch, *self.draw(batch, level))
-            explained.update(prediction, returns)
-            rank.update(prediction, returns)
+            self.explained_variance[self._name("explained_variance", name)].update(prediction, returns)
+            self.rank_correlation[self._name("rank_correlation", name)].update(prediction, returns)
             self.validation_loss.update((prediction - returns) ** 2)
+
+    @staticmethod
+    def _name(metric: str, level: str) -> str:
+        """Return a metric's name in the logs; the cleanest level's is what ranks plans, hence the first to look at."""
+        return f"val/{metric}" if level == "t00" else f"val_levels/{metric}/{level}"
 
     def normalised_returns(self, batch: Batch) -> Tensor:
         """Return the batch's returns (B,) with mean 0 and deviation 1 over the dataset."""
