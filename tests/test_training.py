@@ -726,3 +726,14 @@ def test_a_run_is_not_resumed_with_data_that_have_changed(
     other = make_data(dataset_id="test/other-v0", validation_share=0)
     with pytest.raises(ValueError, match="the data have changed since the checkpoint was written: shift is"):
         make_trainer(max_steps=2).fit(make_module(), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, [0.5, 0.5]), (0.25, [0.5, 0.25])])
+def test_a_finders_learning_rate_is_that_of_both_networks_but_of_one_that_has_its_own(own, expected):
+    planner = PlannerModule(
+        transition_dim=T, action_dim=A, horizon=H, task={}, widths=[16, 64], value_learning_rate=own
+    )
+    planner.learning_rate = 0.5  # as Lightning's does
+    planner._trainer = SimpleNamespace(estimated_stepping_batches=10, precision="32-true")
+    groups = planner.configure_optimizers()["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == expected

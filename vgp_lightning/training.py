@@ -240,6 +240,17 @@ class PlannerModule(LearningModule):
         """Denoiser and value function."""
         return self.denoiser, self.value_function
 
+    @property
+    def learning_rate(self) -> float:
+        """The denoiser's learning rate, and the value function's where it has none of its own."""
+        return self.denoiser.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.denoiser.learning_rate = rate
+        if self.hparams["value_learning_rate"] is None:
+            self.value_function.learning_rate = rate
+
 
 def make_noise_scheduler(levels: int, beta_schedule: str, prediction_type: PredictionType) -> DDPMScheduler:
     """Return the noise schedule. Nothing is clipped: Gaussian-normalised data leave -1..1 by far."""
