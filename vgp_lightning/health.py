@@ -110,7 +110,7 @@ class Health(pl.Callback):
             elif self._count > _FIRST and recent > self._max_growth * self._first[name]:
                 wrong = f"{name} has grown to {recent:.3g}, from {self._first[name]:.3g} in the first {_FIRST} steps"
             if wrong:
-                return {"what": wrong, "step": step, "windows": torch.as_tensor(draw.windows).cpu()}
+                return {"what": wrong, "step": step, "windows": torch.from_numpy(draw.windows.copy())}
         return None
 
     def _stop(self, trainer: pl.Trainer, fault: dict[str, Any]) -> None:

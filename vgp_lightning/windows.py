@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -256,6 +256,7 @@ class WindowLoader:
             windows,
             sampler=order,
             batch_size=None,  # a draw is a whole batch
+            collate_fn=_as_it_is,  # else the draw would be made tensors, and go to the device
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
@@ -277,3 +278,7 @@ class WindowLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there."""
         self._order.drawn, self._order.seed = state["drawn"], state["seed"]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
