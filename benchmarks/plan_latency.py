@@ -32,9 +32,8 @@ from rich.table import Table
 
 from vgp_lightning.agent import PlanningAgent, make_environments
 from vgp_lightning.evaluation import evaluate_agent, summarize
-from vgp_lightning.networks import make_denoiser, make_value_function
+from vgp_lightning.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline import StockEnvironment, ValueGuidedPlannerPipeline
-from vgp_lightning.training import make_noise_scheduler
 
 ACTIONS, OBSERVATIONS, HORIZON, LEVELS, WIDTHS = 3, 11, 32, 20, (32, 64, 128, 256)
 STOCK, SLOW = "stock ValueGuidedRLPipeline", "same work"

@@ -27,8 +27,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.data_scale import DATASET, make_dataset
-from vgp_lightning.networks import make_denoiser
-from vgp_lightning.training import make_noise_scheduler
+from vgp_lightning.networks import make_denoiser, make_noise_scheduler
 
 ROOT = Path(__file__).parent.parent
 ACTIONS, OBSERVATIONS, HORIZON, LEVELS, BATCH, WIDTHS = 3, 11, 32, 20, 64, [32, 64, 128, 256]

@@ -22,7 +22,8 @@ STATISTICS = ("shift", "scale", "action_low", "action_high", "return_shift", "re
 def make_module():
     def make(kind=DenoiserModule):
         widths = [16, 16] if kind is DenoiserModule else [16, 64]
-        return kind(3, 1, 4, {}, widths=widths, num_train_timesteps=5, learning_rate=0.01, warmup_steps=0)
+        sizes = {"transition_dim": 3, "action_dim": 1, "horizon": 4, "task": {}, "widths": widths}
+        return kind(**sizes, num_train_timesteps=5, learning_rate=0.01, warmup_steps=0)
 
     return make
 

@@ -343,7 +343,8 @@ def epochs_of_training(make_data, make_trainer):
         seen = Seen()
         trainer = make_trainer(max_steps=-1, max_epochs=3, limit_val_batches=0, callbacks=[seen], **options)
         data = data or make_data(batch_size=10, validation_share=0)  # 72 windows
-        trainer.fit(DenoiserModule(3, 1, 4, {}, widths=[16, 16], num_train_timesteps=2, warmup_steps=0), data)
+        sizes = {"transition_dim": 3, "action_dim": 1, "horizon": 4, "task": {}, "widths": [16, 16]}
+        trainer.fit(DenoiserModule(**sizes, num_train_timesteps=2, warmup_steps=0), data)
         return seen.epochs
 
     return fit

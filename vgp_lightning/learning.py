@@ -6,13 +6,13 @@ normalised, (B, H, T), action first.
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
 import lightning.pytorch as pl
 import torch
-from diffusers import DDPMScheduler, UNet1DModel
+from diffusers import UNet1DModel
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from vgp_lightning.acceleration import can_evaluate, evaluate
 from vgp_lightning.data import MinariDataModule
+from vgp_lightning.networks import PredictionType, make_noise_scheduler
 from vgp_lightning.windows import Batch
 
 _VALIDATION_LEVELS = 5  # noise levels, evenly spread, at which validation measures
@@ -171,6 +172,7 @@ class TrajectoryModule(LearningModule):
 
     Attributes:
         network: The UNet1DModel.
+        make_network: Makes it of T, H and widths.
         noise_scheduler: The noise schedule.
         loss_name: What the loss is called in the logs.
         short_name: What the network is called there, beside another.
@@ -180,6 +182,7 @@ class TrajectoryModule(LearningModule):
 
     loss_name: str
     short_name: str
+    make_network: Callable[[int, int, list[int]], UNet1DModel]
     metrics: list[MetricCollection]
     validation_loss: MeanMetric
     shift: Tensor  # (T,)
@@ -191,19 +194,45 @@ class TrajectoryModule(LearningModule):
 
     def __init__(
         self,
-        network: UNet1DModel,
-        noise_scheduler: DDPMScheduler,
         transition_dim: int,
         action_dim: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup_steps: int,
-        compile: bool,  # noqa: A002 (the word that Lightning's users know)
+        horizon: int,
+        task: dict[str, Any],
+        widths: list[int] = [32, 64, 128, 256],  # noqa: B006 (jsonargparse reads it; never changed)
+        num_train_timesteps: int = 20,
+        beta_schedule: str = "squaredcos_cap_v2",
+        learning_rate: float = 2e-4,
+        weight_decay: float = 1e-4,
+        warmup_steps: int = 500,
+        compile: bool = False,  # noqa: A002 (the word that Lightning's users know)
+        *,
+        predicts: PredictionType,
     ) -> None:
+        """Build the network.
+
+        Args:
+            transition_dim: T; comes from the data.
+            action_dim: A; comes from the data.
+            horizon: H; comes from the data.
+            task: What the data are; comes from the data.
+            widths: Channels of the levels. A denoiser's horizon must be a multiple of 2 ** (number - 1), a value
+                function's may be at most 2 ** (number + 2).
+            num_train_timesteps: Noise levels; as many for both networks.
+            beta_schedule: Noise schedule, by diffusers' name; the paper's is the cosine, ``squaredcos_cap_v2``.
+            learning_rate: Highest, after the warm-up.
+            weight_decay: Of AdamW.
+            warmup_steps: Steps in which the learning rate rises from zero.
+            compile: Compile the network with ``torch.compile``.
+            predicts: What a denoiser predicts.
+
+        Raises:
+            ValueError: If horizon or widths do not fit.
+        """
         super().__init__()
-        self.network = network
-        self.noise_scheduler = noise_scheduler
-        self.levels: int = noise_scheduler.config["num_train_timesteps"]
+        self.save_hyperparameters(ignore="predicts")
+        self.network = self.make_network(transition_dim, horizon, widths)
+        self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
+        self.levels = num_train_timesteps
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.compile_network = compile
         self.accelerated = False

@@ -1,14 +1,16 @@
-"""The two networks of the paper, as diffusers' UNet1DModel, and the horizons and widths that they accept.
+"""The two networks of the paper, as diffusers' UNet1DModel, the horizons and widths that they accept, and the schedule.
 
 Both take (B, T, H), channels first, and T = A + O channels, action first. Weights of the original code map key by key.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from diffusers import UNet1DModel
+from diffusers import DDPMScheduler, UNet1DModel
 
 from vgp_lightning.settings import horizon_limit, horizon_multiple
+
+PredictionType = Literal["sample", "epsilon", "v_prediction"]
 
 _GROUPS = 8  # of the group normalisation
 # Two channels a group at least: a group of one is all zero where the horizon has shrunk to a single step.
@@ -112,3 +114,14 @@ def _make(transition_dim: int, horizon: int, widths: Sequence[int], **parts: Any
 def _check_widths(widths: Sequence[int]) -> None:
     if len(widths) < 2 or any(width < _MULTIPLE or width % _MULTIPLE for width in widths):
         raise ValueError(f"widths are {list(widths)}: at least 2 are needed, each a positive multiple of {_MULTIPLE}")
+
+
+def make_noise_scheduler(levels: int, beta_schedule: str, prediction_type: PredictionType) -> DDPMScheduler:
+    """Return the noise schedule. Nothing is clipped: Gaussian-normalised data leave -1..1 by far."""
+    return DDPMScheduler(
+        num_train_timesteps=levels,
+        beta_schedule=beta_schedule,
+        prediction_type=prediction_type,
+        clip_sample=False,
+        variance_type="fixed_small_log",
+    )

@@ -16,9 +16,9 @@ from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 
 from vgp_lightning.export import write_folder
+from vgp_lightning.networks import make_noise_scheduler
 from vgp_lightning.original_checkpoint import SCHEDULE, OriginalNetwork, read_denoiser, read_value_function
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-from vgp_lightning.training import make_noise_scheduler
 
 # Normalisers that are an affine map of each dimension, and the attributes that it follows from.
 _NORMALIZERS = {

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from diffusers import UNet1DModel
 
-from vgp_lightning.networks import make_denoiser, make_value_function
-from vgp_lightning.training import make_noise_scheduler, read_checkpoint
+from vgp_lightning.networks import make_denoiser, make_noise_scheduler, make_value_function
+from vgp_lightning.training import read_checkpoint
 
 SCHEDULE = "squaredcos_cap_v2"  # diffusers' name of the only one that the original has
 

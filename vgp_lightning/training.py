@@ -10,75 +10,44 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 from torchmetrics import ExplainedVariance, MeanMetric, MetricCollection, SpearmanCorrCoef
 
 from vgp_lightning.learning import LearningModule, TrajectoryModule
-from vgp_lightning.networks import make_denoiser, make_value_function
+from vgp_lightning.networks import PredictionType, make_denoiser, make_value_function
 from vgp_lightning.windows import Batch
-
-PredictionType = Literal["sample", "epsilon", "v_prediction"]
 
 
 class DenoiserModule(TrajectoryModule):
     """The denoiser: learns to predict a window from its noised form (or its noise, or v)."""
 
     loss_name, short_name = "diffusion_loss", "denoiser"
+    make_network = staticmethod(make_denoiser)
 
     def __init__(
         self,
-        transition_dim: int,
-        action_dim: int,
-        horizon: int,
-        task: dict[str, Any],
-        widths: list[int] = [32, 64, 128, 256],  # noqa: B006 (jsonargparse reads it; never changed)
-        num_train_timesteps: int = 20,
-        beta_schedule: str = "squaredcos_cap_v2",
         prediction_type: PredictionType = "sample",
         action_weight: float = 10.0,
         loss_discount: float = 1.0,
-        learning_rate: float = 2e-4,
-        weight_decay: float = 1e-4,
-        warmup_steps: int = 500,
-        compile: bool = False,  # noqa: A002
+        **settings: Any,
     ) -> None:
         """Build the network.
 
         Args:
-            transition_dim: T; comes from the data.
-            action_dim: A; comes from the data.
-            horizon: H; comes from the data.
-            task: What the data are; comes from the data.
-            widths: Channels of the U-Net's levels; the horizon must be a multiple of 2 ** (number - 1).
-            num_train_timesteps: Noise levels.
-            beta_schedule: Noise schedule, by diffusers' name; the paper's is the cosine, ``squaredcos_cap_v2``.
             prediction_type: What the network predicts: the clean ``sample`` as in the paper, ``epsilon`` (the noise),
                 or ``v_prediction``.
             action_weight: Weight of the first action in the loss: it is the only one that is executed.
             loss_discount: Weight of each further step relative to the one before it.
-            learning_rate: Highest, after the warm-up.
-            weight_decay: Of AdamW.
-            warmup_steps: Steps in which the learning rate rises from zero.
-            compile: Compile the network with ``torch.compile``.
+            settings: Those of every TrajectoryModule.
 
         Raises:
             ValueError: If horizon or widths do not fit.
         """
-        super().__init__(
-            make_denoiser(transition_dim, horizon, widths),
-            make_noise_scheduler(num_train_timesteps, beta_schedule, prediction_type),
-            transition_dim,
-            action_dim,
-            learning_rate,
-            weight_decay,
-            warmup_steps,
-            compile,
-        )
-        self.save_hyperparameters()
+        super().__init__(predicts=prediction_type, **settings)
+        horizon, transition_dim, action_dim = self.hparams["horizon"], len(self.shift), self.action_dim
         weights = loss_discount ** torch.arange(horizon, dtype=torch.float32)
         weights = (weights / weights.mean())[:, None].repeat(1, transition_dim)  # (H, T)
         weights[0, :action_dim] = action_weight
@@ -120,50 +89,18 @@ class ValueModule(TrajectoryModule):
     """The value function: learns the normalised return of a window from its noised form."""
 
     loss_name, short_name = "value_loss", "value_function"
+    make_network = staticmethod(make_value_function)
 
-    def __init__(
-        self,
-        transition_dim: int,
-        action_dim: int,
-        horizon: int,
-        task: dict[str, Any],
-        widths: list[int] = [32, 64, 128, 256],  # noqa: B006
-        num_train_timesteps: int = 20,
-        beta_schedule: str = "squaredcos_cap_v2",
-        learning_rate: float = 2e-4,
-        weight_decay: float = 1e-4,
-        warmup_steps: int = 500,
-        compile: bool = False,  # noqa: A002
-    ) -> None:
+    def __init__(self, **settings: Any) -> None:
         """Build the network.
 
         Args:
-            transition_dim: T; comes from the data.
-            action_dim: A; comes from the data.
-            horizon: H; comes from the data.
-            task: What the data are; comes from the data.
-            widths: Channels of the levels; the horizon may be at most 2 ** (number + 2).
-            num_train_timesteps: Noise levels; as many as the denoiser's.
-            beta_schedule: Noise schedule, by diffusers' name; the same as the denoiser's.
-            learning_rate: Highest, after the warm-up.
-            weight_decay: Of AdamW.
-            warmup_steps: Steps in which the learning rate rises from zero.
-            compile: Compile the network with ``torch.compile``.
+            settings: Those of every TrajectoryModule.
 
         Raises:
             ValueError: If horizon or widths do not fit.
         """
-        super().__init__(
-            make_value_function(transition_dim, horizon, widths),
-            make_noise_scheduler(num_train_timesteps, beta_schedule, "sample"),
-            transition_dim,
-            action_dim,
-            learning_rate,
-            weight_decay,
-            warmup_steps,
-            compile,
-        )
-        self.save_hyperparameters()
+        super().__init__(predicts="sample", **settings)
         self.explained_variance = MetricCollection(
             {self._name("explained_variance", level): ExplainedVariance() for level in self.validation_levels()}
         )
@@ -226,14 +163,15 @@ class PlannerModule(LearningModule):
         """
         super().__init__()
         self.save_hyperparameters()
-        with torch.random.fork_rng(devices=()):  # so that both start as they would alone
-            self.denoiser = DenoiserModule(**settings)
-        shared = {name: settings[name] for name in inspect.signature(ValueModule).parameters if name in settings}
+        of_denoiser = inspect.signature(DenoiserModule).parameters
+        shared = {name: value for name, value in settings.items() if name not in of_denoiser}
         if value_widths is not None:
             shared["widths"] = value_widths
         if value_learning_rate is not None:
             shared["learning_rate"] = value_learning_rate
-        self.value_function = ValueModule(**shared)
+        with torch.random.fork_rng(devices=()):  # so that both start as they would alone
+            self.denoiser = DenoiserModule(**settings)
+        self.value_function = _make_value_module(shared)
 
     @property
     def parts(self) -> Sequence[TrajectoryModule]:
@@ -252,15 +190,9 @@ class PlannerModule(LearningModule):
             self.value_function.learning_rate = rate
 
 
-def make_noise_scheduler(levels: int, beta_schedule: str, prediction_type: PredictionType) -> DDPMScheduler:
-    """Return the noise schedule. Nothing is clipped: Gaussian-normalised data leave -1..1 by far."""
-    return DDPMScheduler(
-        num_train_timesteps=levels,
-        beta_schedule=beta_schedule,
-        prediction_type=prediction_type,
-        clip_sample=False,
-        variance_type="fixed_small_log",
-    )
+def _make_value_module(settings: dict[str, Any]) -> ValueModule:
+    """Make it outside of the other's constructor, whose arguments Lightning would take for its hyper-parameters."""
+    return ValueModule(**settings)
 
 
 def read_checkpoint(path: str | Path, advice: str = "") -> Any:
