@@ -31,9 +31,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vgp_lightning.agent import PlanningAgent, make_environments
-from vgp_lightning.evaluation import evaluate_agent, summarize
+from vgp_lightning.evaluation import evaluate_agent
 from vgp_lightning.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline import StockEnvironment, ValueGuidedPlannerPipeline
+from vgp_lightning.statistics import compare_pairs, summarize
 
 ACTIONS, OBSERVATIONS, HORIZON, LEVELS, WIDTHS = 3, 11, 32, 20, (32, 64, 128, 256)
 STOCK, SLOW = "stock ValueGuidedRLPipeline", "same work"
@@ -146,14 +147,14 @@ def act(folder: Path, episodes: int, max_steps: int | None, device: str) -> dict
     environments.close()
     results = {}
     for name, values in returns.items():
-        own, difference = summarize(values), summarize((np.array(values) - np.array(returns[SLOW])).tolist())
+        own, difference = summarize(values), compare_pairs(np.array(values) - np.array(returns[SLOW]))
         results[name] = {
             "episodes": episodes,
             "max_episode_steps": specification.max_episode_steps,
-            "return_mean": own.return_mean,
-            "return_ci95": own.return_ci95,
-            "minus_slow_mean": difference.return_mean,
-            "minus_slow_ci95": difference.return_ci95,
+            "return_mean": own.mean,
+            "return_ci95": own.ci95,
+            "minus_slow_mean": difference.difference,
+            "minus_slow_ci95": difference.ci95,
         }
     return results
 
@@ -196,7 +197,7 @@ def main() -> None:
         cells = [f"{row[key]:.1f}" for key in ("ms_per_step", "ratio_to_stock", "plans_per_second")]
         for mean, interval in (("return_mean", "return_ci95"), ("minus_slow_mean", "minus_slow_ci95")):
             if mean in row:
-                cells += [f"{row[mean]:.0f}", "{:.0f} to {:.0f}".format(*row[interval])]
+                cells += [f"{row[mean]:.0f}", "{:.0f} to {:.0f}".format(*row[interval]) if row[interval] else ""]
         table.add_row(row["name"], *cells)
     Console().print(table)
     if options.json is not None:

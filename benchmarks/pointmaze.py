@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest
 
 from vgp_lightning.agent import PlanningAgent, PositionController, make_environments
 from vgp_lightning.behaviours import WaypointBehaviour
@@ -49,17 +48,15 @@ def measure(
         for replan in (None, replan_every):
             agent = PlanningAgent(pipeline, replan, conditions=reach_goal, controller=controller, **settings)
             report = evaluate_agent(agent, environments, range(episodes), replan_every=replan or 10**9)
-            successes = sum(episode["terminated"] for episode in report["episodes"])
-            interval = binomtest(successes, episodes).proportion_ci(method="wilson")
             rows.append(
                 {
                     "actor": actor,
                     "plans": "once" if replan is None else f"every {replan} steps",
-                    "success_rate": successes / episodes,
-                    "ci95": [interval.low, interval.high],
+                    "success_rate": report["success_rate"],
+                    "ci95": report["success_rate_ci95"],
                     "steps_mean": report["length_mean"],
                     "plan_ms": report["plan_ms"],
-                    "failed_seeds": [e["seed"] for e in report["episodes"] if not e["terminated"]],
+                    "failed_seeds": [e["seed"] for e in report["episodes"] if not e["success"]],
                 }
             )
     return rows

@@ -1,8 +1,8 @@
 """Evaluation: returns and lengths by hand, statistics against formulas, and what is written."""
 
+import hashlib
 import json
 import sys
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import gymnasium
@@ -15,15 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vgp_lightning import evaluation
 from vgp_lightning.agent import make_environments
-from vgp_lightning.evaluation import (
-    Reference,
-    choose_reference,
-    evaluate,
-    evaluate_agent,
-    normalized_score,
-    play,
-    summarize,
-)
+from vgp_lightning.behaviours import make_behaviour
+from vgp_lightning.evaluation import evaluate, evaluate_agent, play
+from vgp_lightning.statistics import Reference
 
 
 class Staircase(gymnasium.Env):
@@ -120,6 +114,79 @@ def test_returns_and_lengths_are_those_worked_out_by_hand(count):
     ]
 
 
+class Reporter(gymnasium.Env):
+    """Lasts 4 steps. By its seed: 0 reports success at its last step, 1 in between and loses it again, 2 never."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Box(-1, 1, (2,))
+    key, silent = "success", False
+
+    def reset(self, *, seed=None, options=None):
+        # An idle environment has no seed, and succeeds all the time.
+        self.t, self.successes = 0, {0: [4], 1: [2], 2: [], None: [1, 2, 3, 4]}[seed]
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        info = {} if self.silent else {self.key: self.t in self.successes}
+        return np.zeros(3, np.float32), 0.0, self.t == 4, False, info
+
+
+@pytest.fixture
+def reporter():
+    gymnasium.register("Reporter-v0", entry_point=Reporter)
+    yield
+    del gymnasium.registry["Reporter-v0"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_an_episode_succeeds_if_any_of_its_steps_reports_success(reporter, monkeypatch, key, count):
+    monkeypatch.setattr(Reporter, "key", key)
+    environments = make_environments("Reporter-v0", count)
+    report = evaluate_agent(Idler(), environments, [1, 0, 2])
+    environments.close()
+    assert [episode["success"] for episode in report["episodes"]] == [True, True, False]
+    assert report["success_rate"] == pytest.approx(2 / 3)
+    # Wilson: (2/3 + z^2/6 -+ z sqrt(2/27 + z^2/36)) / (1 + z^2/3) with z = 1.96
+    assert report["success_rate_ci95"] == pytest.approx([0.20766, 0.93851], abs=1e-4)
+
+
+def test_an_environment_that_reports_no_success_has_no_success_rate(reporter, monkeypatch):
+    monkeypatch.setattr(Reporter, "silent", True)
+    environments = make_environments("Reporter-v0", 2)
+    report = evaluate_agent(Idler(), environments, [0, 1])
+    environments.close()
+    assert [episode["success"] for episode in report["episodes"]] == [None, None]
+    assert (report["success_rate"], report["success_rate_ci95"]) == (None, None)
+
+
+def test_a_point_maze_that_ends_at_its_goal_succeeds_where_it_terminates():
+    environments = make_environments("PointMaze_UMaze-v3", 4, continuing_task=False, max_episode_steps=60)
+    report = evaluate_agent(make_behaviour("waypoint", environments), environments, range(8))
+    environments.close()
+    episodes = report["episodes"]
+    assert {episode["success"] for episode in episodes} == {True, False}
+    assert [episode["success"] for episode in episodes] == [episode["terminated"] for episode in episodes]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_agent_may_have_other_seeds_than_the_environment(count):
+    class Noter(Idler):
+        seen: list = []  # noqa: RUF012
+
+        def reset(self, seeds):
+            self.seen += [seed for seed in seeds if seed is not None]
+
+    agent = Noter()
+    agent.seen = []
+    environments = make_environments("Staircase-v0", count)
+    played = play(agent, environments, [1, 0, 2], sampler_seeds=[7, 8, 9]).episodes
+    environments.close()
+    assert agent.seen == [7, 8, 9]
+    assert [(e.seed, e.sampler_seed, e.length) for e in played] == [(1, 7, 4), (0, 8, 3), (2, 9, 5)]
+
+
 def test_nothing_is_printed_where_there_is_no_terminal(capfd):
     environments = make_environments("Staircase-v0", 1)
     play(Idler(), environments, [0])
@@ -138,7 +205,19 @@ def test_an_agents_report_holds_its_statistics():
     assert report["reference"] == {"name": "hand", "min": 1.5, "max": 21.5}
     assert report["length_mean"] == (3 + 4 + 5 + 5) / 4
     assert report["terminated_share"] == 0.75
-    assert report["episodes"][3] == {"seed": 3, "return": 15.0, "length": 5, "terminated": False}
+    assert report["normalized_score_ci95"] is None  # of so few
+    assert report["success_rate"] is None
+    assert report["success_rate_ci95"] is None
+    assert report["episodes"][3] == {
+        "seed": 3,
+        "sampler_seed": 3,
+        "return": 15.0,
+        "length": 5,
+        "terminated": False,
+        "truncated": True,
+        "success": None,
+        "normalized_score": 67.5,
+    }
 
 
 def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
@@ -149,92 +228,15 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
             rewards=np.ones(2),
             terminated=np.array([t == 2, t == 4]),
             truncated=np.array([False, False]),
+            infos={},
             seconds=seconds,
         )
         for t, seconds in enumerate([0.3, 0.001, 0.3, 0.001, 0.3])
     ]
-    monkeypatch.setattr(evaluation, "rollout", lambda agent, environments, seeds: steps)
+    monkeypatch.setattr(evaluation, "rollout", lambda agent, environments, seeds, agent_seeds: steps)
     report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
-
-
-# ---------------------------------------------------------------- statistics
-
-
-def test_the_interquartile_mean_is_the_mean_of_the_middle_half():
-    returns = [1000.0, 4.0, 1.0, 3.0, -500.0, 2.0, 5.0, 6.0]
-    assert summarize(returns).return_iqm == (2 + 3 + 4 + 5) / 4
-    assert summarize(returns).return_median == 3.5
-    assert summarize(returns).return_std == pytest.approx(np.sqrt(np.var(returns) * 8 / 7))
-
-
-def test_the_interval_covers_the_true_mean_in_about_95_of_100_cases():
-    rng = np.random.default_rng(0)
-    intervals = [summarize(rng.normal(100, 30, 50)).return_ci95 for _ in range(200)]
-    covered = np.mean([low <= 100 <= high for low, high in intervals])
-    assert 0.90 <= covered <= 0.99
-    # As wide as the closed form: 1.96 standard errors to either side.
-    assert np.mean([high - low for low, high in intervals]) == pytest.approx(2 * 1.96 * 30 / np.sqrt(50), rel=0.05)
-
-
-def test_equal_returns_have_equal_intervals_and_one_return_has_none():
-    assert summarize([1.0, 2.0, 5.0]) == summarize([1.0, 2.0, 5.0])
-    one = summarize([7.0])
-    assert (one.return_mean, one.return_iqm, one.return_median) == (7, 7, 7)
-    assert one.return_ci95 is None
-    assert one.return_std is None
-
-
-def test_constant_returns_have_an_interval_of_no_width():
-    assert summarize([3.5] * 4).return_ci95 == [3.5, 3.5]
-    assert summarize([3.5] * 4).return_std == 0
-
-
-@pytest.mark.parametrize("returns", [[], [1.0, float("nan")], [float("inf")]])
-def test_no_statistics_are_made_of_nothing_or_of_what_is_not_finite(returns):
-    with pytest.raises(ValueError, match="at least one return and finite"):
-        summarize(returns)
-
-
-def test_the_normalised_score_of_hopper_is_the_one_of_d4rl():
-    reference = choose_reference("Hopper-v5")
-    assert reference.name == "D4RL hopper"
-    assert normalized_score(3234.3, reference) == pytest.approx(100)
-    assert normalized_score(-20.272305, reference) == pytest.approx(0)
-    # (1500 + 20.272305) / (3234.3 + 20.272305)
-    assert normalized_score(1500.0, reference) == pytest.approx(46.71189, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("env_id", "name"),
-    [
-        ("HalfCheetah-v5", "D4RL halfcheetah"),
-        ("Walker2d-v4", "D4RL walker2d"),
-        ("package:space/Ant-v5", "D4RL ant"),
-        ("AntMaze_UMaze-v5", None),
-        ("HopperHop-v0", None),
-    ],
-)
-def test_the_environments_family_chooses_the_published_reference(env_id, name):
-    reference = choose_reference(env_id)
-    assert (reference and reference.name) == name
-
-
-def test_the_users_reference_goes_first_then_the_tasks_then_d4rls():
-    task = {"env_id": "Hopper-v5", "reference_scores": {"name": "dataset vgp/hopper/medium-v0", "min": 1.0, "max": 9.0}}
-    assert choose_reference("Hopper-v5", task, 0.0, 10.0) == Reference("user", 0.0, 10.0)
-    assert choose_reference("Hopper-v5", task).name == "dataset vgp/hopper/medium-v0"
-    assert choose_reference("Hopper-v5", task | {"reference_scores": None}).name == "D4RL hopper"
-    # The dataset's scores say nothing of another environment.
-    assert choose_reference("Walker2d-v5", task).name == "D4RL walker2d"
-
-
-def test_half_a_reference_and_an_inverted_one_are_refused():
-    with pytest.raises(ValueError, match="give both or neither"):
-        choose_reference("Hopper-v5", None, 3.0)
-    with pytest.raises(ValueError, match="must lie below"):
-        choose_reference("Hopper-v5", None, 3.0, 3.0)
 
 
 # ---------------------------------------------------------------- the command
@@ -244,9 +246,11 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
     report = evaluate("folder", 6, str(tmp_path / "out"), seed=2, replan_every=2, scale=0.5, environments=4)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == report
     assert set(report) == {
-        *("return_mean", "return_iqm", "return_ci95", "return_std", "return_median", "normalized_score", "reference"),
-        *("length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments", "settings", "env_id"),
-        *("pipeline", "device", "seed", "video", "video_error", "seconds"),
+        *("return_mean", "return_iqm", "return_ci95", "return_iqm_ci95", "return_std", "return_median"),
+        *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
+        *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
+        *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
+        *("sampler_seed", "video", "video_error", "seconds"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),
@@ -276,6 +280,43 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
     )
     assert events.Images("eval/rollout")[0].encoded_image_string.startswith(b"GIF89a")
     assert "12.7" in capsys.readouterr().out  # the mean, in the table
+
+
+def test_a_report_names_the_seeds_the_environment_the_weights_and_the_versions(fake_pipeline, tmp_path):
+    folder = tmp_path / "folder"
+    for network in ("unet", "value_function"):
+        (folder / network).mkdir(parents=True)
+        (folder / network / "weights.safetensors").write_bytes(network.encode())
+    report = evaluate(str(folder), 2, str(tmp_path / "out"), seed=5, sampler_seed=100, env_id="Staircase-v0")
+    assert [(e["seed"], e["sampler_seed"]) for e in report["episodes"]] == [(5, 100), (6, 101)]
+    assert (report["seed"], report["sampler_seed"]) == (5, 100)
+    # As with and without a video, and without what flattens observations.
+    assert (
+        report["env_spec"]
+        == evaluate(str(folder), 1, str(tmp_path / "out"), video=False)["env_spec"]
+        == {
+            "id": "Staircase-v0",
+            "entry_point": "test_evaluation:Staircase",
+            "reward_threshold": None,
+            "nondeterministic": False,
+            "max_episode_steps": 5,
+            "order_enforce": True,
+            "disable_env_checker": False,
+            "kwargs": {},
+            "additional_wrappers": [],
+            "vector_entry_point": None,
+        }
+    )
+    assert gymnasium.envs.registration.EnvSpec.from_json(json.dumps(report["env_spec"])).max_episode_steps == 5
+    # $ sha256sum */*.safetensors | sha256sum
+    lines = [
+        f"{hashlib.sha256(network.encode()).hexdigest()}  {network}/weights.safetensors\n"
+        for network in ("unet", "value_function")
+    ]
+    assert report["weights_sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["gymnasium"] == gymnasium.__version__
+    assert report["versions"].keys() >= {"vgp_lightning", "mujoco"}
 
 
 def test_a_video_that_cannot_be_made_is_reported_and_the_rest_is_written(fake_pipeline, tmp_path, capsys, monkeypatch):
@@ -327,7 +368,9 @@ def test_the_specification_of_the_dataset_goes_before_its_id(fake_pipeline, tmp_
     spec = gymnasium.envs.registration.EnvSpec("Staircase-v0", "staircase_module:Staircase", max_episode_steps=4)
     fake_pipeline.task["env_spec"] = json.loads(spec.to_json())
     report = evaluate("folder", 1, str(tmp_path), seed=3, video=False)
-    assert report["episodes"] == [{"seed": 3, "return": 10.0, "length": 4, "terminated": False}]
+    (episode,) = report["episodes"]
+    assert (episode["return"], episode["length"], episode["truncated"]) == (10.0, 4, True)
+    assert report["env_spec"]["max_episode_steps"] == 4
 
 
 def test_wrong_settings_are_refused_with_the_folder(fake_pipeline, tmp_path):
@@ -343,8 +386,3 @@ def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ValueError, match="holds a StableDiffusionPipeline, not a ValueGuidedPlannerPipeline"):
         evaluate(str(tmp_path))
-
-
-def test_references_survive_json():
-    reference = choose_reference("Hopper-v5")
-    assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference

@@ -31,13 +31,15 @@ MAY_IMPORT = {
     "agent": {"pipeline"},
     "behaviours": {"agent", "pipeline"},
     "collect": {"agent", "behaviours"},
-    "evaluation": {"agent", "pipeline", "rendering"},
+    "statistics": set(),
+    "evaluation": {"agent", "pipeline", "rendering", "statistics"},
+    "comparison": {"statistics"},
     "export": {"training", "pipeline", "networks"},
     "original_checkpoint": {"networks", "training"},
     "original": {"original_checkpoint", "export", "networks", "pipeline"},
     "callbacks": {"learning", "training", "pipeline", "rendering", "windows"},
     "demo": {"cli", "agent", "behaviours", "collect", "evaluation", "export", "rendering", "pipeline"},
-    "cli": {"fitting", "collect", "export", "original", "evaluation", "demo"},
+    "cli": {"fitting", "collect", "export", "original", "evaluation", "comparison", "demo"},
 }
 TRAVELLING = {Path(name).stem for name in pipeline.TRAVELLING}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))

@@ -207,6 +207,7 @@ class Step:
     terminated: NDArray[np.bool_]  # (N,)
     truncated: NDArray[np.bool_]  # (N,)
     next_observations: NDArray[np.floating]  # (N, O), the final one where an episode ended
+    infos: dict[str, Any]  # gymnasium's: {name: (N,), _name: (N,), which of the environments gave it}
     seconds: float  # that the agent took to act for all environments
 
 
@@ -246,31 +247,40 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
     return environments
 
 
-def rollout(agent: Agent, environments: VectorEnv, seeds: Sequence[int]) -> Iterator[Step]:
+def rollout(
+    agent: Agent, environments: VectorEnv, seeds: Sequence[int], agent_seeds: Sequence[int] | None = None
+) -> Iterator[Step]:
     """Play exactly one episode per seed, several at a time, and yield every step.
 
-    An environment whose episode ended takes the next seed; when none is left it idles. The seed is both the
-    environment's and the agent's, so an episode does not depend on which others are played.
+    An environment whose episode ended takes the next seed; when none is left it idles. Each episode has a seed for the
+    environment and one for the agent, so it does not depend on which others are played.
+
+    Args:
+        agent: What acts.
+        environments: From ``make_environments``.
+        seeds: The environment's, one for each episode.
+        agent_seeds: The agent's, as many; by default the same.
     """
     count = environments.num_envs
-    queue = list(enumerate(seeds))[::-1]
+    queue = list(enumerate(zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True)))[::-1]
     episode = np.full(count, -1)
     observations: NDArray[np.floating] = np.zeros((count, 0))
     done = np.ones(count, dtype=bool)
     while True:
         if done.any():
             begins: list[int | None] = [None] * count
+            agent_begins: list[int | None] = [None] * count
             for i in np.flatnonzero(done):
-                episode[i], begins[i] = queue.pop() if queue else (-1, None)
+                episode[i], (begins[i], agent_begins[i]) = queue.pop() if queue else (-1, (None, None))
             if (episode < 0).all():
                 return
             # Idle environments are reset as well: gymnasium refuses to step one that has ended.
             observations, _ = environments.reset(seed=begins, options={"reset_mask": done})  # type: ignore[arg-type]
-            agent.reset(begins)
+            agent.reset(agent_begins)
         start = time.perf_counter()
         actions = agent.act(observations, episode >= 0)
         seconds = time.perf_counter() - start
         shaped = actions.reshape(environments.action_space.shape)
-        next_observations, rewards, terminated, truncated, _ = environments.step(shaped)
-        yield Step(episode.copy(), observations, actions, rewards, terminated, truncated, next_observations, seconds)
-        observations, done = next_observations, terminated | truncated
+        following, rewards, terminated, truncated, infos = environments.step(shaped)
+        yield Step(episode.copy(), observations, actions, rewards, terminated, truncated, following, infos, seconds)
+        observations, done = following, terminated | truncated

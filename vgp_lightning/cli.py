@@ -22,6 +22,7 @@ _VERBS = {
     "export": "write two checkpoints as one pipeline folder",
     "import": "write the original code's checkpoints as one pipeline folder",
     "evaluate": "let a pipeline folder act in its environment",
+    "compare": "say whether two evaluations differ, on the same seeds",
     "demo": "all of these in miniature, with a report",
 }
 
@@ -83,6 +84,10 @@ def _run(verb: str, args: list[str]) -> None:
         from vgp_lightning.evaluation import evaluate
 
         _call(verb, evaluate, args, positional=True)
+    elif verb == "compare":
+        from vgp_lightning.comparison import compare
+
+        _call(verb, compare, args, positional=True)
     else:
         from vgp_lightning.demo import demo
 

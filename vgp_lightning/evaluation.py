@@ -3,116 +3,32 @@
 Shapes: N environments, O observation and A action dimensions, both flat, in physical units.
 """
 
+import hashlib
 import json
-import re
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium import Env
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy import stats
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent import Agent, PlanningAgent, make_environments, rollout
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.rendering import Recorder, figure_to_image, gif_summary, plot_episode, write_gif
+from vgp_lightning.statistics import Reference, choose_reference, normalized_score, summarize, wilson_interval
 
-# ---------------------------------------------------------------- statistics
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The two returns between which a normalised score counts, and where they are from."""
-
-    name: str
-    min: float  # scores 0
-    max: float  # scores 100
-
-
-# A random and an expert policy's return by environment family: d4rl/infos.py (https://github.com/Farama-Foundation/D4RL).
-D4RL_REFERENCES = {
-    "hopper": Reference("D4RL hopper", -20.272305, 3234.3),
-    "halfcheetah": Reference("D4RL halfcheetah", -280.178953, 12135.0),
-    "walker2d": Reference("D4RL walker2d", 1.629008, 4592.3),
-    "ant": Reference("D4RL ant", -325.6, 3879.7),
-}
-
-
-def choose_reference(
-    env_id: str,
-    task: Mapping[str, Any] | None = None,
-    ref_min_score: float | None = None,
-    ref_max_score: float | None = None,
-) -> Reference | None:
-    """Return the user's reference, else the task's if it is of this environment, else D4RL's, else None.
-
-    Raises:
-        ValueError: If only one of the user's two scores is given, or the lower is not the lower.
-    """
-    if (ref_min_score is None) != (ref_max_score is None):
-        raise ValueError(f"ref_min_score is {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
-    if ref_min_score is not None and ref_max_score is not None:
-        if ref_min_score >= ref_max_score:
-            raise ValueError(f"ref_min_score {ref_min_score} must lie below ref_max_score {ref_max_score}")
-        return Reference("user", ref_min_score, ref_max_score)
-    if task and task.get("reference_scores") and task.get("env_id") == env_id:
-        return Reference(**task["reference_scores"])
-    family = re.sub(r".*[:/]|-v\d+$", "", env_id).lower()  # "package:namespace/Hopper-v5" -> "hopper"
-    return D4RL_REFERENCES.get(family)
-
-
-def normalized_score(return_mean: float, reference: Reference) -> float:
-    """Return 0 for the reference's lower return and 100 for its upper one."""
-    return 100 * (return_mean - reference.min) / (reference.max - reference.min)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of returns."""
-
-    return_mean: float
-    return_iqm: float  # mean of the middle half: Agarwal et al. 2021, https://arxiv.org/abs/2108.13264
-    return_ci95: list[float] | None  # low and high end, of the mean; None for a single return
-    return_std: float | None  # of the sample (n - 1); None for a single return
-    return_median: float
-
-
-def summarize(returns: Sequence[float]) -> Summary:
-    """Return the statistics of returns, one for each episode.
-
-    The interval is the bootstrap's percentile interval, which covers the true mean in about 92 % of cases with 20
-    episodes and 86 % with 5. Of returns that are all equal it is that return twice.
-
-    Raises:
-        ValueError: If there are no returns, or one is not finite.
-    """
-    if len(returns) == 0 or not np.isfinite(returns).all():
-        raise ValueError(f"statistics need at least one return and finite ones only, they are {list(returns)}")
-    interval = None
-    if min(returns) == max(returns) and len(returns) > 1:
-        interval = [float(returns[0]), float(returns[0])]
-    elif len(returns) > 1:
-        # Percentile, for the default method (BCa) can give NaN; a fixed generator, so that equal returns agree.
-        result = stats.bootstrap((returns,), np.mean, method="percentile", rng=np.random.default_rng(0))
-        interval = [float(result.confidence_interval.low), float(result.confidence_interval.high)]
-    return Summary(
-        return_mean=float(np.mean(returns)),
-        return_iqm=float(stats.trim_mean(returns, 0.25)),
-        return_ci95=interval,
-        return_std=float(np.std(returns, ddof=1)) if len(returns) > 1 else None,
-        return_median=float(np.median(returns)),
-    )
-
+_SUCCESS = ("success", "is_success")  # what environments call it in their infos
 
 # ---------------------------------------------------------------- playing
 
@@ -121,14 +37,26 @@ def summarize(returns: Sequence[float]) -> Summary:
 class Episode:
     """One episode that was played to its end."""
 
-    seed: int
+    seed: int  # of the environment
+    sampler_seed: int  # of the agent
     episode_return: float  # the sum of all rewards, the last step's included
     length: int
-    terminated: bool  # by the environment, such as a fall; False: truncated by the time limit
+    terminated: bool  # by the environment, such as a fall
+    truncated: bool  # by the time limit
+    success: bool | None  # whether a step reported one; None: the environment reports neither success nor failure
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, reference: Reference | None) -> dict[str, Any]:
         """Return the episode as it stands in ``evaluation.json``."""
-        return {"seed": self.seed, "return": self.episode_return, "length": self.length, "terminated": self.terminated}
+        return {
+            "seed": self.seed,
+            "sampler_seed": self.sampler_seed,
+            "return": self.episode_return,
+            "length": self.length,
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "success": self.success,
+            "normalized_score": None if reference is None else normalized_score(self.episode_return, reference),
+        }
 
 
 @dataclass(frozen=True)
@@ -145,19 +73,22 @@ def play(
     environments: VectorEnv,
     seeds: Sequence[int],
     *,
+    sampler_seeds: Sequence[int] | None = None,
     description: str = "Playing",
     recorder: Recorder | None = None,
 ) -> Played:
     """Play exactly one episode per seed and return them in the seeds' order; the bar shows on a terminal only."""
+    sampler_seeds = seeds if sampler_seeds is None else sampler_seeds
     returns = np.zeros(len(seeds))
     lengths = np.zeros(len(seeds), dtype=np.int64)
-    terminated = np.zeros(len(seeds), dtype=bool)
+    terminated, truncated, success = np.zeros((3, len(seeds)), dtype=bool)
+    reports_success = False
     act_seconds: list[float] = []
     ages: list[NDArray[np.int64]] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=len(seeds))
-        for step in rollout(agent, environments, seeds):
+        for step in rollout(agent, environments, seeds, sampler_seeds):
             active = step.episode >= 0
             episode = step.episode[active]
             act_seconds.append(step.seconds)
@@ -165,12 +96,29 @@ def play(
             returns[episode] += step.rewards[active]
             lengths[episode] += 1
             terminated[episode] = step.terminated[active]
+            truncated[episode] = step.truncated[active]
+            for name in _SUCCESS:
+                reported = active & step.infos.get(f"_{name}", False)
+                reports_success |= bool(reported.any())
+                succeeded = np.asarray(step.infos.get(name, False)).astype(bool) & reported
+                success[step.episode[succeeded]] = True
             ended = np.count_nonzero((step.terminated | step.truncated)[active])
             # The first seed is always played in the first environment.
             if recorder is not None and step.episode[0] == 0:
                 recorder.record(step.observations[0], step.actions[0])
             progress.update(task, advance=int(ended), description=f"{description}: {lengths.sum()} steps, episodes")
-    episodes = [Episode(seed, float(returns[i]), int(lengths[i]), bool(terminated[i])) for i, seed in enumerate(seeds)]
+    episodes = [
+        Episode(
+            seed,
+            sampler_seed,
+            float(returns[i]),
+            int(lengths[i]),
+            bool(terminated[i]),
+            bool(truncated[i]),
+            bool(success[i]) if reports_success else None,
+        )
+        for i, (seed, sampler_seed) in enumerate(zip(seeds, sampler_seeds, strict=True))
+    ]
     return Played(episodes, act_seconds, ages)
 
 
@@ -179,6 +127,7 @@ def evaluate_agent(
     environments: VectorEnv,
     seeds: Sequence[int],
     *,
+    sampler_seeds: Sequence[int] | None = None,
     replan_every: int = 1,
     reference: Reference | None = None,
     description: str = "Playing",
@@ -189,26 +138,35 @@ def evaluate_agent(
     Args:
         agent: What acts.
         environments: From ``make_environments``.
-        seeds: One for each episode.
+        seeds: The environment's, one for each episode.
+        sampler_seeds: The agent's, as many; by default the same.
         replan_every: The agent's, to tell the time of a planning call from that of following a plan.
         reference: What the normalised score refers to.
         description: What the progress bar says.
         recorder: Keeps the first episode, if given.
     """
-    played = play(agent, environments, seeds, description=description, recorder=recorder)
+    played = play(agent, environments, seeds, sampler_seeds=sampler_seeds, description=description, recorder=recorder)
     summary = summarize([episode.episode_return for episode in played.episodes])
+    score, score_interval = None, None
+    if reference is not None:
+        score = normalized_score(summary.mean, reference)
+        score_interval = summary.ci95 and [normalized_score(end, reference) for end in summary.ci95]
+    successes = [episode.success for episode in played.episodes if episode.success is not None]
     # A call plans when at least one environment's plan is used up.
     calls = zip(played.act_seconds, played.ages, strict=True)
     planned = [seconds for seconds, ages in calls if (ages % replan_every == 0).any()]
     return {
-        **asdict(summary),
-        "normalized_score": None if reference is None else normalized_score(summary.return_mean, reference),
+        **{f"return_{name}": value for name, value in asdict(summary).items()},
+        "normalized_score": score,
+        "normalized_score_ci95": score_interval,
         "reference": None if reference is None else asdict(reference),
-        "length_mean": statistics.fmean(episode.length for episode in played.episodes),
-        "terminated_share": statistics.fmean(episode.terminated for episode in played.episodes),
-        "plan_ms": 1000 * statistics.fmean(planned),
-        "act_ms": 1000 * statistics.fmean(played.act_seconds),
-        "episodes": [episode.to_json() for episode in played.episodes],
+        "success_rate": float(np.mean(successes)) if successes else None,
+        "success_rate_ci95": wilson_interval(sum(successes), len(successes)) if successes else None,
+        "length_mean": float(np.mean([episode.length for episode in played.episodes])),
+        "terminated_share": float(np.mean([episode.terminated for episode in played.episodes])),
+        "plan_ms": 1000 * float(np.mean(planned)),
+        "act_ms": 1000 * float(np.mean(played.act_seconds)),
+        "episodes": [episode.to_json(reference) for episode in played.episodes],
     }
 
 
@@ -221,6 +179,7 @@ def evaluate(
     output_dir: str | None = None,
     *,
     seed: int = 0,
+    sampler_seed: int | None = None,
     env_id: str | None = None,
     environments: int | None = None,
     replan_every: int = 1,
@@ -247,7 +206,8 @@ def evaluate(
         pipeline_folder: Folder that ``vgp export`` wrote.
         episodes: Episodes to play, one for each of the seeds from ``seed`` on.
         output_dir: Where the results go; by default runs/evaluate/ and the folder's name.
-        seed: First seed, of the environment and of the planner.
+        seed: First seed of the environment.
+        sampler_seed: First seed of the planner's noise; by default the environment's.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
         environments: Environments that are played in at the same time, planned for in one batch; by default as many as
             episodes, but at most 16. No random number depends on it.
@@ -306,12 +266,15 @@ def evaluate(
     reference = choose_reference(name, pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
     vector = _make_fitting(spec, count, pipeline, folder, video)
-    recorder = Recorder(cast(SyncVectorEnv, vector).envs[0])
+    single = cast(SyncVectorEnv, vector).envs[0]
+    recorder = Recorder(single)
+    sampler_seed = seed if sampler_seed is None else sampler_seed
     try:
         report = evaluate_agent(
             agent,
             vector,
             range(seed, seed + episodes),
+            sampler_seeds=range(sampler_seed, sampler_seed + episodes),
             replan_every=replan_every,
             reference=reference,
             description=f"Playing {name}",
@@ -323,9 +286,13 @@ def evaluate(
         "environments": count,
         "settings": pipeline.resolve_settings(**settings) | {"replan_every": replan_every},
         "env_id": name,
+        "env_spec": _describe(single),
         "pipeline": str(folder),
+        "weights_sha256": _hash_weights(folder),
+        "versions": _versions(),
         "device": device,
         "seed": seed,
+        "sampler_seed": sampler_seed,
         "video": "rollout.gif" if video and recorder.frames else None,
         "video_error": recorder.error if video else None,
         "seconds": time.perf_counter() - start,
@@ -379,6 +346,43 @@ def _make_fitting(
     return make_environments(spec, count, **({"render_mode": "rgb_array"} if draws else {}))
 
 
+def _describe(environment: Env[Any, Any]) -> dict[str, Any]:
+    """Return the specification as gymnasium would write it, less what ``make_environments`` and a video add to it."""
+    assert environment.spec is not None
+    spec = asdict(environment.spec)
+    spec["kwargs"] = {key: value for key, value in spec["kwargs"].items() if key != "render_mode"}
+    spec["additional_wrappers"] = spec["additional_wrappers"][:-1]  # the last makes the observations flat
+    if callable(entry := spec["entry_point"]):  # which gymnasium refuses to write
+        spec["entry_point"] = f"{entry.__module__}:{entry.__qualname__}"
+    parts = ("namespace", "name", "version")  # of the id
+    described: dict[str, Any] = json.loads(
+        json.dumps({key: value for key, value in spec.items() if key not in parts}, default=repr)
+    )
+    return described
+
+
+def _hash_weights(folder: Path) -> str | None:
+    """Return one hash of the folder's files of weights, with their names; None if it has none."""
+    files = sorted(path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
+    return whole.hexdigest() if files else None
+
+
+def _versions() -> dict[str, str | None]:
+    """Return the versions of what decides the returns; None: not installed."""
+    versions: dict[str, str | None] = {}
+    for name in ("vgp_lightning", "torch", "diffusers", "gymnasium", "gymnasium-robotics", "mujoco", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
 def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
     """Write the JSON, the pictures and the TensorBoard events."""
     output.mkdir(parents=True, exist_ok=True)
@@ -391,6 +395,7 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
             "eval/return_mean": "return_mean",
             "eval/return_iqm": "return_iqm",
             "eval/normalized_score": "normalized_score",
+            "eval/success_rate": "success_rate",
             "eval/ep_len_mean": "length_mean",
             "eval/plan_time_ms": "plan_ms",
         }.items():
@@ -409,11 +414,14 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
 def _print(report: dict[str, Any], output: Path) -> None:
     """Print the statistics as a table."""
     table = Table(title=f"{report['pipeline']} in {report['env_id']}", show_header=False, title_justify="left")
-    interval = "" if report["return_ci95"] is None else " (95 %: {:.1f} to {:.1f})".format(*report["return_ci95"])
-    table.add_row("return, mean", f"{report['return_mean']:.1f}{interval}")
-    table.add_row("return, middle half", f"{report['return_iqm']:.1f}")
+    table.add_row("return, mean", f"{report['return_mean']:.1f}{_interval(report['return_ci95'])}")
+    table.add_row("return, middle half", f"{report['return_iqm']:.1f}{_interval(report['return_iqm_ci95'])}")
+    table.add_row("return, median", f"{report['return_median']:.1f}{_interval(report['return_median_ci95'])}")
     if report["reference"] is not None:
-        table.add_row("normalised score", f"{report['normalized_score']:.1f} ({report['reference']['name']})")
+        score = f"{report['normalized_score']:.1f}{_interval(report['normalized_score_ci95'])}"
+        table.add_row("normalised score", f"{score}; {report['reference']['name']}")
+    if report["success_rate"] is not None:
+        table.add_row("success", f"{report['success_rate']:.0%}{_interval(report['success_rate_ci95'], '.0%')}")
     table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     table.add_row("planning", f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
@@ -422,3 +430,8 @@ def _print(report: dict[str, Any], output: Path) -> None:
     console.print(table)
     if report["video_error"] is not None:
         console.print(f"No video: {report['video_error']}", markup=False, soft_wrap=True)
+
+
+def _interval(ends: list[float] | None, form: str = ".1f") -> str:
+    """Return the interval in words, or nothing where there is none."""
+    return "" if ends is None else f" (95 %: {ends[0]:{form}} to {ends[1]:{form}})"
