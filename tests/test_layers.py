@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "settings": {"guidance", "sampling"},
     "pipeline": {"guidance", "inference", "sampling", "settings"},
     "rendering": set(),
+    "reports": set(),
     "episodes": set(),
     "networks": {"settings"},  # the horizons' rule
     "windows": {"episodes"},
@@ -32,13 +33,13 @@ MAY_IMPORT = {
     "behaviours": {"agent", "pipeline"},
     "collect": {"agent", "behaviours"},
     "statistics": set(),
-    "evaluation": {"agent", "pipeline", "rendering", "statistics"},
-    "comparison": {"statistics"},
+    "evaluation": {"agent", "pipeline", "rendering", "reports", "statistics"},
+    "comparison": {"reports", "statistics"},
     "export": {"training", "pipeline", "networks"},
     "original_checkpoint": {"networks", "training"},
     "original": {"original_checkpoint", "export", "networks", "pipeline"},
     "callbacks": {"learning", "training", "pipeline", "rendering", "windows"},
-    "demo": {"cli", "agent", "behaviours", "collect", "evaluation", "export", "rendering", "pipeline"},
+    "demo": {"cli", "agent", "behaviours", "collect", "evaluation", "export", "rendering", "reports", "pipeline"},
     "cli": {"fitting", "collect", "export", "original", "evaluation", "comparison", "demo"},
 }
 TRAVELLING = {Path(name).stem for name in pipeline.TRAVELLING}

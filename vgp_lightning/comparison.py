@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vgp_lightning.reports import write_report
 from vgp_lightning.statistics import FEWEST_PAIRS, Paired, compare_pairs, summarize, wilson_interval
 
 # What must be the same for an episode of one evaluation to be that of the other with another planner.
@@ -82,9 +83,7 @@ def compare(
     if json is not None:
         output = Path(json)
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(json_.dumps(result, indent=2, allow_nan=False) + "\n")
-        partial.replace(output)
+        write_report(result, output)
     _print(result)
     return result
 

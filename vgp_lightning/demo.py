@@ -1,6 +1,5 @@
 """The main job in miniature: collect, train, export, plan, report."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from vgp_lightning.collect import collect
 from vgp_lightning.evaluation import evaluate, evaluate_agent
 from vgp_lightning.export import export
 from vgp_lightning.rendering import figure_to_image, plot_returns
+from vgp_lightning.reports import write_report
 
 ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"
 # Episodes from a perfect gait (level 0 of the noise) down to immediate falls.
@@ -172,9 +172,7 @@ def _write(report: dict[str, Any], folder: Path) -> None:
     figure.savefig(folder / "returns.png", dpi=110)
     with SummaryWriter(str(folder / "evaluation")) as writer:
         writer.add_image("eval/returns", figure_to_image(figure), 0, dataformats="HWC")
-    partial = folder / "report.json.partial"
-    partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    partial.replace(folder / "report.json")
+    write_report(report, folder / "report.json")
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:

@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vgp_lightning.agent import Agent, PlanningAgent, make_environments, rollout
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.rendering import Recorder, figure_to_image, gif_summary, plot_episode, write_gif
+from vgp_lightning.reports import write_report
 from vgp_lightning.statistics import Reference, choose_reference, normalized_score, summarize, wilson_interval
 
 _SUCCESS = ("success", "is_success")  # what environments call it in their infos
@@ -348,8 +349,7 @@ def _make_fitting(
 
 def _describe(environment: Env[Any, Any]) -> dict[str, Any]:
     """Return the specification as gymnasium would write it, less what ``make_environments`` and a video add to it."""
-    assert environment.spec is not None
-    spec = asdict(environment.spec)
+    spec = asdict(cast(EnvSpec, environment.spec))
     spec["kwargs"] = {key: value for key, value in spec["kwargs"].items() if key != "render_mode"}
     spec["additional_wrappers"] = spec["additional_wrappers"][:-1]  # the last makes the observations flat
     if callable(entry := spec["entry_point"]):  # which gymnasium refuses to write
@@ -406,9 +406,7 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
             write_gif(recorder.frames, gif, recorder.fps)
             moving = gif_summary("eval/rollout", recorder.frames, recorder.fps)
             writer._get_file_writer().add_summary(moving, 0)
-    partial = output / "evaluation.json.partial"
-    partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    partial.replace(output / "evaluation.json")  # whoever reads it sees all of it or nothing
+    write_report(report, output / "evaluation.json")
 
 
 def _print(report: dict[str, Any], output: Path) -> None:

@@ -131,9 +131,7 @@ def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
     Raises:
         ValueError: If there are no values, or one is not finite.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    if len(sample) == 0 or not np.isfinite(sample).all():
-        raise ValueError(f"statistics need at least one value and finite ones only, they are {sample.tolist()}")
+    sample = _checked(values, "statistics need at least one value and finite ones only")
     return Summary(
         mean=float(sample.mean()),
         ci95=bootstrap_interval(sample),
@@ -143,6 +141,14 @@ def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
         median_ci95=median_interval(sample),
         std=float(sample.std(ddof=1)) if len(sample) > 1 else None,
     )
+
+
+def _checked(values: Sequence[float] | NDArray[np.float64], demand: str) -> NDArray[np.float64]:
+    """Return the values as an array, if there are any and all are finite."""
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) == 0 or not np.isfinite(sample).all():
+        raise ValueError(f"{demand}, they are {sample.tolist()}")
+    return sample
 
 
 # ---------------------------------------------------------------- pairs
@@ -174,9 +180,7 @@ def compare_pairs(differences: Sequence[float] | NDArray[np.float64]) -> Paired:
     Raises:
         ValueError: If there are no differences, or one is not finite.
     """
-    sample = np.asarray(differences, dtype=np.float64)
-    if len(sample) == 0 or not np.isfinite(sample).all():
-        raise ValueError(f"a comparison needs at least one pair and finite differences, they are {sample.tolist()}")
+    sample = _checked(differences, "a comparison needs at least one pair and finite differences")
     p, interval = permutation_test(sample)
     return Paired(
         difference=float(sample.mean()),

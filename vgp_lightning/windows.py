@@ -179,7 +179,7 @@ class DrawOrder(Sampler[Draw]):
             part: Number of this process.
             parts: Number of processes.
             shuffle: Whether the order is another one each epoch; else it is that of the windows.
-            weights: Share of each dataset in the draws, summing to 1, if they are shuffled.
+            weights: Share of each dataset in the draws, in proportion, if they are shuffled.
             seed: Of order and noise.
 
         Raises:
