@@ -16,7 +16,6 @@ import numpy as np
 import yaml
 from diffusers.utils import logging
 from gymnasium.vector import VectorEnv
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +23,7 @@ from rich.table import Table
 from vgp_lightning.agent import PlanningAgent, PositionController, make_environments
 from vgp_lightning.behaviours import WaypointBehaviour
 from vgp_lightning.evaluation import evaluate_agent
+from vgp_lightning.mazes import find_maze, plot_paths
 from vgp_lightning.pipeline import Plan, ValueGuidedPlannerPipeline
 
 # The flat observation: where the point is, where it is to go, and position and velocity once more.
@@ -45,13 +45,13 @@ def measure(
     """Play the same seeds for each row."""
     rows: list[dict[str, Any]] = []
     for actor, controller in (("position controller", CONTROLLER), ("plan's own actions", None)):
-        for replan in (None, replan_every):
+        for replan in (0, replan_every):
             agent = PlanningAgent(pipeline, replan, conditions=reach_goal, controller=controller, **settings)
-            report = evaluate_agent(agent, environments, range(episodes), replan_every=replan or 10**9)
+            report = evaluate_agent(agent, environments, range(episodes), replan_every=replan)
             rows.append(
                 {
                     "actor": actor,
-                    "plans": "once" if replan is None else f"every {replan} steps",
+                    "plans": "once" if replan == 0 else f"every {replan} steps",
                     "success_rate": report["success_rate"],
                     "ci95": report["success_rate_ci95"],
                     "steps_mean": report["length_mean"],
@@ -64,26 +64,13 @@ def measure(
 
 def draw(environments: VectorEnv, plans: Plan, path: Path) -> None:
     """Draw some environments' candidates in the maze, from the start (a dot) to the goal (a star)."""
-    maze = environments.envs[0].unwrapped.maze  # type: ignore[attr-defined]
+    maze = find_maze(environments.envs[0])  # type: ignore[attr-defined]
+    assert maze is not None
     assert plans.candidates is not None
-    count = min(6, len(plans.observations))
-    figure = Figure(figsize=(3 * min(count, 3), 3 * -(-count // 3)), layout="constrained")
-    half = maze.maze_size_scaling / 2
-    for i, axes in enumerate(figure.subplots(-(-count // 3), min(count, 3), squeeze=False).flat):
-        for row, cells in enumerate(maze.maze_map):
-            for column, cell in enumerate(cells):
-                if cell == 1:
-                    x, y = maze.cell_rowcol_to_xy(np.array([row, column]))
-                    axes.fill([x - half, x + half, x + half, x - half], [y - half, y - half, y + half, y + half], "0.8")
-        for plan in plans.candidates.observations[i].cpu().numpy():
-            axes.plot(*plan[:, POSITION].T, color="#0072b2", alpha=0.4, linewidth=1)
-        best = plans.observations[i].cpu().numpy()
-        axes.plot(*best[0, POSITION], "o", color="black")
-        axes.plot(*best[0, DESIRED], "*", color="#d55e00", markersize=14)
-        axes.set_aspect("equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.savefig(path, dpi=80)
+    observations = plans.candidates.observations[:6].cpu().numpy()  # (N, K, H, O), the best first
+    goals = observations[:, 0, 0, maze.goal]
+    title = "Plans in the maze, from the dot to the star"
+    plot_paths(observations[..., maze.position], goals, [0] * len(goals), maze, title).savefig(path, dpi=80)
 
 
 def main() -> None:

@@ -71,7 +71,8 @@ class FakePipeline:
         self.calls = []
 
     def resolve_settings(self, **settings):
-        return {"planning_horizon": 4, "warm_start_strength": 1.0} | settings
+        defaults = {"planning_horizon": 4, "warm_start_strength": 1.0, "replan_every": 1}
+        return defaults | {name: value for name, value in settings.items() if value is not None}
 
     def __call__(self, observation, generator, conditions, warm_start, **settings):
         self.calls.append((observation.copy(), settings))
@@ -206,9 +207,18 @@ def test_a_whole_plan_can_be_followed_but_not_more():
     agent.reset([0])
     actions = [float(agent.act(np.zeros((1, 3)), np.array([True]))[0, 0]) for _ in range(5)]
     assert actions == [100, 101, 102, 103, 200]
-    for replan_every in (0, 5):
-        with pytest.raises(ValueError, match=f"replan_every is {replan_every}.*between 1 and the plan's 4"):
-            PlanningAgent(FakePipeline(), replan_every=replan_every)
+    for replan_every in (-1, 9, 1.5):
+        with pytest.raises(ValueError, match=f"replan_every is {replan_every}: a whole number between 0 and 8"):
+            PlanningAgent(planner(Stub(zeros)), replan_every=replan_every)
+
+
+@pytest.mark.parametrize(("default", "given", "calls"), [(3, None, 2), (3, 1, 6), (0, None, 1), (2, 0, 1), (0, 2, 3)])
+def test_the_folder_says_how_long_a_plan_is_followed_where_the_agent_does_not(default, given, calls):
+    unet = Stub(zeros)
+    agent = PlanningAgent(planner(unet, replan_every=default), given, num_inference_steps=1)
+    agent.reset([0])
+    acted(agent, 6)
+    assert len(unet.timesteps) == calls
 
 
 def test_the_reset_of_one_environment_leaves_the_plans_of_the_others_alone():
@@ -379,7 +389,7 @@ def test_the_reset_of_one_environment_does_not_change_the_actions_of_the_others(
 
 
 def test_a_single_plan_is_followed_to_its_last_step_which_is_held():
-    agent = PlanningAgent(Recorder(), replan_every=None)
+    agent = PlanningAgent(Recorder(), replan_every=0)
     agent.reset([0])
     assert acted(agent, 7)[:, 0, 0].tolist() == [100, 101, 102, 103, 103, 103, 103]
     assert len(agent.pipeline.calls) == 1
@@ -388,7 +398,7 @@ def test_a_single_plan_is_followed_to_its_last_step_which_is_held():
 
 
 def test_environments_of_a_single_plan_keep_their_own_time():
-    agent = PlanningAgent(Recorder(), replan_every=None)
+    agent = PlanningAgent(Recorder(), replan_every=0)
     agent.reset([0, 1])
     acted(agent, 3, np.zeros((2, 3)))
     agent.reset([None, 5])
@@ -456,7 +466,7 @@ def test_a_controller_is_given_the_observations_and_the_plans_next_ones():
 
 
 def test_a_controller_heads_for_the_last_step_where_a_plan_has_no_next_one():
-    agent = PlanningAgent(Recorder(), replan_every=None, controller=lambda observations, planned: planned[:, :2])
+    agent = PlanningAgent(Recorder(), replan_every=0, controller=lambda observations, planned: planned[:, :2])
     agent.reset([0])
     assert acted(agent, 5)[:, 0, 0].tolist() == [1010, 1020, 1030, 1030, 1030]
 

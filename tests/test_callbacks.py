@@ -10,10 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning import callbacks
-from vgp_lightning.callbacks import EMA, PlanPicture
+from vgp_lightning.callbacks import EMA, CalibrationPicture, PlanPicture
 from vgp_lightning.checkpoints import LastCheckpoint
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-from vgp_lightning.training import DenoiserModule, ValueModule, load_module
+from vgp_lightning.training import DenoiserModule, PlannerModule, ValueModule, load_module
 
 STATISTICS = ("shift", "scale", "action_low", "action_high", "return_shift", "return_scale")
 
@@ -263,3 +263,89 @@ def test_without_a_denoiser_or_without_tensorboard_there_is_no_picture(fit_with_
     _, logger, _ = fit_with_pictures(PlanPicture(), kind=ValueModule)
     assert images(logger) == {}
     fit_with_pictures(PlanPicture(), logger=False)
+
+
+# ---------------------------------------------------------------- CalibrationPicture
+
+
+def test_each_validation_draws_the_values_calibration_but_the_sanity_check_none(fit_with_pictures):
+    _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=ValueModule, num_sanity_val_steps=1)
+    pictures = images(logger)
+    assert set(pictures) == {"value/calibration", "value/rank_by_level"}
+    for drawn in pictures.values():
+        assert [picture.step for picture in drawn] == [2, 4]
+        assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in drawn)
+
+
+def test_the_calibration_shows_every_held_out_window_in_the_environments_units(fit_with_pictures, monkeypatch):
+    drawn, measured = [], []
+
+    class Witness(pl.Callback):
+        """What the value function predicts without noise, found once more."""
+
+        def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+            returns = module.predict(batch, *module.draw(batch, 0)) * module.return_scale + module.return_shift
+            measured.extend(zip(returns.tolist(), batch.returns.tolist(), strict=True))
+
+    def plot(predicted, true, curve, title):
+        drawn.append((predicted, true, curve))
+        return draw(predicted, true, curve, title)
+
+    draw = callbacks.plot_calibration
+    monkeypatch.setattr(callbacks, "plot_calibration", plot)
+    fit_with_pictures(Witness(), CalibrationPicture(), kind=ValueModule)
+    # Two of the eight episodes are held out, with 9 windows each, at two validations.
+    assert [len(predicted) for predicted, _, _ in drawn] == [18, 18]
+    found = [pair for predicted, true, _ in drawn for pair in zip(predicted, true, strict=True)]
+    np.testing.assert_allclose(found, measured, rtol=1e-4)
+    for predicted, true, curve in drawn:
+        assert np.ptp(true) > 1  # not normalised: rewards are standard normal
+        np.testing.assert_allclose(np.mean(curve[0][0]), np.sort(predicted)[:2].mean())
+
+
+def test_the_bars_are_the_rank_correlations_that_lightning_logs(fit_with_pictures, monkeypatch):
+    drawn, logged = [], []
+
+    class Witness(pl.Callback):
+        def on_validation_end(self, trainer, module):
+            metrics = trainer.callback_metrics
+            logged.append([float(value) for name, value in sorted(metrics.items()) if "rank_correlation" in name])
+
+    def plot(groups, labels, axis, title):
+        drawn.append((groups["held-out windows"], labels))
+        return draw(groups, labels, axis, title)
+
+    draw = callbacks.plot_bars
+    monkeypatch.setattr(callbacks, "plot_bars", plot)
+    fit_with_pictures(CalibrationPicture(), Witness(), kind=ValueModule)
+    for (bars, labels), metrics in zip(drawn, logged, strict=True):
+        assert labels == ["t00", "t01", "t02", "t03", "t04"]
+        np.testing.assert_allclose(bars, metrics, atol=1e-5)  # val/... sorts before val_levels/...
+
+
+def test_the_value_function_inside_a_planner_is_drawn_and_a_denoiser_is_not(
+    make_data, make_trainer, make_module, tmp_path, fit_with_pictures, monkeypatch
+):
+    sizes = {"transition_dim": 3, "action_dim": 1, "horizon": 4, "task": {}, "widths": [16, 16]}
+    module = PlannerModule(value_widths=[16, 64], **sizes, num_train_timesteps=5)
+    logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
+    options = {"max_steps": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "logger": logger}
+    make_trainer(**options, callbacks=[CalibrationPicture()]).fit(module, make_data(validation_share=0.25))
+    assert set(images(logger)) == {"value/calibration", "value/rank_by_level"}
+
+    monkeypatch.setattr(callbacks, "plot_calibration", None)  # must not be called
+    _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=DenoiserModule)
+    assert images(logger) == {}
+    fit_with_pictures(CalibrationPicture(), kind=ValueModule, logger=False)
+
+
+def test_a_picture_of_values_changes_neither_the_training_nor_the_metrics(fit_with_pictures):
+    ends = []
+    for pictures in ([], [CalibrationPicture()]):
+        module, logger, _ = fit_with_pictures(*pictures, kind=ValueModule)
+        events = EventAccumulator(logger.log_dir).Reload()
+        found = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        ends.append((copied(module), {tag: numbers for tag, numbers in found.items() if tag.startswith("val")}))
+    (without, metrics), (with_pictures, others) = ends
+    assert not differ(without, with_pictures)
+    assert metrics == others != {}

@@ -319,7 +319,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "unknown verb 'evalute'" in message
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
-    assert "collect, fit, validate, export, import, evaluate, compare, demo" in message
+    assert "collect, fit, validate, export, import, evaluate, compare, tune, diagnose, demo" in message
     assert "Did you mean" not in message
 
 

@@ -12,6 +12,8 @@ from vgp_lightning.evaluation import evaluate
 BASES = ["denoiser.yaml", "value.yaml", "planner.yaml"]
 DATA = sorted(f"data/{path.name}" for path in (CONFIGS / "data").glob("*.yaml"))
 HARDWARE = sorted(f"hardware/{path.name}" for path in (CONFIGS / "hardware").glob("*.yaml"))
+CPU = sorted(f"cpu/{path.name}" for path in (CONFIGS / "cpu").glob("*.yaml"))
+INPAINTING = sorted(f"inpainting/{path.name}" for path in (CONFIGS / "inpainting").glob("*.yaml"))
 
 
 def merged(capsys, *names):
@@ -41,14 +43,12 @@ def at(tree, path):
 def test_every_file_is_tried_here():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     evaluations = {name for name in found if name.startswith("evaluate/")}
-    assert found == {*BASES, *DATA, *HARDWARE, *evaluations, "smoke.yaml", "demo.yaml", "inpainting.yaml"}
-    assert DATA
-    assert HARDWARE
-    assert evaluations
+    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, "smoke.yaml", "demo.yaml"}
+    assert all((DATA, HARDWARE, CPU, INPAINTING, evaluations))
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("overlay", [*DATA, *HARDWARE, "smoke.yaml", "demo.yaml"])
+@pytest.mark.parametrize("overlay", [*DATA, *HARDWARE, *CPU, "smoke.yaml", "demo.yaml"])
 def test_an_overlay_fits_each_base_and_every_line_of_it_counts(base, overlay, capsys):
     data = [] if overlay.startswith("data/") or overlay == "demo.yaml" else [DATA[0]]
     config = merged(capsys, base, *data, overlay)
@@ -70,11 +70,22 @@ def test_the_horizon_of_an_overlay_fits_the_networks_it_is_meant_for(overlay, ca
         check_horizon(config["data"]["horizon"], **{f"{network}_widths": widths for network in networks})
 
 
-def test_the_inpainting_overlay_fits_the_denoiser_alone(capsys):
+@pytest.mark.parametrize("data", DATA)
+def test_each_dataset_has_one_overlay_for_a_cpu_whose_horizon_fits_both_networks(data, capsys):
     from vgp_lightning.networks import check_horizon
 
-    config = merged(capsys, "denoiser.yaml", "data/pointmaze-umaze.yaml", "inpainting.yaml", "hardware/cpu.yaml")
-    for path, value in leaves(yaml.safe_load((CONFIGS / "inpainting.yaml").read_text())):
+    (overlay,) = [name for name in CPU if Path(data).stem.startswith(Path(name).stem)]
+    init = (config := merged(capsys, "planner.yaml", data, overlay))["model"]["init_args"]
+    check_horizon(config["data"]["horizon"], denoiser_widths=init["widths"], value_widths=init["widths"])
+
+
+@pytest.mark.parametrize("overlay", INPAINTING)
+def test_an_inpainting_overlay_fits_the_denoiser_alone(overlay, capsys):
+    from vgp_lightning.networks import check_horizon
+
+    data = f"data/pointmaze-{Path(overlay).name}"
+    config = merged(capsys, "denoiser.yaml", data, overlay, "hardware/cpu.yaml")
+    for path, value in leaves(yaml.safe_load((CONFIGS / overlay).read_text())):
         assert at(config, path) == value, path
     check_horizon(config["data"]["horizon"], denoiser_widths=config["model"]["init_args"]["widths"])
 

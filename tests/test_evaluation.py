@@ -72,7 +72,7 @@ class FakePipeline:
     def resolve_settings(self, **settings):
         if settings.get("n_guide_steps"):
             raise ValueError("this pipeline has no value function")
-        defaults = {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0}
+        defaults = {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0, "replan_every": 1}
         return defaults | {k: v for k, v in settings.items() if v is not None}
 
     def __call__(self, observation, generator, **settings):
@@ -92,7 +92,7 @@ def staircase():
 def fake_pipeline(monkeypatch):
     """Put a pipeline without networks in the place of a folder's."""
     pipeline = FakePipeline(env_id="Staircase-v0")
-    monkeypatch.setattr(evaluation, "_load_pipeline", lambda folder: pipeline)
+    monkeypatch.setattr(evaluation, "load_pipeline", lambda folder, device="auto": pipeline)
     return pipeline
 
 
@@ -237,6 +237,9 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
     report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
+    steps[4].seconds = 0.001
+    report = evaluate_agent(Idler(), None, [0, 1], replan_every=0)  # the call 0 alone
+    assert report["plan_ms"] == pytest.approx(300)
 
 
 # ---------------------------------------------------------------- the command
@@ -250,7 +253,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
-        *("sampler_seed", "video", "video_error", "seconds"),
+        *("checkpoints", "sampler_seed", "video", "video_error", "seconds"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),
@@ -290,6 +293,7 @@ def test_a_report_names_the_seeds_the_environment_the_weights_and_the_versions(f
     report = evaluate(str(folder), 2, str(tmp_path / "out"), seed=5, sampler_seed=100, env_id="Staircase-v0")
     assert [(e["seed"], e["sampler_seed"]) for e in report["episodes"]] == [(5, 100), (6, 101)]
     assert (report["seed"], report["sampler_seed"]) == (5, 100)
+    assert report["checkpoints"] is None  # a folder of before they were noted
     # As with and without a video, and without what flattens observations.
     assert (
         report["env_spec"]
@@ -317,6 +321,12 @@ def test_a_report_names_the_seeds_the_environment_the_weights_and_the_versions(f
     assert report["versions"]["torch"] == torch.__version__
     assert report["versions"]["gymnasium"] == gymnasium.__version__
     assert report["versions"].keys() >= {"vgp_lightning", "mujoco"}
+
+
+def test_a_report_names_the_checkpoints_of_the_folder(fake_pipeline, tmp_path):
+    fake_pipeline.task["checkpoints"] = {"planner": {"file": "last.ckpt", "step": 15000}}
+    report = evaluate("folder", 1, str(tmp_path), video=False)
+    assert report["checkpoints"] == {"planner": {"file": "last.ckpt", "step": 15000}}
 
 
 def test_a_video_that_cannot_be_made_is_reported_and_the_rest_is_written(fake_pipeline, tmp_path, capsys, monkeypatch):

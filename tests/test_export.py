@@ -123,6 +123,10 @@ def test_the_index_names_diffusers_classes_and_holds_statistics_and_settings(fol
     assert index["task"]["env_id"] == "Pendulum-v1"
     assert index["task"]["dataset_id"] == ["test/pendulum-v0"]
     assert index["task"]["discount"] == 0.9
+    assert index["task"]["checkpoints"] == {
+        "denoiser": {"file": "last.ckpt", "step": 2},
+        "value": {"file": "last.ckpt", "step": 2},
+    }
 
 
 def test_the_statistics_are_those_of_the_episodes(folder, trained):
@@ -159,6 +163,7 @@ def test_the_card_is_a_model_card_that_says_what_was_trained_on_what(folder):
     assert "diffusion-planning" in card.data.tags
     for words in ("Pendulum-v1", "test/pendulum-v0", "8 steps of 1 actions and 3 observations", "discount 0.9"):
         assert words in card.text
+    assert "Checkpoints: denoiser `last.ckpt` of step 2, value `last.ckpt` of step 2." in card.text
 
 
 def test_the_training_configs_are_yaml(folder):
@@ -248,6 +253,7 @@ def test_defaults_given_to_the_export_are_the_folders(trained, tmp_path):
         "num_inference_steps": 4,
         "temperature": 0.5,
         "warm_start_strength": 0.7,
+        "replan_every": 3,
     }
     folder = export(paths["denoiser"], str(tmp_path / "planner"), paths["value"], **given)
     settings = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
@@ -270,8 +276,15 @@ def test_one_checkpoint_of_both_networks_is_exported_as_the_two_are(both, folder
     of_two_runs = {Path("training/denoiser.yaml"), Path("training/value.yaml")}
     found = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
     assert found - of_two_runs == files - of_two_runs
-    for path in files - of_two_runs:
+    # Which checkpoints they are of stands in two files.
+    told = {Path("model_index.json"), Path("README.md")}
+    for path in files - of_two_runs - told:
         assert (exported / path).read_bytes() == (folder / path).read_bytes(), path
+    ours, theirs = (json.loads((one / "model_index.json").read_text()) for one in (exported, folder))
+    assert ours["task"].pop("checkpoints") == {"planner": {"file": "last.ckpt", "step": 2}}
+    del theirs["task"]["checkpoints"]
+    assert ours == theirs
+    assert "Checkpoints: planner `last.ckpt` of step 2." in (exported / "README.md").read_text()
     settings = yaml.safe_load((exported / "training/denoiser.yaml").read_text())["model"]
     assert (settings["widths"], settings["learning_rate"]) == ([16, 64], 1e-2)
 

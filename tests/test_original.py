@@ -422,6 +422,7 @@ def test_the_folder_is_that_of_an_export_and_tells_where_it_is_from(run, capfd):
         "discount": 0.99,
         "termination_penalty": -100,
         "reference_scores": None,
+        "checkpoints": {name: {"file": "state_5000.pt", "step": 7000} for name in ("denoiser", "value")},
     }
     settings = pipeline.resolve_settings()
     expected = {"planning_horizon": H, "batch_size": 64, "n_guide_steps": 2, "scale": 0.1, "guide_scaling": "variance"}

@@ -515,6 +515,13 @@ def test_the_generators_may_come_in_any_sequence(sampler):
     assert torch.equal(joined(pipeline(observations, generator=(seeded(1), seeded(2)))), expected)
 
 
+def test_a_call_may_plan_fewer_steps_than_the_folders_agents_follow():
+    pipeline = planner(replan_every=H)
+    assert pipeline(OBSERVATION, planning_horizon=4).actions.shape == (1, 4, A)
+    with pytest.raises(ValueError, match="replan_every is 8: a whole number between 0 and 4"):
+        pipeline.resolve_settings(planning_horizon=4)
+
+
 @pytest.mark.parametrize(("observations", "candidates"), [(1, 1), (1, 3), (4, 1), (4, 3)])
 @pytest.mark.parametrize("guided", [True, False])
 def test_plans_have_the_promised_shapes(observations, candidates, guided):

@@ -1,4 +1,4 @@
-"""Pictures and videos: the right frames in the right order, and pictures that show all they were given."""
+"""Videos: the right frames in the right order, and what is said where there are none."""
 
 import io
 import os
@@ -11,17 +11,7 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from vgp_lightning.rendering import (
-    Recorder,
-    figure_to_image,
-    gif_summary,
-    plot_episode,
-    plot_plans,
-    plot_returns,
-    shrink,
-    write_gif,
-    write_video,
-)
+from vgp_lightning.rendering import Recorder, gif_summary, shrink, write_gif, write_video
 
 
 class Camera(gymnasium.Env):
@@ -159,67 +149,6 @@ def test_an_environment_that_was_not_made_to_draw_gives_a_reason():
     recorder = film(Camera(render_mode=None), 3)
     assert recorder.frames == []
     assert "rgb_array" in recorder.error
-
-
-def panels(figure):
-    return [axes for axes in figure.axes if axes.axison]
-
-
-def test_plans_are_drawn_over_windows_dimension_by_dimension():
-    plans, windows = np.random.default_rng(0).normal(size=(3, 16, 4)), np.zeros((5, 20, 4))
-    figure = plot_plans(plans, windows, ["push", "pull", "x", "y"], "Plans")
-    assert [axes.get_ylabel() for axes in panels(figure)] == ["push", "pull", "x", "y"]
-    for i, axes in enumerate(panels(figure)):
-        assert len(axes.lines) == 8
-        np.testing.assert_array_equal([line.get_ydata() for line in axes.lines[5:]], plans[:, :, i])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dataset", "plans"]
-
-
-def test_a_picture_with_too_many_dimensions_says_that_it_leaves_some_out():
-    names = [f"d{i}" for i in range(14)]
-    figure = plot_plans(np.zeros((2, 8, 14)), np.zeros((2, 8, 14)), names, "Plans")
-    assert [axes.get_ylabel() for axes in panels(figure)] == names[:8]
-    assert figure.get_suptitle() == "Plans (8 of 14 dimensions)"
-
-
-def test_plans_that_do_not_fit_their_names_are_refused():
-    with pytest.raises(ValueError, match=r"plans have shape \(2, 8, 3\): \(K, H, 4\)"):
-        plot_plans(np.zeros((2, 8, 3)), np.zeros((2, 8, 4)), list("abcd"), "")
-    with pytest.raises(ValueError, match=r"dataset have shape \(8, 4\)"):
-        plot_plans(np.zeros((2, 8, 4)), np.zeros((8, 4)), list("abcd"), "")
-
-
-def test_an_episode_is_drawn_actions_first():
-    actions, observations = np.arange(6.0).reshape(3, 2), 10 + np.arange(3.0).reshape(3, 1)
-    figure = plot_episode(actions, observations, "Seed 0")
-    assert [axes.get_ylabel() for axes in panels(figure)] == ["action 0", "action 1", "observation 0"]
-    assert [axes.lines[0].get_ydata().tolist() for axes in panels(figure)] == [[0, 2, 4], [1, 3, 5], [10, 11, 12]]
-
-
-def test_returns_are_drawn_with_every_dot_the_mean_and_the_interval():
-    returns = {"unguided": [1.0, 2.0, 6.0], "guided": [5.0, 7.0]}
-    figure = plot_returns(returns, {"unguided": [2.5, 3.5], "guided": None})
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["unguided", "guided"]
-    for dots, values in zip(axes.collections, returns.values(), strict=True):
-        assert dots.get_offsets()[:, 1].tolist() == values
-    # The bar and the mean of the first group, the mean alone of the second.
-    assert [np.ravel(line.get_ydata()).tolist() for line in axes.lines] == [[2.5, 3.5], [3.0], [6.0]]
-
-
-def test_a_group_without_returns_or_interval_is_refused():
-    with pytest.raises(ValueError, match="guided"):
-        plot_returns({"guided": [1.0]}, {})
-    with pytest.raises(ValueError, match="guided"):
-        plot_returns({"guided": []}, {"guided": None})
-
-
-def test_a_figure_becomes_pixels_of_its_size():
-    image = figure_to_image(plot_returns({"a": [1.0, 2.0]}, {"a": [1.2, 1.8]}))
-    assert image.dtype == np.uint8
-    assert image.shape == (400, 500, 3)
-    assert (image == 255).mean() > 0.5  # white paper,
-    assert image.min() < 100  # and ink on it
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "HalfCheetah-v5"])

@@ -10,13 +10,16 @@ from scipy import stats
 from vgp_lightning.statistics import (
     Reference,
     bootstrap_interval,
+    calibrate,
     choose_reference,
     compare_pairs,
+    discounted_returns,
     interquartile_mean,
     median_interval,
     normalized_score,
     pairs_needed,
     permutation_test,
+    rank_correlation,
     sign_test,
     smallest_difference,
     summarize,
@@ -288,3 +291,92 @@ def test_half_a_reference_and_an_inverted_one_are_refused():
 def test_references_survive_json():
     reference = choose_reference("Hopper-v5")
     assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference
+
+
+# ---------------------------------------------------------------- returns
+
+
+def test_a_terminated_episodes_return_ends_with_the_penalty():
+    # From the last step: 4 - 10 = -6;  2 + 0.5 * -6 = -1;  1 + 0.5 * -1 = 0.5
+    returns = discounted_returns(np.array([1.0, 2.0, 4.0]), True, 0.5, termination_penalty=-10.0)
+    assert returns.tolist() == [0.5, -1, -6]
+
+
+@pytest.mark.parametrize("truncation", ["cut", "continue"])
+def test_a_terminated_episode_does_not_continue(truncation):
+    assert discounted_returns(np.array([1.0, 2.0, 4.0]), True, 0.5, truncation=truncation).tolist() == [3, 4, 4]
+
+
+def test_a_truncated_episode_is_cut_at_its_end_and_pays_no_penalty():
+    # 4;  2 + 0.5 * 4 = 4;  1 + 0.5 * 4 = 3
+    returns = discounted_returns(np.array([1.0, 2.0, 4.0]), False, 0.5, termination_penalty=-10.0)
+    assert returns.tolist() == [3, 4, 4]
+
+
+def test_a_truncated_episode_continues_with_its_mean_reward():
+    # The mean 3 for ever after is worth 3 / (1 - 0.5) = 6:  5 + 3 = 8;  3 + 4 = 7;  1 + 3.5 = 4.5
+    returns = discounted_returns(np.array([1.0, 3.0, 5.0]), False, 0.5, truncation="continue")
+    assert returns.tolist() == [4.5, 7, 8]
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9, 0.997])
+def test_a_constant_reward_that_continues_is_worth_the_same_at_every_step(discount):
+    returns = discounted_returns(np.full(50, -2.5), False, discount, truncation="continue")
+    np.testing.assert_allclose(returns, -2.5 / (1 - discount), rtol=1e-6)
+
+
+def test_without_discount_a_return_is_the_sum_of_what_is_left():
+    rewards = np.random.default_rng(0).normal(size=30)
+    np.testing.assert_allclose(discounted_returns(rewards, False, 1.0), np.cumsum(rewards[::-1])[::-1], rtol=1e-5)
+
+
+def test_the_rewards_are_not_changed():
+    rewards = np.array([1.0, 2.0])
+    discounted_returns(rewards, True, 0.5, termination_penalty=-10.0)
+    assert rewards.tolist() == [1, 2]
+
+
+# ---------------------------------------------------------------- promises
+
+
+def test_a_prediction_that_comes_true_is_on_the_line():
+    values = np.random.default_rng(0).normal(100, 30, 57)
+    found = calibrate(values, values)
+    assert (found.count, found.bias) == (57, 0)
+    assert [found.spearman, found.pearson, found.slope] == pytest.approx([1, 1, 1])
+    assert len(found.curve) == 10
+    assert all(promised == realised for promised, realised in found.curve)
+    assert found.curve == sorted(found.curve)
+
+
+def test_a_prediction_with_the_right_order_alone_is_told_by_its_slope_and_bias():
+    realised = np.arange(1.0, 21)
+    found = calibrate(10 + 2 * realised, realised)
+    assert [found.spearman, found.pearson, found.slope] == pytest.approx([1, 1, 0.5])
+    assert (found.predicted_mean, found.realised_mean, found.bias) == (31, 10.5, 20.5)
+    # The first tenth: x = 1 and 2, promised 12 and 14.
+    assert found.curve[0] == pytest.approx([13, 1.5])
+
+
+def test_a_calibration_agrees_with_scipy_on_noise():
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=40)
+    realised = predicted + rng.normal(size=40)
+    found = calibrate(predicted.astype(np.float32), realised)
+    assert found.spearman == pytest.approx(stats.spearmanr(predicted, realised).statistic)
+    assert found.pearson == pytest.approx(np.corrcoef(predicted, realised)[0, 1], rel=1e-5)
+    assert found.slope == pytest.approx(np.polyfit(predicted, realised, 1)[0], rel=1e-5)
+
+
+def test_what_is_always_the_same_has_no_correlation_but_a_bias():
+    found = calibrate(np.full(5, 3.0), np.arange(5.0))
+    assert (found.spearman, found.pearson, found.slope, found.bias) == (None, None, None, 1)
+    assert calibrate(np.array([2.0]), np.array([5.0])).bias == -3
+    assert rank_correlation(np.array([1.0]), np.array([1.0])) is None
+
+
+def test_a_calibration_of_nothing_or_of_what_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="at least one prediction"):
+        calibrate(np.zeros(0), np.zeros(0))
+    with pytest.raises(ValueError, match="at least one result and finite ones"):
+        calibrate(np.zeros(2), np.array([1.0, np.nan]))

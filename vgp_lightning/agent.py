@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline import Plan, ValueGuidedPlannerPipeline
 
 _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
 
@@ -74,12 +74,15 @@ class PlanningAgent:
         agent = PlanningAgent(pipeline)
         agent.reset([seed])
         action = agent.act(observation[None])[0]
+
+    Attributes:
+        on_plan: Called with the environments (n,) and their Plan whenever plans were made; None: nobody watches.
     """
 
     def __init__(
         self,
         pipeline: ValueGuidedPlannerPipeline,
-        replan_every: int | None = 1,
+        replan_every: int | None = None,
         *,
         conditions: Conditions | None = None,
         controller: Controller | None = None,
@@ -92,26 +95,23 @@ class PlanningAgent:
 
         Args:
             pipeline: The planner.
-            replan_every: Steps that are executed from one plan before the next is made; None: plan once an episode,
-                and stay at the plan's last step when it is used up.
+            replan_every: Steps that are executed from one plan before the next is made; 0: plan once an episode, and
+                stay at the plan's last step when it is used up.
             conditions: Makes what the plans must pass through, such as a goal, from the observations.
             controller: Follows the plan's observations; None: the plan's own actions are executed.
             settings: Keyword arguments of the pipeline's call, such as ``scale`` or ``batch_size``.
 
         Raises:
-            ValueError: If ``replan_every`` does not fit the planning horizon, or a setting is wrong.
+            ValueError: If a setting is wrong.
         """
-        resolved = pipeline.resolve_settings(**settings)
+        resolved = pipeline.resolve_settings(replan_every=replan_every, **settings)
         self._horizon: int = resolved["planning_horizon"]
-        if replan_every is not None and not 1 <= replan_every <= self._horizon:
-            raise ValueError(
-                f"replan_every is {replan_every}: it must lie between 1 and the plan's {self._horizon} steps"
-            )
         self.pipeline = pipeline
-        self.replan_every = replan_every
+        self.replan_every: int = resolved["replan_every"]
         self.conditions = conditions
         self.controller = controller
         self.settings = settings
+        self.on_plan: Callable[[NDArray[np.int64], Plan], None] | None = None
         self._warm = resolved["warm_start_strength"] < 1
         self._generators: list[torch.Generator] = []
         self._make_room(0)
@@ -150,7 +150,7 @@ class PlanningAgent:
         if active is None:
             active = np.ones(len(observations), dtype=bool)
         used_up = self._age < 0
-        if self.replan_every is not None:
+        if self.replan_every:
             used_up |= self._age >= self.replan_every
         due = active & used_up
         warm = due & (self._age >= 0) if self._warm else np.zeros_like(due)
@@ -194,6 +194,8 @@ class PlanningAgent:
         )
         self._plans[due] = torch.cat([plan.actions, plan.observations], dim=-1).cpu().numpy()
         self._age[due] = 0
+        if self.on_plan is not None:
+            self.on_plan(due, plan)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What Lightning lacks: EMA that is safe from the start, a clock that does not wait, plans as pictures."""
+"""What Lightning lacks: EMA that is safe from the start, a clock that does not wait, plans and values as pictures."""
 
 import time
 from typing import Any
@@ -9,10 +9,11 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from vgp_lightning.figures import plot_bars, plot_calibration, plot_plans
 from vgp_lightning.learning import LearningModule
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-from vgp_lightning.rendering import plot_plans
-from vgp_lightning.training import DenoiserModule
+from vgp_lightning.statistics import calibrate, rank_correlation
+from vgp_lightning.training import DenoiserModule, ValueModule
 from vgp_lightning.windows import Batch
 
 
@@ -177,3 +178,46 @@ class PlanPicture(pl.Callback):
             f"step {trainer.global_step}: plans and the windows that start where they do",
         )
         logger.experiment.add_figure("plan/denoised", figure, trainer.global_step)
+
+
+class CalibrationPicture(pl.Callback):
+    """Draws how far predicted returns come true, at each validation of a value function.
+
+    The figure ``value/calibration`` shows held-out windows without noise, ``value/rank_by_level`` how well they are
+    ranked at each validation level. Nothing is predicted for it: the metrics hold it all. Of several processes the
+    first draws its own share of the windows, evenly spread over them all.
+    """
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw what the metrics hold, before Lightning empties them."""
+        logger = trainer.logger
+        if not (trainer.is_global_zero and not trainer.sanity_checking and isinstance(logger, TensorBoardLogger)):
+            return
+        parts = pl_module.parts if isinstance(pl_module, LearningModule) else []
+        value_module = next((part for part in parts if isinstance(part, ValueModule)), None)
+        if value_module is None:
+            return
+        pairs = {
+            name: (predicted.double().cpu().numpy(), true.double().cpu().numpy())
+            for name, (predicted, true) in value_module.measured().items()
+        }
+        predicted, true = next(iter(pairs.values()))
+        if len(predicted) == 0:
+            return
+        step = trainer.global_step
+        figures = {
+            "value/calibration": plot_calibration(
+                predicted,
+                true,
+                calibrate(predicted, true).curve,
+                f"step {step}: held-out windows; on the line: promised = got",
+            ),
+            "value/rank_by_level": plot_bars(
+                {"held-out windows": [rank_correlation(*pair) for pair in pairs.values()]},
+                list(pairs),
+                "rank correlation",
+                f"step {step}: noised windows; 1 ranks them rightly, 0 is chance",
+            ),
+        }
+        for tag, figure in figures.items():
+            logger.experiment.add_figure(tag, figure, step)

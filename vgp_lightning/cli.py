@@ -23,6 +23,8 @@ _VERBS = {
     "import": "write the original code's checkpoints as one pipeline folder",
     "evaluate": "let a pipeline folder act in its environment",
     "compare": "say whether two evaluations differ, on the same seeds",
+    "tune": "find the settings that return most, within a budget",
+    "diagnose": "show why a planner returns what it returns",
     "demo": "all of these in miniature, with a report",
 }
 
@@ -88,6 +90,14 @@ def _run(verb: str, args: list[str]) -> None:
         from vgp_lightning.comparison import compare
 
         _call(verb, compare, args, positional=True)
+    elif verb == "tune":
+        from vgp_lightning.tuning import tune
+
+        _call(verb, tune, args, positional=True)
+    elif verb == "diagnose":
+        from vgp_lightning.diagnostics import diagnose
+
+        _call(verb, diagnose, args, positional=True)
     else:
         from vgp_lightning.demo import demo
 

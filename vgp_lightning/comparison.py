@@ -77,7 +77,7 @@ def compare(
         "b": _side(second, theirs, metric, len(seeds)),
         **asdict(paired),
         "told": paired.told,
-        "verdict": _verdict(paired, len(seeds), metric),
+        "verdict": say_difference(paired, len(seeds), metric),
         "differs": _differences(first.report, second.report),
     }
     if json is not None:
@@ -165,15 +165,16 @@ def _side(evaluation: _Evaluation, values: NDArray[np.float64], metric: str, pai
     return {"path": str(evaluation.path), "unpaired": len(evaluation.values) - pairs, **summary}
 
 
-def _verdict(paired: Paired, pairs: int, metric: str) -> str:
-    """Return in words whether there is a difference, and how many more episodes would tell."""
+def say_difference(paired: Paired, pairs: int, metric: str = "return", names: tuple[str, str] = ("A", "B")) -> str:
+    """Return in words whether the second of two differs from the first, and how many more episodes would tell."""
     episodes = f"{pairs} episode{'' if pairs == 1 else 's'}"
     if paired.share_equal == 1:
-        return f"no difference can be told: A and B are equal in {'all ' if pairs > 1 else ''}{episodes}"
+        every = f"all {episodes}" if pairs > 1 else episodes
+        return f"no difference can be told: {names[0]} and {names[1]} are equal in {every}"
     if paired.told and paired.ci95 is not None:  # what is told has an interval, without 0
         low, high = sorted(abs(end) for end in paired.ci95)
         size = f"{_number(abs(paired.difference), metric)} [{_number(low, metric)}, {_number(high, metric)}]"
-        winner = "B" if paired.difference > 0 else "A"
+        winner = names[paired.difference > 0]
         return {
             "length": f"{winner}'s episodes are longer by {size}",
             "success": f"{winner} succeeds more often by {size}",

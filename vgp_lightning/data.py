@@ -7,7 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import minari
@@ -15,39 +15,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from vgp_lightning.episodes import Episodes, appended, built, cached, check_spaces, load, open_dataset
 from vgp_lightning.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
+from vgp_lightning.statistics import Truncation, discounted_returns
 from vgp_lightning.windows import DrawOrder, Padding, WindowDataset, WindowLoader
 
-Truncation = Literal["cut", "continue"]
-
 _CHUNK = 1 << 18  # numbers that statistics are taken of at a time
-
-
-def discounted_returns(
-    rewards: NDArray[np.floating],
-    terminated: bool,
-    discount: float,
-    termination_penalty: float = 0.0,
-    truncation: Truncation = "cut",
-) -> NDArray[np.float32]:
-    """Return the discounted sum of one episode's rewards (n,) from each step to its end (n,).
-
-    A terminated episode is worth nothing after its end; ``termination_penalty`` is added to its last reward. A
-    truncated one would have gone on, so its recorded sum falls short: ``cut`` takes it as it is, as the paper does
-    (all windows fall short alike, whatever their quality, so the ranking suffers little); ``continue`` adds what the
-    episode's mean reward would bring for ever after.
-    """
-    rewards = rewards.astype(np.float64)
-    tail = 0.0
-    if terminated:
-        rewards[-1] += termination_penalty
-    elif truncation == "continue":
-        tail = float(rewards.mean()) / (1 - discount)
-    summed, _ = lfilter([1.0], [1.0, -discount], rewards[::-1], zi=[discount * tail])
-    return np.asarray(summed[::-1], dtype=np.float32)
 
 
 class MinariDataModule(pl.LightningDataModule):

@@ -20,7 +20,7 @@ from vgp_lightning.behaviours import make_behaviour
 from vgp_lightning.collect import collect
 from vgp_lightning.evaluation import evaluate, evaluate_agent
 from vgp_lightning.export import export
-from vgp_lightning.rendering import figure_to_image, plot_returns
+from vgp_lightning.figures import figure_to_image, plot_returns
 from vgp_lightning.reports import write_report
 
 ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"

@@ -24,8 +24,9 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent import Agent, PlanningAgent, make_environments, rollout
+from vgp_lightning.figures import figure_to_image, plot_episode
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-from vgp_lightning.rendering import Recorder, figure_to_image, gif_summary, plot_episode, write_gif
+from vgp_lightning.rendering import Recorder, gif_summary, write_gif
 from vgp_lightning.reports import write_report
 from vgp_lightning.statistics import Reference, choose_reference, normalized_score, summarize, wilson_interval
 
@@ -141,7 +142,8 @@ def evaluate_agent(
         environments: From ``make_environments``.
         seeds: The environment's, one for each episode.
         sampler_seeds: The agent's, as many; by default the same.
-        replan_every: The agent's, to tell the time of a planning call from that of following a plan.
+        replan_every: The agent's, to tell the time of a planning call from that of following a plan; 0: it plans
+            once an episode.
         reference: What the normalised score refers to.
         description: What the progress bar says.
         recorder: Keeps the first episode, if given.
@@ -155,7 +157,7 @@ def evaluate_agent(
     successes = [episode.success for episode in played.episodes if episode.success is not None]
     # A call plans when at least one environment's plan is used up.
     calls = zip(played.act_seconds, played.ages, strict=True)
-    planned = [seconds for seconds, ages in calls if (ages % replan_every == 0).any()]
+    planned = [seconds for seconds, ages in calls if (ages % (replan_every or np.inf) == 0).any()]
     return {
         **{f"return_{name}": value for name, value in asdict(summary).items()},
         "normalized_score": score,
@@ -183,7 +185,7 @@ def evaluate(
     sampler_seed: int | None = None,
     env_id: str | None = None,
     environments: int | None = None,
-    replan_every: int = 1,
+    replan_every: int | None = None,
     batch_size: int | None = None,
     planning_horizon: int | None = None,
     num_inference_steps: int | None = None,
@@ -212,8 +214,9 @@ def evaluate(
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
         environments: Environments that are played in at the same time, planned for in one batch; by default as many as
             episodes, but at most 16. No random number depends on it.
-        replan_every: Actions that are executed from one plan before the next is made.
-        batch_size: Candidates for each plan. This and the next eleven are the folder's own by default.
+        replan_every: Steps that are executed from one plan before the next is made; 0: one plan an episode. This and
+            the next twelve are the folder's own by default.
+        batch_size: Candidates for each plan.
         planning_horizon: Steps of a plan.
         num_inference_steps: Noise levels that are visited, at most as many as in training.
         sampler: ddpm, ddim, dpmsolver or unipc.
@@ -240,10 +243,9 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
     folder = Path(pipeline_folder)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = _load_pipeline(folder).to(device)
+    pipeline = load_pipeline(folder, device)
     settings: dict[str, Any] = {
+        "replan_every": replan_every,
         "batch_size": batch_size,
         "planning_horizon": planning_horizon,
         "num_inference_steps": num_inference_steps,
@@ -258,15 +260,15 @@ def evaluate(
         "warm_start_strength": warm_start_strength,
     }
     try:
-        agent = PlanningAgent(pipeline, replan_every, **settings)
+        agent = PlanningAgent(pipeline, **settings)
     except ValueError as error:
         raise ValueError(f"{folder} cannot plan so: {error}") from error
 
-    spec = _find_environment(pipeline, env_id, folder)
+    spec = find_environment(pipeline, env_id, folder)
     name = spec if isinstance(spec, str) else spec.id
     reference = choose_reference(name, pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
-    vector = _make_fitting(spec, count, pipeline, folder, video)
+    vector = make_fitting(spec, count, pipeline, folder, video)
     single = cast(SyncVectorEnv, vector).envs[0]
     recorder = Recorder(single)
     sampler_seed = seed if sampler_seed is None else sampler_seed
@@ -276,7 +278,7 @@ def evaluate(
             vector,
             range(seed, seed + episodes),
             sampler_seeds=range(sampler_seed, sampler_seed + episodes),
-            replan_every=replan_every,
+            replan_every=agent.replan_every,
             reference=reference,
             description=f"Playing {name}",
             recorder=recorder,
@@ -285,13 +287,9 @@ def evaluate(
         vector.close()
     report |= {
         "environments": count,
-        "settings": pipeline.resolve_settings(**settings) | {"replan_every": replan_every},
+        "settings": pipeline.resolve_settings(**settings),
         "env_id": name,
-        "env_spec": _describe(single),
-        "pipeline": str(folder),
-        "weights_sha256": _hash_weights(folder),
-        "versions": _versions(),
-        "device": device,
+        **describe_run(folder, pipeline, single),
         "seed": seed,
         "sampler_seed": sampler_seed,
         "video": "rollout.gif" if video and recorder.frames else None,
@@ -304,8 +302,12 @@ def evaluate(
     return report
 
 
-def _load_pipeline(folder: Path) -> ValueGuidedPlannerPipeline:
-    """Load a pipeline folder, or say what is wrong with it."""
+def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipeline:
+    """Load a pipeline folder onto a device, or say what is wrong with it; auto: cuda if there is one, else cpu.
+
+    Raises:
+        ValueError: If the folder is no planner's.
+    """
     index = folder / "model_index.json"
     remedy = "make one: vgp export --denoiser DENOISER.ckpt --value VALUE.ckpt --output FOLDER"
     if not index.is_file():
@@ -315,11 +317,18 @@ def _load_pipeline(folder: Path) -> ValueGuidedPlannerPipeline:
         raise ValueError(f"{folder} holds a {name}, not a {ValueGuidedPlannerPipeline.__name__}; {remedy}")
     # Without the option diffusers advertises accelerate.
     pipeline: ValueGuidedPlannerPipeline = ValueGuidedPlannerPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline.to(device)
     return pipeline
 
 
-def _find_environment(pipeline: ValueGuidedPlannerPipeline, env_id: str | None, folder: Path) -> str | EnvSpec:
-    """Return the user's environment, else the specification or the id that the planner was trained with."""
+def find_environment(pipeline: ValueGuidedPlannerPipeline, env_id: str | None, folder: Path) -> str | EnvSpec:
+    """Return the user's environment, else the specification or the id that the planner was trained with.
+
+    Raises:
+        ValueError: If neither says one.
+    """
     if env_id is not None:
         return env_id
     if pipeline.task.get("env_spec") is not None:
@@ -329,10 +338,14 @@ def _find_environment(pipeline: ValueGuidedPlannerPipeline, env_id: str | None, 
     raise ValueError(f"{folder} does not say which environment it is for: give one, such as --env_id Hopper-v5")
 
 
-def _make_fitting(
+def make_fitting(
     spec: str | EnvSpec, count: int, pipeline: ValueGuidedPlannerPipeline, folder: Path, video: bool
 ) -> VectorEnv:
-    """Make the environments, able to draw if that is wanted and possible, after a look at whether they fit."""
+    """Make the environments, able to draw if that is wanted and possible, after a look at whether they fit.
+
+    Raises:
+        ValueError: If their dimensions are not those of the plans.
+    """
     sample = make_environments(spec, 1)
     observations, actions = sample.single_observation_space.shape, sample.single_action_space.shape
     sample.close()
@@ -345,6 +358,18 @@ def _make_fitting(
         )
     draws = video and "rgb_array" in sample.metadata.get("render_modes", [])
     return make_environments(spec, count, **({"render_mode": "rgb_array"} if draws else {}))
+
+
+def describe_run(folder: Path, pipeline: ValueGuidedPlannerPipeline, environment: Env[Any, Any]) -> dict[str, Any]:
+    """Return what a report says of where its numbers are from: environment, folder, weights, versions, device."""
+    return {
+        "env_spec": _describe(environment),
+        "pipeline": str(folder),
+        "checkpoints": pipeline.task.get("checkpoints"),
+        "weights_sha256": _hash_weights(folder),
+        "versions": _versions(),
+        "device": str(pipeline.device),
+    }
 
 
 def _describe(environment: Env[Any, Any]) -> dict[str, Any]:

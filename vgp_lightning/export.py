@@ -1,15 +1,13 @@
 """Two checkpoints -> one pipeline folder that diffusers loads with or without this package."""
 
-import shutil
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
 
-from vgp_lightning.pipeline import TRAVELLING, ValueGuidedPlannerPipeline
+from vgp_lightning.folder import write_folder
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.training import DenoiserModule, PlannerModule, ValueModule, load_module, read_checkpoint
 
 
@@ -28,6 +26,7 @@ def export(
     num_inference_steps: int | None = 5,
     temperature: float = 1.0,
     warm_start_strength: float = 1.0,
+    replan_every: int = 1,
 ) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
@@ -49,6 +48,8 @@ def export(
         temperature: Default factor on the standard deviation of all noise.
         warm_start_strength: Default share of the denoising steps that an agent's plan takes from its last one; 1: all
             of them, from noise.
+        replan_every: Default steps that an agent executes from one plan before it makes the next; 0: it plans once an
+            episode.
 
     Returns:
         The folder.
@@ -75,7 +76,12 @@ def export(
         "num_inference_steps": min(levels if num_inference_steps is None else num_inference_steps, levels),
         "temperature": temperature,
         "warm_start_strength": warm_start_strength,
+        "replan_every": replan_every,
     }
+    # Where one checkpoint holds both networks it is the planner's, and its config the denoiser's.
+    checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})
+    read = {name: _read_provenance(checkpoint) for name, checkpoint in checkpoints.items()}
+    together = value is None and value_module is not None
     pipeline = ValueGuidedPlannerPipeline(
         denoiser_module.network,
         denoiser_module.noise_scheduler,
@@ -83,10 +89,10 @@ def export(
         # The value function's, for its return and its discount; the rest is the same in both.
         normalization=(value_module or denoiser_module).normalization,
         planner=planner,
-        task=(value_module or denoiser_module).hparams["task"],
+        task=(value_module or denoiser_module).hparams["task"]
+        | {"checkpoints": {"planner" if together else name: which for name, (_, which) in read.items()}},
     )
-    checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})
-    return write_folder(pipeline, {name: _config(checkpoint) for name, checkpoint in checkpoints.items()}, folder)
+    return write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder)
 
 
 def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule | None]:
@@ -105,28 +111,6 @@ def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule
         raise ValueError(f"--value {value} holds a {type(second).__name__}: give it as --denoiser")
     _check_pair(first, second)
     return first, second
-
-
-def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
-    """Write a pipeline and the YAML texts of its training as a folder, which appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
-    try:
-        pipeline.save_pretrained(building, safe_serialization=True)
-        for name in TRAVELLING:
-            shutil.copyfile(Path(__file__).with_name(name), building / name)
-        (building / "training").mkdir()
-        for name, config in configs.items():
-            (building / "training" / f"{name}.yaml").write_text(config)
-        _model_card(pipeline).save(building / "README.md")
-        # mkdtemp and safetensors write for the owner alone.
-        building.chmod(0o755)
-        for weights in building.rglob("*.safetensors"):
-            weights.chmod(0o644)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
 def _check_pair(denoiser: DenoiserModule, value: ValueModule) -> None:
@@ -154,36 +138,14 @@ def _check_pair(denoiser: DenoiserModule, value: ValueModule) -> None:
         )
 
 
-def _config(checkpoint: str) -> str:
-    """Return the run's merged config, which the command line leaves in the checkpoint, else its hyper-parameters."""
+def _read_provenance(checkpoint: str) -> tuple[str, dict[str, Any]]:
+    """Return the run's merged config as YAML, and which checkpoint of the run it is.
+
+    The command line leaves the config in the checkpoint; where it is not, the hyper-parameters stand for it.
+    """
     saved = read_checkpoint(checkpoint)
     config: str | None = saved.get("vgp_config")
-    return config or yaml.safe_dump({"model": dict(saved["hyper_parameters"])}, sort_keys=False)
-
-
-def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
-    task, settings = pipeline.task, pipeline.resolve_settings()
-    lines = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items())
-    value = "with" if pipeline.value_function is not None else "without"
-    text = f"""
-# A diffusion planner for {task.get("env_id") or "an unnamed environment"}
-
-Plans {settings["planning_horizon"]} steps of {pipeline.action_dim} actions and {pipeline.observation_dim} observations
-by denoising, {value} a value function to guide it. Trained on {", ".join(task.get("dataset_id", [])) or "unnamed data"}
-(discount {task.get("discount")}), with the configs in `training/`. Method: Janner et al. 2022, "Planning with Diffusion
-for Flexible Behavior Synthesis".
-
-```python
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-plan = pipeline(observation)  # (O,) or (N, O), in the environment's units
-plan.actions[0, 0]            # (A,), what to do now
-```
-
-| default | value |
-|---|---|
-{lines}
-"""
-    data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+    return (
+        config or yaml.safe_dump({"model": dict(saved["hyper_parameters"])}, sort_keys=False),
+        {"file": Path(checkpoint).name, "step": saved["global_step"]},
+    )

@@ -15,7 +15,7 @@ import yaml
 from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 
-from vgp_lightning.export import write_folder
+from vgp_lightning.folder import write_folder
 from vgp_lightning.networks import make_noise_scheduler
 from vgp_lightning.original_checkpoint import SCHEDULE, OriginalNetwork, read_denoiser, read_value_function
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
@@ -100,7 +100,16 @@ def import_original(
     kind = plans.known("normalizer", normalizer, "dataset")
     numbers = _read_statistics(Path(statistics), dataset)
     normalization = _normalization(kind, numbers, plans, statistics)
-    task = {"env_id": env_id, "env_spec": None, "dataset_id": [dataset] if dataset else [], "reference_scores": None}
+    task = {
+        "env_id": env_id,
+        "env_spec": None,
+        "dataset_id": [dataset] if dataset else [],
+        "reference_scores": None,
+        "checkpoints": {
+            name: {"file": one.path.name, "step": one.step if isinstance(one.step, int) else None}
+            for name, one in networks.items()
+        },
+    }
     if values is not None:
         task["discount"] = values.known("discount", discount, "dataset")
         task["termination_penalty"] = values.configs["dataset"].get("termination_penalty")

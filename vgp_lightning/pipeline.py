@@ -103,7 +103,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             value_function: Predicts the normalised return of a noised trajectory; without one there is no guidance.
             normalization: ``action_dim``, ``shift`` and ``scale`` (T numbers each, action first), ``return_shift``,
                 ``return_scale``, ``action_low`` and ``action_high`` (A numbers each, None for no bound).
-            planner: Defaults of the call's settings.
+            planner: Defaults of the settings.
             task: What the folder was trained for.
 
         Raises:
@@ -149,7 +149,9 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         return pipeline
 
     def resolve_settings(self, *, objectives: Weighted | None = None, **given: Any) -> dict[str, Any]:
-        """Return the settings of a call: what is given, else the folder's default, else the paper's.
+        """Return the settings of planning: what is given, else the folder's default, else the paper's.
+
+        All are arguments of a call but ``replan_every``, which is an agent's.
 
         Raises:
             ValueError: If a setting is unknown or cannot work with these networks.
@@ -285,6 +287,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             max_grad_norm=max_grad_norm,
             temperature=temperature,
             warm_start_strength=warm_start_strength,
+            replan_every=0,  # an agent's affair: a call may plan fewer steps than the folder's agents follow
         )
         raw_conditions = self._conditions(observation, conditions or {}, settings["planning_horizon"])  # (N, H, T)
         count, frame = len(raw_conditions), self._frame()

@@ -1,30 +1,23 @@
-"""Draw: videos of episodes, pictures of plans and returns.
+"""Film: videos of episodes, and the recorder that makes their frames.
 
-Shapes: K plans or windows, H steps, A action and O observation dimensions, T = A + O; a trajectory is action first.
-A frame is an RGB picture (height, width, 3) of uint8.
+Shapes: A action and O observation dimensions. A frame is an RGB picture (height, width, 3) of uint8.
 """
 
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 import imageio_ffmpeg
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 Frames = Sequence[NDArray[np.uint8]]
-
-MAX_DIMENSIONS = 8  # more lines of pictures than this are too small to read
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
 # ---------------------------------------------------------------- videos
@@ -186,113 +179,3 @@ def _follow(environment: gymnasium.Env[Any, Any]) -> None:
     names = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
     if "track" in names and renderer.camera_id == -1:
         renderer.camera_id = names.index("track")
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def plot_plans(plans: ArrayLike, windows: ArrayLike, names: Sequence[str], title: str) -> Figure:
-    """Draw plans over windows of the dataset, one panel for each of the first dimensions.
-
-    Args:
-        plans: (K, H, T), in the units of ``windows``.
-        windows: (K', H', T).
-        names: The T dimensions.
-        title: Heads the picture.
-
-    Raises:
-        ValueError: If the shapes do not fit each other.
-    """
-    groups = {"dataset": (np.asarray(windows), GREY), "plans": (np.asarray(plans), BLUE)}
-    for label, (lines, _) in groups.items():
-        if lines.ndim != 3 or len(lines) == 0 or lines.shape[2] != len(names):
-            raise ValueError(f"{label} have shape {lines.shape}: (K, H, {len(names)}) is needed for {len(names)} names")
-    return _plot_lines(groups, names, title)
-
-
-def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str) -> Figure:
-    """Draw what happened in an episode: its actions (L, A) and observations (L, O), the first dimensions of them."""
-    actions, observations = np.asarray(actions), np.asarray(observations)
-    names = [f"action {i}" for i in range(actions.shape[1])]
-    names += [f"observation {i}" for i in range(observations.shape[1])]
-    return _plot_lines({"episode": (np.hstack([actions, observations])[None], BLUE)}, names, title)
-
-
-def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[str], title: str) -> Figure:
-    """Draw groups of lines (K, H, T), each with a colour, with a panel for each of the first T."""
-    shown = min(len(names), MAX_DIMENSIONS)
-    columns = min(shown, 2)
-    rows = -(-shown // columns)
-    figure = Figure(figsize=(4.5 * columns, 0.8 + 1.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for i, panel in enumerate(panels):
-        if i >= shown:
-            panel.axis("off")
-            continue
-        for label, (lines, colour) in groups.items():
-            # Few lines are drawn full, many as a shade.
-            opacity = max(0.2, 1 / len(lines) ** 0.5)
-            drawn = panel.plot(lines[:, :, i].T, color=colour, alpha=opacity, linewidth=1.2)
-            drawn[0].set_label(label)
-        panel.set_ylabel(names[i])
-        _tidy(panel)
-        if i >= shown - columns:
-            panel.set_xlabel("step")
-            panel.tick_params(labelbottom=True)
-    figure.align_ylabels()
-    figure.suptitle(title if shown == len(names) else f"{title} ({shown} of {len(names)} dimensions)")
-    if len(groups) > 1:
-        legend = figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
-        for handle in legend.legend_handles:
-            if handle is not None:
-                handle.set_alpha(1)
-    return figure
-
-
-def plot_returns(
-    returns: Mapping[str, Sequence[float]],
-    intervals: Mapping[str, Sequence[float] | None],
-    title: str = "Return of each episode, mean and its 95 % interval",
-) -> Figure:
-    """Draw the return of each episode as a dot, and each group's mean with its interval.
-
-    Args:
-        returns: The returns of each group, such as ``{"behaviour": [...], "guided": [...]}``.
-        intervals: For each of the same names the low and high end of the mean's interval, or None for no bar.
-        title: Heads the picture.
-
-    Raises:
-        ValueError: If a group is empty or has no entry in ``intervals``.
-    """
-    if missing := [name for name, values in returns.items() if name not in intervals or len(values) == 0]:
-        raise ValueError(f"no returns or no interval for {missing}: there are intervals for {list(intervals)}")
-    figure = Figure(figsize=(max(5.0, 1.5 + 1.7 * len(returns)), 4), layout="constrained")
-    panel = figure.subplots()
-    rng = np.random.default_rng(0)  # the dots' sideways spread has no meaning, but must not change between drawings
-    for i, (name, values) in enumerate(returns.items()):
-        panel.scatter(i + rng.uniform(-0.15, 0.15, len(values)), values, s=16, color=BLUE, alpha=0.5, linewidths=0)
-        mean, interval = float(np.mean(values)), intervals[name]
-        if interval is not None:
-            panel.plot([i + 0.28] * 2, interval, color=ORANGE, linewidth=2, solid_capstyle="butt")
-        panel.plot(i + 0.28, mean, "o", color=ORANGE, markersize=6)
-        panel.annotate(f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.3g}", (i + 0.34, mean), va="center", fontsize=9)
-    panel.set_xticks(range(len(returns)), list(returns))
-    panel.set_xlim(-0.5, len(returns) - 0.25)
-    panel.set_ylabel("return")
-    panel.set_title(title, fontsize=10)
-    _tidy(panel)
-    return figure
-
-
-def figure_to_image(figure: Figure) -> NDArray[np.uint8]:
-    """Return the picture of a figure as pixels (height, width, 3)."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return np.asarray(Image.open(stream).convert("RGB"))
-
-
-def _tidy(panel: Axes) -> None:
-    """Leave out the frame's upper and right edge, and put a light grid behind the lines."""
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", alpha=0.3)
-    panel.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""The settings of a planning call: their defaults, what they may be, and the horizons that networks accept.
+"""The settings of planning: their defaults, what they may be, and the horizons that networks accept.
 
 This file travels in exported folders beside pipeline.py.
 """
@@ -25,6 +25,7 @@ DEFAULT_SETTINGS: dict[str, Any] = {
     "max_grad_norm": None,  # no limit
     "temperature": 1.0,
     "warm_start_strength": 1.0,  # always from noise
+    "replan_every": 1,  # steps that an agent executes from one plan; 0: it plans once an episode
 }
 CHOICES = {"guide_scaling": GUIDE_SCALINGS, "guide_on": ("noisy", "clean"), "sampler": (None, *SAMPLERS)}
 
@@ -49,6 +50,7 @@ def check_settings(settings: Mapping[str, Any], trained: int) -> None:
         ("max_grad_norm", 0, inf),
         ("temperature", 0, inf),
         ("warm_start_strength", 0, 1),
+        ("replan_every", 0, settings["planning_horizon"]),
     ):
         value = settings[name]
         if name == "max_grad_norm" and value is None:

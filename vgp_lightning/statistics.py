@@ -1,4 +1,4 @@
-"""What numbers of episodes mean and how sure that is: scores, intervals, paired tests. Arrays in, numbers out.
+"""What numbers of episodes mean and how sure that is: returns, scores, intervals, tests. Arrays in, numbers out.
 
 Every random number comes from a generator of its own with a fixed seed: equal data give equal intervals.
 """
@@ -7,17 +7,46 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import signal, stats
 
 LEVEL, POWER = 0.05, 0.8
 _Z_LEVEL = float(stats.norm.ppf(1 - LEVEL / 2))
 _Z = _Z_LEVEL + float(stats.norm.ppf(POWER))
 FEWEST_RETURNS = 5  # a bootstrap's interval of fewer covers even a median in less than 90 of 100 cases
 FEWEST_PAIRS = 6  # of fewer differences even the clearest, all of one sign, come about by chance in 2 of 2**5 cases
+
+# ---------------------------------------------------------------- returns
+
+Truncation = Literal["cut", "continue"]
+
+
+def discounted_returns(
+    rewards: NDArray[np.floating],
+    terminated: bool,
+    discount: float,
+    termination_penalty: float = 0.0,
+    truncation: Truncation = "cut",
+) -> NDArray[np.float32]:
+    """Return the discounted sum of one episode's rewards (n,) from each step to its end (n,).
+
+    A terminated episode is worth nothing after its end; ``termination_penalty`` is added to its last reward. A
+    truncated one would have gone on, so its recorded sum falls short: ``cut`` takes it as it is, as the paper does
+    (all windows fall short alike, whatever their quality, so the ranking suffers little); ``continue`` adds what the
+    episode's mean reward would bring for ever after.
+    """
+    rewards = rewards.astype(np.float64)
+    tail = 0.0
+    if terminated:
+        rewards[-1] += termination_penalty
+    elif truncation == "continue":
+        tail = float(rewards.mean()) / (1 - discount)
+    summed, _ = signal.lfilter([1.0], [1.0, -discount], rewards[::-1], zi=[discount * tail])
+    return np.asarray(summed[::-1], dtype=np.float32)
+
 
 # ---------------------------------------------------------------- normalised scores
 
@@ -143,7 +172,7 @@ def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
     )
 
 
-def _checked(values: Sequence[float] | NDArray[np.float64], demand: str) -> NDArray[np.float64]:
+def _checked(values: Sequence[float] | NDArray[np.floating], demand: str) -> NDArray[np.float64]:
     """Return the values as an array, if there are any and all are finite."""
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) == 0 or not np.isfinite(sample).all():
@@ -253,3 +282,49 @@ def smallest_difference(differences: NDArray[np.float64]) -> float | None:
     if n < FEWEST_PAIRS or not differences.any():
         return None
     return float(_Z * differences.std(ddof=1) / sqrt(n - _Z_LEVEL**2 / 2))
+
+
+# ---------------------------------------------------------------- promises
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How predictions and what came true hang together. None where all predictions, or all results, are equal."""
+
+    count: int
+    spearman: float | None  # rank correlation: whether the better was known as the better
+    pearson: float | None
+    slope: float | None  # of the line through what came true over what was predicted; 1: differences are as large
+    predicted_mean: float
+    realised_mean: float
+    bias: float  # their difference: above 0, too much was promised
+    curve: list[list[float]]  # [mean predicted, mean realised] of each tenth, from the lowest prediction on
+
+
+def calibrate(predicted: NDArray[np.floating], realised: NDArray[np.floating]) -> Calibration:
+    """Return how predictions (n,) and what came true (n,) hang together.
+
+    Raises:
+        ValueError: If there are none, or one is not finite.
+    """
+    promise = _checked(predicted, "a calibration needs at least one prediction and finite ones only")
+    result = _checked(realised, "a calibration needs at least one result and finite ones only")
+    parts = np.array_split(np.argsort(promise, kind="stable"), min(10, len(promise)))
+    varies = np.ptp(promise) > 0 and np.ptp(result) > 0
+    return Calibration(
+        count=len(promise),
+        spearman=rank_correlation(promise, result),
+        pearson=float(stats.pearsonr(promise, result).statistic) if varies else None,
+        slope=float(stats.linregress(promise, result).slope) if varies else None,
+        predicted_mean=float(promise.mean()),
+        realised_mean=float(result.mean()),
+        bias=float((promise - result).mean()),
+        curve=[[float(promise[part].mean()), float(result[part].mean())] for part in parts],
+    )
+
+
+def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float | None:
+    """Return Spearman's rank correlation of (n,) and (n,); None where all of one are equal, or there is one pair."""
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(stats.spearmanr(first, second).statistic)

@@ -135,6 +135,19 @@ class ValueModule(TrajectoryModule):
             self.rank_correlation[self._name("rank_correlation", name)].update(prediction, returns)
             self.validation_loss.update((prediction - returns) ** 2)
 
+    def measured(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return predicted and true returns (n,) by validation level, in the environment's units.
+
+        They are of the windows that this process has measured since the validation began; n is 0 where it has none.
+        """
+        found = {}
+        for name in self.validation_levels():
+            metric: Any = self.rank_correlation[self._name("rank_correlation", name)]
+            pair = (torch.cat([self.return_shift.new_zeros(0), *state]) for state in (metric.preds, metric.target))
+            predicted, true = (values * self.return_scale + self.return_shift for values in pair)
+            found[name] = predicted, true
+        return found
+
     @staticmethod
     def _name(metric: str, level: str) -> str:
         """Return a metric's name in the logs; the cleanest level's is what ranks plans, hence the first to look at."""

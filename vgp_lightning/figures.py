@@ -1,0 +1,342 @@
+"""Draw figures: plans, episodes, returns, and how far a planner's promises come true. Arrays in, a figure out.
+
+Shapes: N observations, K plans or candidates, H steps, S noise levels, A action and O observation dimensions,
+T = A + O; a trajectory is action first.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+MAX_DIMENSIONS = 8  # more lines of pictures than this are too small to read
+_MAX_DOTS = 2000  # more would hide one another
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+
+
+# ---------------------------------------------------------------- plans, episodes, returns
+
+
+def plot_plans(plans: ArrayLike, windows: ArrayLike, names: Sequence[str], title: str) -> Figure:
+    """Draw plans over windows of the dataset, one panel for each of the first dimensions.
+
+    Args:
+        plans: (K, H, T), in the units of ``windows``.
+        windows: (K', H', T).
+        names: The T dimensions.
+        title: Heads the picture.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    groups = {"dataset": (np.asarray(windows), GREY), "plans": (np.asarray(plans), BLUE)}
+    for label, (lines, _) in groups.items():
+        if lines.ndim != 3 or len(lines) == 0 or lines.shape[2] != len(names):
+            raise ValueError(f"{label} have shape {lines.shape}: (K, H, {len(names)}) is needed for {len(names)} names")
+    return _plot_lines(groups, names, title)
+
+
+def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str) -> Figure:
+    """Draw what happened in an episode: its actions (L, A) and observations (L, O), the first dimensions of them."""
+    actions, observations = np.asarray(actions), np.asarray(observations)
+    names = [f"action {i}" for i in range(actions.shape[1])]
+    names += [f"observation {i}" for i in range(observations.shape[1])]
+    return _plot_lines({"episode": (np.hstack([actions, observations])[None], BLUE)}, names, title)
+
+
+def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[str], title: str) -> Figure:
+    """Draw groups of lines (K, H, T), each with a colour, with a panel for each of the first T."""
+    shown = min(len(names), MAX_DIMENSIONS)
+    columns = min(shown, 2)
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(4.5 * columns, 0.8 + 1.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for i, panel in enumerate(panels):
+        if i >= shown:
+            panel.axis("off")
+            continue
+        for label, (lines, colour) in groups.items():
+            # Few lines are drawn full, many as a shade.
+            opacity = max(0.2, 1 / len(lines) ** 0.5)
+            drawn = panel.plot(lines[:, :, i].T, color=colour, alpha=opacity, linewidth=1.2)
+            drawn[0].set_label(label)
+        panel.set_ylabel(names[i])
+        _tidy(panel)
+        if i >= shown - columns:
+            panel.set_xlabel("step")
+            panel.tick_params(labelbottom=True)
+    figure.align_ylabels()
+    figure.suptitle(title if shown == len(names) else f"{title} ({shown} of {len(names)} dimensions)")
+    if len(groups) > 1:
+        legend = figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)
+    return figure
+
+
+def plot_returns(
+    returns: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[float] | None],
+    title: str = "Return of each episode, mean and its 95 % interval",
+) -> Figure:
+    """Draw the return of each episode as a dot, and each group's mean with its interval.
+
+    Args:
+        returns: The returns of each group, such as ``{"behaviour": [...], "guided": [...]}``.
+        intervals: For each of the same names the low and high end of the mean's interval, or None for no bar.
+        title: Heads the picture.
+
+    Raises:
+        ValueError: If a group is empty or has no entry in ``intervals``.
+    """
+    if missing := [name for name, values in returns.items() if name not in intervals or len(values) == 0]:
+        raise ValueError(f"no returns or no interval for {missing}: there are intervals for {list(intervals)}")
+    figure = Figure(figsize=(max(5.0, 1.5 + 1.7 * len(returns)), 4), layout="constrained")
+    panel = figure.subplots()
+    rng = np.random.default_rng(0)  # the dots' sideways spread has no meaning, but must not change between drawings
+    for i, (name, values) in enumerate(returns.items()):
+        panel.scatter(i + rng.uniform(-0.15, 0.15, len(values)), values, s=16, color=BLUE, alpha=0.5, linewidths=0)
+        mean, interval = float(np.mean(values)), intervals[name]
+        if interval is not None:
+            panel.plot([i + 0.28] * 2, interval, color=ORANGE, linewidth=2, solid_capstyle="butt")
+        panel.plot(i + 0.28, mean, "o", color=ORANGE, markersize=6)
+        panel.annotate(f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.3g}", (i + 0.34, mean), va="center", fontsize=9)
+    panel.set_xticks(range(len(returns)), list(returns))
+    panel.set_xlim(-0.5, len(returns) - 0.25)
+    panel.set_ylabel("return")
+    panel.set_title(title, fontsize=10)
+    _tidy(panel)
+    return figure
+
+
+def plot_halving(
+    means: Sequence[Sequence[float]], episodes: Sequence[int], winner: int, default: int, title: str
+) -> Figure:
+    """Draw how a search by halving went: a line for each configuration, which ends where it was left behind.
+
+    Args:
+        means: Each configuration's mean return after each rung that it played; none if it played none.
+        episodes: Episodes that one which is still in has played after each rung.
+        winner: Which of ``means`` won.
+        default: Which of them is where the search began.
+        title: Heads the picture.
+
+    Raises:
+        ValueError: If a configuration has more means than there are rungs.
+    """
+    if (most := max(map(len, means), default=0)) > len(episodes):
+        raise ValueError(f"a configuration has {most} means, but there are {len(episodes)} rungs")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    panel = figure.subplots()
+    marked = {default: ("default", ORANGE), winner: ("winner" if winner != default else "winner, the default", BLUE)}
+    others = [i for i in range(len(means)) if i not in marked]
+    for i in (*others, *marked):
+        label, colour = marked.get(i, ("others", GREY))
+        panel.plot(
+            episodes[: len(means[i])],
+            means[i],
+            "o-",
+            color=colour,
+            linewidth=2.5 if i in marked else 1,
+            markersize=6 if i in marked else 3,
+            alpha=1 if i in marked else 0.5,
+            label=label if i in marked or i == others[0] else None,
+        )
+    panel.set_xscale("log")  # each rung has several times the episodes of the one before
+    panel.set_xticks(episodes, [str(count) for count in episodes])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("episodes that each has played")
+    panel.set_ylabel("mean return so far")
+    panel.set_title(title, fontsize=10)
+    panel.legend(loc="best", fontsize=9)
+    _tidy(panel)
+    return figure
+
+
+# ---------------------------------------------------------------- promises
+
+
+def plot_calibration(
+    predicted: ArrayLike, realised: ArrayLike, curve: ArrayLike, title: str, complete: ArrayLike | None = None
+) -> Figure:
+    """Draw what came true over what was predicted, the line on which both are equal, and the calibration curve.
+
+    Args:
+        predicted: (n,), of which at most 2000 are drawn, evenly spread.
+        realised: (n,).
+        curve: (m, 2), means of predicted and realised, of groups of rising prediction.
+        title: Heads the picture.
+        complete: (n,), whether what came true was seen to its end; default: all of it.
+    """
+    predicted, realised = np.asarray(predicted, dtype=np.float64), np.asarray(realised, dtype=np.float64)
+    whole = np.ones(len(predicted), dtype=bool) if complete is None else np.asarray(complete)
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    panel = figure.subplots()
+    shown = np.unique(np.linspace(0, len(predicted) - 1, min(len(predicted), _MAX_DOTS)).round().astype(int))
+    for label, mask, colour in (("cut short by the time limit", ~whole, ORANGE), ("seen to the end", whole, BLUE)):
+        dots = shown[mask[shown]]
+        if len(dots):
+            name = label if complete is not None else "windows"
+            panel.scatter(predicted[dots], realised[dots], s=9, color=colour, alpha=0.35, linewidths=0, label=name)
+    ends = [min(predicted.min(), realised.min()), max(predicted.max(), realised.max())]
+    panel.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="predicted = realised")
+    panel.plot(*np.asarray(curve).T, "o-", color="black", markersize=4, linewidth=1.5, label="means of tenths")
+    panel.set_xlabel("predicted return")
+    panel.set_ylabel("realised return")
+    panel.set_title(title, fontsize=10)
+    for handle in panel.legend(fontsize=8, frameon=False).legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+    _tidy(panel)
+    return figure
+
+
+def plot_bars(
+    groups: Mapping[str, Sequence[float | None]],
+    labels: Sequence[str],
+    axis: str,
+    title: str,
+    line: float | None = None,
+) -> Figure:
+    """Draw groups of bars beside each other.
+
+    Args:
+        groups: A number for each label, or None for no bar; at most three groups.
+        labels: What stands below the bars.
+        axis: What the numbers are.
+        title: Heads the picture.
+        line: A height that is marked.
+
+    Raises:
+        ValueError: If a group has not one number for each label.
+    """
+    if wrong := {name: len(bars) for name, bars in groups.items() if len(bars) != len(labels)}:
+        raise ValueError(f"{len(labels)} labels, but there are bars {wrong}")
+    figure = Figure(figsize=(max(5.0, 1.5 + 0.45 * len(labels) * max(1.4, len(groups))), 3.6), layout="constrained")
+    panel = figure.subplots()
+    width = 0.8 / len(groups)
+    for i, (name, bars) in enumerate(groups.items()):
+        heights = np.array([np.nan if bar is None else bar for bar in bars], dtype=np.float64)
+        places = np.arange(len(labels)) + (i - (len(groups) - 1) / 2) * width
+        panel.bar(places, heights, width, color=(BLUE, GREY, ORANGE)[i], label=name)
+    panel.axhline(0, color="black", linewidth=0.8)
+    if line is not None:
+        panel.axhline(line, color=GREY, linestyle="--", linewidth=1)
+    panel.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 4 and len(labels) > 6 else 0)
+    panel.set_ylabel(axis)
+    panel.set_title(title, fontsize=10)
+    if len(groups) > 1:
+        panel.legend(fontsize=8, frameon=False)
+    _tidy(panel)
+    return figure
+
+
+def plot_curves(curves: Mapping[str, Sequence[float | None]], axis: str, title: str) -> Figure:
+    """Draw numbers over the steps of the horizon; the first curve is the reference for the others.
+
+    Args:
+        curves: H numbers each, None where there is none; at most three.
+        axis: What the numbers are.
+        title: Heads the picture.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    panel = figure.subplots()
+    for i, (name, numbers) in enumerate(curves.items()):
+        heights = np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
+        panel.plot(heights, "-" if i else "--", color=(GREY, BLUE, ORANGE)[i], label=name, linewidth=1.6)
+    panel.set_xlabel("steps ahead")
+    panel.set_ylabel(axis)
+    panel.set_ylim(bottom=0)
+    panel.set_title(title, fontsize=10)
+    panel.legend(fontsize=8, frameon=False)
+    _tidy(panel)
+    return figure
+
+
+def plot_gains(unguided: ArrayLike, guided: ArrayLike, title: str) -> Figure:
+    """Draw how the predicted values of candidates are spread without and with guidance: of all, and of the best.
+
+    Args:
+        unguided: (N, K), measured from the mean of the unguided candidates of the same observation.
+        guided: (N, K), measured from the same means.
+        title: Heads the picture.
+
+    What lies beyond the middle 98 % is counted in the outermost bars.
+    """
+    groups = {"unguided": (np.asarray(unguided), GREY), "guided": (np.asarray(guided), BLUE)}
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    low, high = np.percentile(np.concatenate([values.ravel() for values, _ in groups.values()]), [1, 99])
+    edges = np.histogram_bin_edges([low, high], bins=40)  # numpy widens an interval of no width
+    for panel, what in zip(figure.subplots(1, 2, sharex=True), ("all candidates", "best candidate"), strict=True):
+        for name, (values, colour) in groups.items():
+            shown = values.ravel() if what == "all candidates" else values.max(axis=1)
+            weights = np.full(len(shown), 1 / len(shown))
+            panel.hist(shown.clip(edges[0], edges[-1]), edges, weights=weights, color=colour, alpha=0.55, label=name)
+            panel.axvline(shown.mean(), color=colour, linewidth=1.8)
+        panel.set_title(what, fontsize=10)
+        panel.set_xlabel("predicted return, from the mean unguided candidate")
+        panel.set_ylabel("share")
+        _tidy(panel)
+    panel.legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def plot_denoising(history: ArrayLike, best: int, levels: Sequence[str], names: Sequence[str], title: str) -> Figure:
+    """Draw candidates as they lose their noise: a column for each level, a row for each dimension.
+
+    Args:
+        history: (S, K, H, D), in physical units.
+        best: The candidate that is chosen, drawn bold.
+        levels: S names.
+        names: D names.
+        title: Heads the picture.
+    """
+    lines = np.asarray(history)
+    levels_, _, horizon, dimensions = lines.shape
+    size = (max(4.5, 1.2 + 1.9 * levels_), 0.9 + 1.15 * dimensions)
+    figure = Figure(figsize=size, layout="constrained")
+    panels: Any = figure.subplots(dimensions, levels_, squeeze=False, sharex=True, sharey="row")
+    opacity = max(0.15, 0.8 / lines.shape[1] ** 0.5)
+    for i, j in np.ndindex(dimensions, levels_):
+        panel: Axes = panels[i, j]
+        panel.plot(lines[j, :, :, i].T, color=GREY, alpha=opacity, linewidth=0.8)
+        panel.plot(lines[j, best, :, i], color=BLUE, linewidth=2)
+        panel.set_xlim(0, max(horizon - 1, 1))
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _tidy(panel)
+        panel.tick_params(labelsize=7)
+        if i == 0:
+            panel.set_title(levels[j], fontsize=9)
+        if i == dimensions - 1:
+            panel.set_xlabel("step", fontsize=8)
+        if j == 0:
+            panel.set_ylabel(names[i], fontsize=8)
+    figure.align_ylabels()
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def figure_to_image(figure: Figure) -> NDArray[np.uint8]:
+    """Return the picture of a figure as pixels (height, width, 3)."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def _tidy(panel: Axes) -> None:
+    """Leave out the frame's upper and right edge, and put a light grid behind the lines."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", alpha=0.3)
+    panel.set_axisbelow(True)

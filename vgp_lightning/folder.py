@@ -1,0 +1,117 @@
+"""A pipeline folder on disk: how it is written whole, and how its defaults are changed."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from vgp_lightning.pipeline import TRAVELLING, ValueGuidedPlannerPipeline
+
+
+def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
+    """Write a pipeline and the YAML texts of its training as a folder, which appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+    try:
+        pipeline.save_pretrained(building, safe_serialization=True)
+        for name in TRAVELLING:
+            shutil.copyfile(Path(__file__).with_name(name), building / name)
+        (building / "training").mkdir()
+        for name, config in configs.items():
+            (building / "training" / f"{name}.yaml").write_text(config)
+        _model_card(pipeline).save(building / "README.md")
+        # mkdtemp and safetensors write for the owner alone.
+        building.chmod(0o755)
+        for weights in building.rglob("*.safetensors"):
+            weights.chmod(0o644)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Change defaults of the planner in an existing folder, and renew the code that travels in it.
+
+    ``model_index.json`` and the table of the model card get the new settings; all else in them stays, and a card
+    without the table stays as it is. The code is this package's, for an older folder's may not know all settings. Each
+    file is replaced whole; the code comes first, for it knows the old defaults too.
+
+    Args:
+        folder: A folder that ``write_folder`` wrote.
+        settings: New defaults, by name; the others stay.
+
+    Raises:
+        ValueError: If a setting is unknown or cannot work with the folder's networks; nothing is written then.
+    """
+    old = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    planner = old.planner | dict(settings)
+    new = ValueGuidedPlannerPipeline(
+        old.unet, old.scheduler, old.value_function, old.normalization, planner, old.task
+    )  # which refuses what cannot work
+    for name in reversed(TRAVELLING):  # the pipeline's own file, which needs the others, is the last
+        _replace(folder / name, Path(__file__).with_name(name).read_text())
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text()) | {"planner": planner}
+    _replace(index, json.dumps(content, indent=2, sort_keys=True) + "\n")  # as diffusers writes it
+    card = folder / "README.md"
+    if card.is_file():
+        table = _table(new)
+        _replace(card, re.sub(rf"{re.escape(_TABLE_HEAD)}(\|.*(\n|\Z))*", lambda _: table, card.read_text()))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+# ---------------------------------------------------------------- model card
+
+_TABLE_HEAD = "| default | value |\n|---|---|\n"
+
+
+def _table(pipeline: ValueGuidedPlannerPipeline) -> str:
+    """Return the planner's defaults as a table, which ends in a line break."""
+    return _TABLE_HEAD + "".join(f"| `{name}` | {value} |\n" for name, value in pipeline.resolve_settings().items())
+
+
+def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
+    task, settings = pipeline.task, pipeline.resolve_settings()
+    value = "with" if pipeline.value_function is not None else "without"
+    text = f"""
+# A diffusion planner for {task.get("env_id") or "an unnamed environment"}
+
+Plans {settings["planning_horizon"]} steps of {pipeline.action_dim} actions and {pipeline.observation_dim} observations
+by denoising, {value} a value function to guide it. Trained on {", ".join(task.get("dataset_id", [])) or "unnamed data"}
+(discount {task.get("discount")}), with the configs in `training/`. Method: Janner et al. 2022, "Planning with Diffusion
+for Flexible Behavior Synthesis".
+{_describe_checkpoints(task.get("checkpoints"))}
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+plan = pipeline(observation)  # (O,) or (N, O), in the environment's units
+plan.actions[0, 0]            # (A,), what to do now
+```
+
+{_table(pipeline)}"""
+    data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def _describe_checkpoints(checkpoints: Mapping[str, Any] | None) -> str:
+    """Return the line that says which checkpoints the networks are of; empty where it is unknown."""
+    if not checkpoints:
+        return ""
+    named = [
+        f"{name} `{one['file']}`" + (f" of step {one['step']}" if one["step"] is not None else "")
+        for name, one in checkpoints.items()
+    ]
+    return f"\nCheckpoints: {', '.join(named)}.\n"
