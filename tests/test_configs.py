@@ -1,13 +1,13 @@
 """Every file in configs/ fits its base. The datasets are not needed: printing a config makes nothing of it."""
 
-import inspect
+import functools
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
 from vgp_lightning.cli import CONFIGS, main
-from vgp_lightning.evaluation import evaluate
 
 BASES = ["denoiser.yaml", "value.yaml", "planner.yaml"]
 DATA = sorted(f"data/{path.name}" for path in (CONFIGS / "data").glob("*.yaml"))
@@ -98,17 +98,23 @@ def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):
     assert schedules[0] == schedules[1] == schedules[2]
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "export"])
 @pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.name)
-def test_an_evaluation_file_holds_options_of_evaluate(path, capsys, tmp_path, monkeypatch):
+def test_a_planner_s_settings_are_options_of_evaluate_and_of_export(path, verb, tmp_path, monkeypatch):
     given = {}
-
-    def recorded(pipeline_folder: str, **options):
-        given.update(options)
+    module = import_module({"evaluate": "vgp_lightning.evaluation", "export": "vgp_lightning.export"}[verb])
 
     # The parser reads the signature; the body is not run.
-    recorded.__signature__ = inspect.signature(evaluate)
-    recorded.__doc__, recorded.__annotations__ = evaluate.__doc__, evaluate.__annotations__
-    monkeypatch.setattr("vgp_lightning.evaluation.evaluate", recorded)
-    main(["evaluate", str(tmp_path), "-c", str(path)])
+    @functools.wraps(getattr(module, verb))
+    def recorded(*args, **options):
+        given.update(options)
+
+    monkeypatch.setattr(module, verb, recorded)
+    main([verb, *([str(tmp_path)] if verb == "evaluate" else ["--denoiser=a", "--output=b"]), "-c", str(path)])
     for name, value in yaml.safe_load(path.read_text()).items():
         assert given[name] == value
+
+
+def test_the_settings_of_a_planner_are_named_as_the_dataset_they_are_for():
+    settings = {path.stem for path in (CONFIGS / "evaluate").glob("*.yaml")}
+    assert settings <= {Path(name).stem for name in DATA}

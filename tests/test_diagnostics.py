@@ -10,12 +10,22 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_measures import recording
-from test_recordings import Track, track  # noqa: F401 (a fixture)
+from test_pipeline import _NUMPY_2
+from test_recordings import Track, recorded, track  # noqa: F401 (a fixture)
 
+from vgp_lightning.agent import make_environments
 from vgp_lightning.cli import main
 from vgp_lightning.diagnostics import diagnose
-from vgp_lightning.findings import Findings, examine_values, goal_condition
+from vgp_lightning.findings import (
+    Findings,
+    choose_plans,
+    examine_guidance,
+    examine_plans,
+    examine_values,
+    goal_condition,
+)
 from vgp_lightning.mazes import Maze
+from vgp_lightning.measures import Sampled
 from vgp_lightning.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 
@@ -118,6 +128,15 @@ def test_without_guidance_there_is_no_gain_and_the_reason_is_said(track, make_fo
     assert report["calibration"] is not None
 
 
+@_NUMPY_2
+@pytest.mark.parametrize("sampler", ["ddpm", "unipc"])
+def test_guidance_of_no_strength_moves_nothing(track, make_folder, tmp_path, sampler):  # noqa: F811
+    folder = make_folder(sampler=sampler, n_guide_steps=1, scale=1e-9)  # without guide steps UniPC would correct
+    guidance = diagnose(folder, 1, str(tmp_path / "out"), video=False)["guidance"]
+    assert guidance["moved"] < 1e-6 < guidance["apart"]
+    assert guidance["one_step_guided"] == pytest.approx(guidance["one_step_unguided"])
+
+
 def test_without_a_discount_promises_cannot_be_held_against_returns(track, make_folder, tmp_path):  # noqa: F811
     report = diagnose(make_folder(task={"discount": None}), 1, str(tmp_path / "out"), video=False)
     assert report["calibration"] is None
@@ -155,6 +174,18 @@ def test_results_go_to_a_folder_named_after_the_pipeline(track, make_folder, tmp
     monkeypatch.chdir(tmp_path)
     diagnose(make_folder(), 1, video=False)
     assert (tmp_path / "runs" / "diagnose" / "tiny" / "diagnostics.json").exists()
+
+
+def test_a_place_for_the_results_that_is_none_is_refused_before_anything_is_played(
+    track,  # noqa: F811
+    make_folder,
+    tmp_path,
+    monkeypatch,
+):
+    (tmp_path / "out").touch()
+    monkeypatch.setattr(Track, "step", None)
+    with pytest.raises(FileExistsError, match="out"):
+        diagnose(make_folder(), 1, str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +232,56 @@ def test_plans_that_are_to_reach_the_goal_end_there_and_are_free_elsewhere():
     np.testing.assert_array_equal(last, [[3, 4, np.nan, np.nan, np.nan]])
 
 
+# ---------------------------------------------------------------- plans
+
+# An action that counts as it is, x in units of 2, y in units of 4.
+UNITS = {"shift": [0.0] * 3, "scale": [1.0, 2.0, 4.0], "action_low": [-1.0], "action_high": [1.0]}
+
+
+@pytest.fixture
+def replays(track):  # noqa: F811
+    environments = make_environments("Track-v0", 1)
+    yield environments
+    environments.close()
+
+
+def test_the_chosen_plans_are_spread_evenly_over_each_episode(track):  # noqa: F811
+    recordings = recorded([7, 8])  # of 6 plans each
+    assert choose_plans(recordings, 3) == [(one, number) for one in recordings for number in (0, 2, 4)]
+    assert [number for _, number in choose_plans(recordings[:1], 9)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_plans_are_held_against_where_their_actions_lead_in_normalised_units(replays):
+    recordings = recorded([7])  # 0.3 a step in x; its plans know that
+    recordings[0].plans[:, 1:, 2] += 0.8  # but expect y to change
+    findings = Findings()
+    pipeline = SimpleNamespace(action_dim=1, normalization=UNITS)
+    examine_plans(findings, pipeline, recordings, replays, [(recordings[0], 0), (recordings[0], 2)])
+    wrong, move = 0.8 / 4 / np.sqrt(2), 0.3 / 2 / np.sqrt(2)
+    own, horizon = findings.numbers["own_actions"], findings.numbers["horizon"]
+    for errors, movement in ((own["distance"], own["movement"]), (horizon["replanned"], horizon["movement"])):
+        np.testing.assert_allclose(errors, [0, wrong, wrong, wrong], atol=1e-6)
+        np.testing.assert_allclose(movement, [0, move, 2 * move, 3 * move], atol=1e-6)
+    assert own["foretold"] == horizon["foretold"] == pytest.approx(2 / 3)  # 0.2 is above 0.15 and below 0.3
+    assert own["starts"] == 2
+
+
+def test_each_sides_first_step_is_held_against_where_its_own_action_leads(replays):
+    (episode,) = recorded([7])
+    standing = episode.observations[[1]]
+    x, y = standing[0]
+    # Of two steps: an action of 1.5, of which 1 is executed; one expects that, the other no change.
+    knows, idle = ([[[1.5, x / 2, y / 4], [0, (x + moved) / 2, y / 4]]] for moved in (1, 0))
+    values = np.zeros((1, 1), np.float32)
+    guided, unguided = (Sampled(np.array([plan], np.float32), values, np.zeros(0), []) for plan in (knows, idle))
+    findings = Findings()
+    pipeline = SimpleNamespace(action_dim=1, normalization=UNITS)
+    examine_guidance(findings, pipeline, unguided, guided, replays, [(episode, 1)], standing)
+    guidance = findings.numbers["guidance"]
+    assert guidance["one_step_guided"] == pytest.approx(0, abs=1e-6)
+    assert guidance["one_step_unguided"] == pytest.approx(1, abs=1e-6)
+
+
 # ---------------------------------------------------------------- values
 
 
@@ -220,6 +301,8 @@ def test_a_perfect_value_is_on_the_line_with_the_penalty_of_the_end():
         assert [found[part][name] for name in ("spearman", "pearson", "slope")] == pytest.approx([1, 1, 1])
         assert found[part]["bias"] == 0
     assert (found["episodes"], found["discount"], found["termination_penalty"]) == (2, 0.5, -10)
+    curve = findings.figures["calibration"].axes[0].lines[-1].get_xydata().tolist()
+    assert curve == [[-6, -6], [-1, -1], [0.5, 0.5]]  # of the complete ones
 
 
 def test_returns_that_are_all_cut_short_are_said_to_be():

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMScheduler
 from nbclient import NotebookClient
 
-from vgp_lightning import cli, collect, comparison, evaluation, export, pipeline
+from vgp_lightning import cli, collect, comparison, diagnostics, evaluation, export, pipeline, tuning
 from vgp_lightning.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 
@@ -76,7 +76,10 @@ def test_the_python_of_the_readme_runs_as_printed(tmp_path):
 @pytest.mark.parametrize("command", commands())
 def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
     called = []
-    for module, name in ((collect, "collect"), (export, "export"), (evaluation, "evaluate"), (comparison, "compare")):
+    for module, name in (
+        *((collect, "collect"), (export, "export"), (evaluation, "evaluate"), (comparison, "compare")),
+        *((tuning, "tune"), (diagnostics, "diagnose")),
+    ):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, functools.wraps(function)(lambda **options: called.append(options)))
     monkeypatch.chdir(ROOT)

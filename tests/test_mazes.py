@@ -1,9 +1,12 @@
 """Mazes: walls and positions as the simulator has them, and paths that are drawn where they run."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import FilterObservation, FlattenObservation, TransformObservation
 
 from vgp_lightning.agent import make_environments
 from vgp_lightning.mazes import Maze, find_maze, plot_paths
@@ -35,6 +38,27 @@ def test_an_environment_without_walls_or_without_a_goal_has_no_maze():
     assert find_maze(hall) is None
     hall.observation_space = spaces.Dict({"observation": Hall.observation_space})
     assert find_maze(hall) is None
+
+
+class Cellar(gymnasium.Env):
+    """A maze of one wall, whose goal is observed first."""
+
+    observation_space = spaces.Dict(desired_goal=spaces.Box(-1, 1, (2,)), achieved_goal=spaces.Box(-1, 1, (2,)))
+    action_space = spaces.Box(-1, 1, (1,))
+    maze = SimpleNamespace(maze_map=[[1, 0]], maze_size_scaling=4.0, cell_rowcol_to_xy=lambda cell: 4.0 * cell)
+
+
+def test_places_are_those_of_the_observations_that_wrappers_leave():
+    plain = find_maze(FlattenObservation(Cellar()))
+    assert find_maze(FlattenObservation(FlattenObservation(Cellar()))).position == plain.position
+    assert (plain.goal, plain.position) == (slice(0, 2), slice(2, 4))
+    assert (plain.walls.tolist(), plain.width) == ([[0, 0]], 4)
+
+    longer = spaces.Dict({"a clock": spaces.Box(0, 1, (1,)), **Cellar.observation_space.spaces})
+    timed = TransformObservation(Cellar(), lambda observed: {"a clock": np.zeros(1), **observed}, longer)
+    found = find_maze(FlattenObservation(timed))
+    assert (found.position, found.goal) == (slice(1, 3), slice(3, 5))
+    assert find_maze(FlattenObservation(FilterObservation(Cellar(), ["desired_goal"]))) is None
 
 
 def test_every_candidate_is_drawn_the_chosen_one_over_them_from_the_dot_to_the_star():

@@ -8,6 +8,7 @@ from test_recordings import HORIZON, Track, recorded, track  # noqa: F401 (a fix
 
 from vgp_lightning.agent import make_environments
 from vgp_lightning.measures import (
+    Sampled,
     check_dynamics,
     column_means,
     compare_guidance,
@@ -86,8 +87,21 @@ def test_a_value_that_reads_what_is_noised_ranks_worse_with_the_noise_and_the_sa
     found, again = (ranked(lambda x, t: x[:, 0, :1], episodes()) for _ in range(2))
     assert found == again
     ranks = [entry["all"] for entry in found]
-    assert ranks[0] > 0.9
+    assert ranks[0] == pytest.approx(1)  # clean, as candidates are
+    assert 1 > ranks[1] > ranks[2]
     assert abs(ranks[-1]) < 0.3
+
+
+def test_returns_that_were_seen_to_the_end_are_ranked_by_themselves():
+    # 0.9 ** 22 is below a tenth, 0.9 ** 21 is not: of 30 steps the first nine are complete.
+    (episode,) = walks(count=1)
+    truth = realise(episode, 0.9, 0.0)
+    episode.observations[:9, 0], episode.observations[9:30, 0] = truth.returns[:9], -truth.returns[9:]
+    pipeline = planner(value_function=Stub(lambda x, t: x[:, A, :1]), normalization=UNITS)
+    for entry in rank_executed(pipeline, [episode], [truth], H):
+        assert (entry["windows"], entry["complete_windows"]) == (30 - H + 1, 9)
+        assert entry["complete"] == pytest.approx(1)
+        assert entry["all"] < 0.9
 
 
 def test_episodes_that_are_shorter_than_a_window_rank_nothing():
@@ -211,6 +225,8 @@ def test_more_observations_than_a_batch_holds_are_planned_from_all_the_same():
     found = sample(pipeline, many)
     assert found.trajectories.shape[0] == found.values.shape[0] == 21
     np.testing.assert_allclose(found.trajectories[:3], sample(pipeline, many[:3]).trajectories, rtol=1e-5)
+    alike = sample(pipeline, np.repeat(OBSERVATIONS[:1], 18, axis=0)).trajectories
+    assert len(np.unique(alike[:, 0, 0, 0])) == 18  # each has noise of its own
 
 
 def test_without_a_value_function_the_first_candidate_is_the_chosen_one():
@@ -228,6 +244,26 @@ def test_guidance_without_force_brings_nothing_and_moves_nothing():
     assert (found["gain_mean"], found["gain_best"], found["moved"]) == (0, 0, 0)
     assert found["spread"] > 0
     assert found["apart"] > 0
+
+
+def test_what_guidance_and_what_choosing_brings_by_hand():
+    def sampled(values, trajectories):
+        return Sampled(np.array(trajectories, np.float32), np.array(values, np.float32), np.zeros(0), [])
+
+    unguided = sampled([[1, 3], [5, 5]], [[[[0]], [[2]]], [[[1]], [[1]]]])  # one number each
+    guided = sampled([[4, 4], [4, 8]], [[[[3]], [[2]]], [[[1]], [[0]]]])
+    assert compare_guidance(unguided, guided) == {
+        "observations": 2,
+        "candidates": 2,
+        "gain_mean": 1.5,  # 5 - 3.5
+        "gain_best": 2,  # 4 - 3 and 8 - 5
+        "selection_gain": 0.5,  # 3 - 2 and 5 - 5
+        "spread": 0.5,  # 1 and 0
+        "moved": 1,  # 3, 0, 0 and 1
+        "apart": 1,  # 2 and 0
+    }
+    assert guided.best.tolist() == [0, 1]
+    assert guided.chosen.ravel().tolist() == [3, 0]
 
 
 def test_guidance_on_the_last_clean_plan_moves_it_by_hand():

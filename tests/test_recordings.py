@@ -137,6 +137,15 @@ def test_a_replay_of_an_environment_with_chance_of_its_own_is_none(track, monkey
     environment.close()
 
 
+def test_a_replay_must_have_come_to_where_the_other_actions_begin(track):
+    (recording,) = recorded([7])
+    recording.observations[2] += 1
+    environment = make_environments("Track-v0", 1)
+    assert replay(environment, recording, 1, recording.actions[:3]) is not None
+    assert replay(environment, recording, 2, recording.actions[:3]) is None
+    environment.close()
+
+
 def test_a_replay_that_ends_before_its_step_is_none(track, monkeypatch):
     (recording,) = recorded([7])
     gymnasium.register("Short-v0", entry_point=Track, max_episode_steps=2)

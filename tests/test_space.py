@@ -57,11 +57,19 @@ def test_what_is_given_goes_before_and_any_setting_can_be(load):
     [
         ({"speed": [1]}, r"unknown settings \['speed'\]: choose from \['batch_size', .*'warm_start_strength'\]"),
         ({"scale": [], "sampler": []}, r"no values for \['sampler', 'scale'\].*'sampler': \['ddim'\], 'scale': \[0.01"),
+        (
+            {"sampler": ["ddpm", None]},
+            r"null for \['sampler'\], which would be the folder's own: write {'sampler': 'ddim'}",
+        ),
     ],
 )
-def test_an_unknown_setting_and_an_empty_list_are_refused_with_the_choices(load, space, words):
+def test_an_unknown_setting_an_empty_list_and_an_idle_null_are_refused_with_the_choices(load, space, words):
     with pytest.raises(ValueError, match=words):
         choose_space(load(), space)
+
+
+def test_a_null_that_is_the_folders_own_setting_is_one_of_the_values(load):
+    assert choose_space(load(), {"max_grad_norm": [None, 1.0]})["max_grad_norm"] == [None, 1.0]
 
 
 def test_the_defaults_come_first_and_all_are_complete_and_different(load):

@@ -366,6 +366,9 @@ def test_a_calibration_agrees_with_scipy_on_noise():
     assert found.spearman == pytest.approx(stats.spearmanr(predicted, realised).statistic)
     assert found.pearson == pytest.approx(np.corrcoef(predicted, realised)[0, 1], rel=1e-5)
     assert found.slope == pytest.approx(np.polyfit(predicted, realised, 1)[0], rel=1e-5)
+    # Four of 40 to a tenth, by what was predicted.
+    tenths = sorted(zip(predicted, realised, strict=True))
+    np.testing.assert_allclose(found.curve, np.reshape(tenths, (10, 4, 2)).mean(axis=1), rtol=1e-5)
 
 
 def test_what_is_always_the_same_has_no_correlation_but_a_bias():
@@ -376,7 +379,7 @@ def test_what_is_always_the_same_has_no_correlation_but_a_bias():
 
 
 def test_a_calibration_of_nothing_or_of_what_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="at least one prediction"):
+    with pytest.raises(ValueError, match="at least one prediction and finite ones only; there are none"):
         calibrate(np.zeros(0), np.zeros(0))
-    with pytest.raises(ValueError, match="at least one result and finite ones"):
+    with pytest.raises(ValueError, match="at least one result and finite ones only; number 1 of 2 is nan"):
         calibrate(np.zeros(2), np.array([1.0, np.nan]))

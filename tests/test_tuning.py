@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -247,6 +248,24 @@ def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
     assert "better by" not in out
 
 
+def test_who_goes_on_is_decided_by_all_seeds_so_far(folder, tmp_path, monkeypatch):
+    # By candidates; 1 is better over both rungs, 2 in the second alone.
+    returns = {"rung 1": {1: 10, 2: 0, 3: -1, 4: -1}, "rung 2": {1: 0, 2: 5}}
+
+    def play(agent, environments, seeds, description):
+        value = returns[description.split(",")[0]][agent.settings["batch_size"]]
+        return SimpleNamespace(episodes=[SimpleNamespace(episode_return=float(value)) for _ in seeds])
+
+    monkeypatch.setattr(tuning, "play", play)
+    space = {name: values[:1] for name, values in SPACE.items()} | {"batch_size": [1, 2, 3, 4], "temperature": [1.0]}
+    space["replan_every"] = [2]
+    space["num_inference_steps"] = [2]
+    report = run(folder, tmp_path, "--episodes", "7", space=space)
+    assert [(rung["configurations"], len(rung["seeds"])) for rung in report["rungs"]] == [(4, 1), (2, 1)]
+    assert report["winner_settings"]["batch_size"] == 1
+    assert report["configurations"][report["winner"]]["return_means"] == [10, 5]
+
+
 def test_of_equals_the_defaults_go_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Steady, "pays", 0.0)
     assert run(folder, tmp_path)["outcome"] == "default won"
@@ -321,6 +340,19 @@ def test_the_time_is_that_of_a_call_with_a_plan_in_hand():
     assert {len(x) for x in unet.inputs} == {3}
 
 
+def test_the_time_is_the_median_of_the_calls_after_the_first_two(monkeypatch):
+    seconds = [100, 100, 1, 7, 2, 6, 3, 5, 4]
+    clock = iter(np.cumsum([part for one in seconds for part in (0, one)]))
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert measure_latency(planner(Stub(zeros), num_inference_steps=1)) == 4000
+
+
+def test_who_plans_once_an_episode_never_has_a_plan_in_hand():
+    unet = Stub(zeros)
+    measure_latency(planner(unet, num_inference_steps=5, warm_start_strength=0.4, replan_every=0))
+    assert [int(t) for t in unet.timesteps] == [19, 15, 11, 7, 3] * 9
+
+
 # ---------------------------------------------------------------- what is refused, and what an interruption leaves
 
 
@@ -351,6 +383,12 @@ def failure(capfd, folder, tmp_path, *options, **changes):
 )
 def test_what_is_wrong_is_said_before_anything_is_played(folder, tmp_path, capfd, options, words):
     assert words in failure(capfd, folder, tmp_path, *options)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_unless_it_need_not_be(folder, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(tuning.os, "access", lambda path, mode: False)
+    assert "planner cannot be written: allow it, or" in failure(capfd, folder, tmp_path)
+    assert run(folder, tmp_path, "--write", "false")["outcome"] == "better"
 
 
 def test_a_space_of_nothing_but_the_defaults_is_refused(folder, tmp_path, capfd):
@@ -386,6 +424,16 @@ def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch
     assert sum(one["dropped"] == "rung 1" for one in report["configurations"]) == 5
     assert all(len(one["returns"]) == 1 for one in report["configurations"])
     assert (report["winner"], report["holdout"], report["written"]) == (None, None, False)
+    assert contents(folder) == before
+
+
+def test_the_folder_is_changed_when_all_else_is_done(folder, tmp_path, monkeypatch):
+    before = contents(folder)
+    monkeypatch.setattr(tuning, "plot_halving", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(folder, tmp_path)
+    report = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert (report["outcome"], report["written"]) == ("better", False)
     assert contents(folder) == before
 
 

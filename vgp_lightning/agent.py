@@ -164,10 +164,7 @@ class PlanningAgent:
         actions = now[:, : self.pipeline.action_dim]
         if self.controller is not None:
             planned = later[:, self.pipeline.action_dim :]
-            bounds = (self.pipeline.normalization[name] for name in ("action_low", "action_high"))
-            # As floats, None becomes NaN, and that is no bound to fmin and fmax.
-            low, high = (np.array(bound, dtype=np.float64) for bound in bounds)
-            actions = np.fmin(np.fmax(self.controller(observations, planned), low), high)
+            actions = clip_actions(self.controller(observations, planned), self.pipeline)
         return actions.astype(np.float32)
 
     def _row(self, steps: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -196,6 +193,14 @@ class PlanningAgent:
         self._age[due] = 0
         if self.on_plan is not None:
             self.on_plan(due, plan)
+
+
+def clip_actions(actions: NDArray[np.floating], pipeline: ValueGuidedPlannerPipeline) -> NDArray[np.floating]:
+    """Return the actions (..., A), in physical units, within the bounds of the pipeline's training."""
+    # As floats, None becomes NaN, and that is no bound to fmin and fmax.
+    low, high = (np.array(pipeline.normalization[name], dtype=np.float64) for name in ("action_low", "action_high"))
+    clipped: NDArray[np.floating] = np.fmin(np.fmax(actions, low), high)
+    return clipped
 
 
 @dataclass(frozen=True)

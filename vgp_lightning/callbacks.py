@@ -183,9 +183,9 @@ class PlanPicture(pl.Callback):
 class CalibrationPicture(pl.Callback):
     """Draws how far predicted returns come true, at each validation of a value function.
 
-    The figure ``value/calibration`` shows held-out windows without noise, ``value/rank_by_level`` how well they are
-    ranked at each validation level. Nothing is predicted for it: the metrics hold it all. Of several processes the
-    first draws its own share of the windows, evenly spread over them all.
+    The figure ``value/calibration`` shows held-out windows at the lowest noise level, ``value/rank_by_level`` how well
+    they are ranked at each validation level. Nothing is predicted for it: the metrics hold it all. Of several processes
+    the first draws its own share of the windows, evenly spread over them all.
     """
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

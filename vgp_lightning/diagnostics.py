@@ -71,6 +71,7 @@ def diagnose(
     pipeline = load_pipeline(folder, device)
     spec = find_environment(pipeline, env_id, folder)
     name = spec if isinstance(spec, str) else spec.id
+    output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", folder.resolve().name)
     with ExitStack() as stack:
         environments = make_fitting(spec, min(episodes, 16), pipeline, folder, video)
         stack.callback(environments.close)
@@ -86,6 +87,7 @@ def diagnose(
             raise ValueError(f"{folder} cannot plan so: {error}") from error
         if resolved["planning_horizon"] < 2:
             raise ValueError(f"planning_horizon is {resolved['planning_horizon']}: a diagnosis needs 2 steps or more")
+        output.mkdir(parents=True, exist_ok=True)  # which fails now rather than when all is played
         recorder = Recorder(single)
         seeds = range(seed, seed + episodes)
         recordings = record(agent, environments, seeds, description=f"Playing {name}", recorder=recorder)
@@ -119,7 +121,6 @@ def diagnose(
         "video_error": recorder.error if video else None,
         "seconds": time.perf_counter() - start,
     }
-    output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", folder.resolve().name)
     _write(report, findings, output)
     _print(report, output)
     return report
@@ -130,7 +131,6 @@ def diagnose(
 
 def _write(report: dict[str, Any], findings: Findings, output: Path) -> None:
     """Write the JSON, the pictures and the TensorBoard events."""
-    output.mkdir(parents=True, exist_ok=True)
     for path in (output / f"{part}.{kind}" for part in _PARTS for kind in ("png", "gif")):
         path.unlink(missing_ok=True)  # an earlier diagnosis'
     with SummaryWriter(str(output)) as writer:

@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vgp_lightning.agent import Conditions
+from vgp_lightning.agent import Conditions, clip_actions
 from vgp_lightning.figures import (
     figure_to_image,
     plot_bars,
@@ -90,11 +90,7 @@ def examine(
     """Measure and draw all parts."""
     findings = Findings()
     examine_values(findings, pipeline, recordings, settings["planning_horizon"])
-    chosen = [
-        (recording, number)
-        for recording in recordings
-        for number in np.unique(np.arange(starts) * len(recording.plans) // starts).tolist()
-    ]
+    chosen = choose_plans(recordings, starts)
     examine_plans(findings, pipeline, recordings, replays, chosen)
     places = [(recording, int(recording.plan_steps[number])) for recording, number in chosen]
     standing = np.stack([recording.observations[step] for recording, step in places])
@@ -105,10 +101,20 @@ def examine(
     elif settings["n_guide_steps"] == 0:
         findings.miss("guidance", "n_guide_steps is 0: give some, such as --settings.n_guide_steps 2")
     else:
-        unguided = sample(pipeline, standing, conditions, **call | {"n_guide_steps": 0})
+        # With a scale of 0, for without guide steps UniPC samples otherwise: it then corrects.
+        unguided = sample(pipeline, standing, conditions, **call | {"scale": 0.0})
         examine_guidance(findings, pipeline, unguided, sampled, replays, places, standing)
     draw_samples(findings, pipeline, sampled, standing, maze)
     return findings
+
+
+def choose_plans(recordings: Sequence[Recording], starts: int) -> list[tuple[Recording, int]]:
+    """Return so many plans of each episode by their numbers, evenly spread; all where there are no more."""
+    return [
+        (recording, number)
+        for recording in recordings
+        for number in np.unique(np.arange(starts) * len(recording.plans) // starts).tolist()
+    ]
 
 
 def examine_values(
@@ -140,10 +146,10 @@ def examine_values(
     )
     findings.figures["calibration"] = plot_calibration(predicted, returns, (whole or everything).curve, title, complete)
     ranked = rank_executed(pipeline, recordings, realised, horizon)
-    findings.numbers["ranking"] = ranked
     if ranked is None:
         findings.miss("ranking", f"no episode lasts the {horizon} steps of a window")
         return
+    findings.numbers["ranking"] = ranked
     bars = {"returns seen to the end": [entry["complete"] for entry in ranked]}
     if ranked[0]["complete_windows"] < ranked[0]["windows"]:
         bars["all returns"] = [entry["all"] for entry in ranked]
@@ -214,7 +220,7 @@ def examine_guidance(
     gains = compare_guidance(unguided, guided)
     for name, sampled in (("unguided", unguided), ("guided", guided)):
         plans = _raw(pipeline, sampled.chosen[:, :2])
-        observed = execute_plans(replays, places, _bounded(pipeline, plans))
+        observed = execute_plans(replays, places, clip_actions(plans[..., : pipeline.action_dim], pipeline))
         planned = plans[:, 1, pipeline.action_dim :]
         gains[f"one_step_{name}"] = None if observed is None else step_errors(standing, planned, observed[:, 1])["mean"]
     if gains["one_step_guided"] is None:
@@ -233,14 +239,6 @@ def _raw(pipeline: ValueGuidedPlannerPipeline, trajectories: NDArray[np.float32]
     statistics = pipeline.normalization
     raw: NDArray[np.floating] = trajectories * np.array(statistics["scale"]) + np.array(statistics["shift"])
     return raw
-
-
-def _bounded(pipeline: ValueGuidedPlannerPipeline, plans: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the actions (..., A) of plans (..., T) as they are executed, within their bounds."""
-    # As floats, None becomes NaN, and that is no bound to fmin and fmax.
-    low, high = (np.array(pipeline.normalization[name], dtype=float) for name in ("action_low", "action_high"))
-    bounded: NDArray[np.floating] = np.fmin(np.fmax(plans[..., : pipeline.action_dim], low), high)
-    return bounded
 
 
 # ---------------------------------------------------------------- pictures of plans

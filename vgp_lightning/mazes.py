@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -27,9 +28,14 @@ class Maze:
 
 
 def find_maze(environment: gymnasium.Env[Any, Any]) -> Maze | None:
-    """Return the maze of an environment that has one, as those of gymnasium_robotics do; None: it has none."""
+    """Return the maze of an environment that has one, as those of gymnasium_robotics do; None: it has none.
+
+    Where wrappers change what is observed, it is their observations whose places are told.
+    """
     maze = getattr(environment.unwrapped, "maze", None)
-    observed = environment.unwrapped.observation_space
+    while isinstance(environment, FlattenObservation):  # that of make_environments, and a dataset's own
+        environment = environment.env
+    observed = environment.observation_space
     if maze is None or not isinstance(observed, spaces.Dict):
         return None
     places, first = {}, 0

@@ -18,7 +18,7 @@ from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.recordings import Recording, replay
 from vgp_lightning.statistics import discounted_returns, rank_correlation
 
-_LEVELS = 5  # noise levels at which values are ranked, evenly spread, as in validation
+_LEVELS = 5  # noise levels at which values are ranked, evenly spread
 _WINDOWS = 2048  # at most so many executed windows are ranked
 _REST = 0.1  # a return is complete where its missing rest weighs at most this
 _TOGETHER = 16  # observations that are planned from in a batch
@@ -50,7 +50,8 @@ def rank_executed(
 ) -> list[dict[str, Any]] | None:
     """Return the rank correlation of predicted and realised return at noise levels; None: no episode lasts H steps.
 
-    The windows are H executed steps of one episode each, the same ones and the same noise at every level.
+    The windows are H executed steps of one episode each, the same ones and the same noise at every level but 0, where
+    they are clean: that is what candidates are when they are ranked. (Validation adds that level's noise, too.)
     """
     windows, returns, complete = [], [], []
     for recording, truth in zip(recordings, realised, strict=True):
@@ -73,7 +74,7 @@ def rank_executed(
     trained = len(value.alphas_cumprod)
     ranked = []
     for level in np.linspace(0, trained - 1, min(_LEVELS, trained)).round().astype(int).tolist():
-        alpha = float(value.alphas_cumprod[level])
+        alpha = float(value.alphas_cumprod[level]) if level else 1.0
         noised = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise
         noised[:, 0, pipeline.action_dim :] = clean[:, 0, pipeline.action_dim :]  # pinned, as in planning
         with torch.no_grad():

@@ -17,7 +17,7 @@ def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[
     """Return the values of each setting that the search chooses from: the given ones, else some about the folder's.
 
     Raises:
-        ValueError: If a given setting is unknown or has no values.
+        ValueError: If a given setting is unknown, has no values, or None where the folder has a value.
     """
     default = pipeline.resolve_settings()
     trained, scale = pipeline.scheduler.config["num_train_timesteps"], default["scale"] or DEFAULT_SETTINGS["scale"]
@@ -42,6 +42,9 @@ def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[
     if empty := sorted(name for name, values in given.items() if not values):
         offers = {name: space.get(name, [default[name]]) for name in empty}
         raise ValueError(f"space has no values for {empty}: give lists of at least one, such as {offers}")
+    # None stands for the folder's own wherever settings are given.
+    if hidden := {name: default[name] for name in given if None in given[name] and default[name] is not None}:
+        raise ValueError(f"space has null for {sorted(hidden)}, which would be the folder's own: write {hidden}")
     return space | dict(given)
 
 

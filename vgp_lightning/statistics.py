@@ -175,8 +175,10 @@ def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
 def _checked(values: Sequence[float] | NDArray[np.floating], demand: str) -> NDArray[np.float64]:
     """Return the values as an array, if there are any and all are finite."""
     sample = np.asarray(values, dtype=np.float64)
-    if len(sample) == 0 or not np.isfinite(sample).all():
-        raise ValueError(f"{demand}, they are {sample.tolist()}")
+    wrong = np.flatnonzero(~np.isfinite(sample))
+    if len(sample) == 0 or len(wrong):
+        found = f"number {wrong[0]} of {len(sample)} is {sample[wrong[0]]}" if len(sample) else "there are none"
+        raise ValueError(f"{demand}; {found}")
     return sample
 
 

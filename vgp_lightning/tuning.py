@@ -1,6 +1,7 @@
 """Find the planner's settings that return most within a budget of episodes, and confirm them on other seeds."""
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -78,8 +79,8 @@ def tune(
         What tuning.json holds.
 
     Raises:
-        ValueError: If the folder is no planner, does not fit the environment, a setting is wrong, the budget is too
-            small, or no configuration keeps to ``latency_ms``.
+        ValueError: If the folder is no planner, cannot be written, or does not fit the environment, a setting is wrong,
+            the budget is too small, or no configuration keeps to ``latency_ms``.
     """
     start = time.perf_counter()
     if configurations < 2:
@@ -90,6 +91,8 @@ def tune(
         raise ValueError(f"latency_ms is {latency_ms}: milliseconds above 0 are needed")
     folder = Path(pipeline_folder)
     pipeline = load_pipeline(folder, device)
+    if write and not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} cannot be written: allow it, or leave it as it is with --write false")
     lists = choose_space(pipeline, space)
     try:
         drawn = [_Configuration(settings) for settings in draw_configurations(pipeline, lists, configurations, seed)]
@@ -161,12 +164,12 @@ def tune(
             report["holdout"] = _hold_out(pipeline, vector, default, winner, holdout_seeds, name)
             report["outcome"] = _judge(report)
             save()
-            if report["outcome"] in ("better", "default too slow") and write:
-                update_defaults(folder, {k: v for k, v in winner.settings.items() if v != default.settings[k]})
-                report["written"] = True
             _draw_search(writer, report, drawn, output)
     finally:
         vector.close()
+    if report["outcome"] in ("better", "default too slow") and write:
+        update_defaults(folder, {k: v for k, v in winner.settings.items() if v != default.settings[k]})
+        report["written"] = True
     save()
     _print(report, output)
     return report
@@ -231,21 +234,24 @@ def plan_rungs(configurations: int, episodes: int) -> list[tuple[int, int]]:
 def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Any) -> float:
     """Return the milliseconds of one planning call for one observation: the median of several, after a warm-up.
 
-    Where warm starts are on, a plan is in hand: that is what a control loop waits for, but for an episode's first plan.
+    Where an agent starts warm, a plan is in hand: that is what a control loop waits for, but for an episode's first
+    plan. One that plans once an episode never has any.
 
     Args:
         pipeline: The planner.
         settings: Those of planning that are not the folder's.
     """
     observation = np.array(pipeline.normalization["shift"][pipeline.action_dim :])  # the middle of the data
-    arguments = {name: value for name, value in settings.items() if name != "replan_every"}
+    arguments = pipeline.resolve_settings(**settings)
+    replans = arguments.pop("replan_every") > 0
     generator = torch.Generator(pipeline.device).manual_seed(0)
     in_hand, seconds = None, []
     for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
         begin = time.perf_counter()
         plan = pipeline(observation, generator=generator, warm_start=in_hand, **arguments)
-        in_hand = torch.cat([plan.actions, plan.observations], dim=-1).cpu()  # which waits for the device
+        made = torch.cat([plan.actions, plan.observations], dim=-1).cpu()  # which waits for the device
         seconds.append(time.perf_counter() - begin)
+        in_hand = made if replans else None
     return 1000 * float(np.median(seconds[_LATENCY_WARM_UP:]))
 
 
