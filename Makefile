@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow lint format bench
+# `make results RECIPES=hopper-medium MACHINE=gpu` for one of them, or for a GPU.
+RECIPES ?=
+MACHINE ?= cpu
+
+.PHONY: install demo test test-slow lint format bench results
 
 install: $(VENV)/.installed
 
@@ -33,3 +37,6 @@ format: install
 bench: install
 	$(BIN)/python -m benchmarks.plan_latency
 	$(BIN)/python -m benchmarks.train_throughput
+
+results: install
+	$(BIN)/python -m benchmarks.results $(RECIPES) --machine $(MACHINE)
