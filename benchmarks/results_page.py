@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PAGE, PICTURE = "RESULTS.md", "docs/results.png"
+PAGE, PICTURE, CALIBRATION = "RESULTS.md", "docs/results.png", "docs/calibration.png"
 ORDER = (
     *("hopper-medium", "hopper-medium-expert", "walker2d-medium", "walker2d-medium-expert"),
     *("halfcheetah-medium", "halfcheetah-medium-expert"),
@@ -231,8 +231,26 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
         panel.set_xticks(range(len(players(result))), list(players(result)), rotation=60, ha="right", fontsize=7)
         panel.tick_params(axis="y", labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
+        panel.margins(y=0.1)
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
     figure.supylabel("normalised score, mean and 95 % interval", fontsize=8)
+    return figure
+
+
+def draw_calibration(results: dict[str, dict[str, Any]]) -> Figure:
+    """Draw what plans promised and what came of it, in tenths of the promises; the dashed line is as promised."""
+    figure = Figure(figsize=(2.1 * len(results), 2.3), layout="constrained")
+    for panel, (recipe, result) in zip(
+        figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True
+    ):
+        promised, realised = zip(*calibration(result)["curve"], strict=True)
+        panel.plot(promised, realised, "o-", color="#0072b2", markersize=3)
+        panel.plot(*[(min(promised), max(promised))] * 2, color="0.45", linestyle="--", linewidth=1)
+        panel.set_title(recipe, fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("promised", fontsize=8)
+    figure.supylabel("realised", fontsize=8)
     return figure
 
 
@@ -247,6 +265,7 @@ def page(machine: str, results: dict[str, dict[str, Any]]) -> str:
     shown = {
         "machine": MACHINES[machine],
         "picture": PICTURE,
+        "calibration": CALIBRATION,
         "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version),
         "seed": str(report["seed"]),
         "scores": scores(results),
@@ -281,6 +300,7 @@ def main() -> None:
     results = read(machine)
     (ROOT / PAGE).write_text(page(machine, results))
     draw(results).savefig(ROOT / PICTURE, dpi=90)
+    draw_calibration(results).savefig(ROOT / CALIBRATION, dpi=90)
 
 
 if __name__ == "__main__":
