@@ -6,12 +6,14 @@ Reads benchmarks/results/: MACHINE/RECIPE.json, published.json, and page.md, whe
 measured.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from vgp_lightning.figures import BLUE, GREY, ORANGE
+from vgp_lightning.statistics import Reference, normalized_score
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -40,10 +42,15 @@ def published() -> dict[str, Any]:
     return dict(json.loads((RESULTS / "published.json").read_text()))
 
 
+def scores_of_others(recipe: str) -> list[float]:
+    """Return what others have published for the recipe's counterpart, Diffuser's first."""
+    others = published()
+    return list((others["scores"] | others["mazes"]["scores"])[recipe])
+
+
 def score(result: dict[str, Any], value: float) -> float:
     """Return the normalised score of a return."""
-    reference = result["planners"]["unguided"]["reference"]
-    return float(100 * (value - reference["min"]) / (reference["max"] - reference["min"]))
+    return normalized_score(value, Reference(**result["planners"]["unguided"]["reference"]))
 
 
 def players(result: dict[str, Any]) -> dict[str, tuple[float, list[float]]]:
@@ -84,7 +91,6 @@ def table(headings: list[str], lines: list[list[str]]) -> str:
 
 def scores(results: dict[str, dict[str, Any]]) -> str:
     """Return the table of normalised scores, with the published ones beside."""
-    others = published()
     names = list(players(next(iter(results.values()))))
     lines = []
     for recipe, result in results.items():
@@ -95,7 +101,7 @@ def scores(results: dict[str, dict[str, Any]]) -> str:
             mean, ends = played.get(name, (None, None))
             words = "-" if mean is None else interval(score(result, mean), [score(result, end) for end in ends], 1)
             cells.append(f"**{words}**" if name == best else words)
-        theirs = others["scores"].get(recipe) or others["mazes"]["scores"][recipe]
+        theirs = scores_of_others(recipe)
         lines.append([recipe, *cells, number(theirs[0], 1), number(max(theirs), 1)])
     return table(["recipe", *names, "*Diffuser, D4RL*", "*best published, D4RL*"], lines)
 
@@ -213,7 +219,6 @@ def literature() -> str:
 
 def draw(results: dict[str, dict[str, Any]]) -> Figure:
     """Draw each recipe's scores, with the published one of Diffuser as a line."""
-    others = published()
     columns = min(5, len(results))
     height = -(-len(results) // columns)
     figure = Figure(figsize=(2.4 * columns, 2.9 * height), layout="constrained")
@@ -222,11 +227,10 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
         panel.remove()
     for panel, (recipe, result) in zip(panels[: len(results)], results.items(), strict=True):
         for i, (name, (mean, ends)) in enumerate(players(result).items()):
-            colour = "0.45" if name == BEHAVIOUR else "#0072b2"
+            colour = GREY if name == BEHAVIOUR else BLUE
             panel.plot([i, i], [score(result, end) for end in ends], color=colour, linewidth=2)
             panel.plot(i, score(result, mean), "o", color=colour)
-        theirs = (others["scores"].get(recipe) or others["mazes"]["scores"][recipe])[0]
-        panel.axhline(theirs, color="#d55e00", linestyle="--", linewidth=1)
+        panel.axhline(scores_of_others(recipe)[0], color=ORANGE, linestyle="--", linewidth=1)
         panel.set_title(recipe, fontsize=9)
         panel.set_xticks(range(len(players(result))), list(players(result)), rotation=60, ha="right", fontsize=7)
         panel.tick_params(axis="y", labelsize=7)
@@ -244,8 +248,8 @@ def draw_calibration(results: dict[str, dict[str, Any]]) -> Figure:
         figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True
     ):
         promised, realised = zip(*calibration(result)["curve"], strict=True)
-        panel.plot(promised, realised, "o-", color="#0072b2", markersize=3)
-        panel.plot(*[(min(promised), max(promised))] * 2, color="0.45", linestyle="--", linewidth=1)
+        panel.plot(promised, realised, "o-", color=BLUE, markersize=3)
+        panel.plot(*[(min(promised), max(promised))] * 2, color=GREY, linestyle="--", linewidth=1)
         panel.set_title(recipe, fontsize=8)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
@@ -295,7 +299,6 @@ def page(machine: str, results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write the page and its picture."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args([])
     machine = next(name for name in ("gpu", "cpu") if any((RESULTS / name).glob("*.json")))
     results = read(machine)
     (ROOT / PAGE).write_text(page(machine, results))
