@@ -1,9 +1,6 @@
 """Two checkpoints become one folder, which is loaded with this package, without it, and by the stock class."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,6 +9,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from test_folder import run_elsewhere
 
 from vgp_lightning import pipeline as pipeline_module
 from vgp_lightning.callbacks import EMA
@@ -195,16 +193,7 @@ print(json.dumps({"actions": plan.actions.tolist(), "values": plan.values.tolist
 
 
 def test_a_process_without_the_package_plans_the_same(folder, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder), json.dumps(OBSERVATION)],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    theirs = json.loads(result.stdout.splitlines()[-1])
+    theirs = run_elsewhere(tmp_path, WITHOUT_THE_PACKAGE, folder, json.dumps(OBSERVATION))
     ours = ValueGuidedPlannerPipeline.from_pretrained(folder)(
         np.array(OBSERVATION), generator=torch.Generator().manual_seed(7)
     )

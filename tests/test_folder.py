@@ -60,10 +60,10 @@ print(json.dumps({"settings": pipeline.resolve_settings(), "actions": plan.actio
 """
 
 
-def settings_elsewhere(folder, tmp_path):
-    """Return the settings and the plan of a process without the package, by diffusers' own class."""
+def run_elsewhere(tmp_path, script, *arguments):
+    """Return the JSON that a script prints last in a process of its own, without a network."""
     result = subprocess.run(
-        [sys.executable, "-c", PLAN_ELSEWHERE, str(folder)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         cwd=tmp_path,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
         capture_output=True,
@@ -72,6 +72,11 @@ def settings_elsewhere(folder, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def settings_elsewhere(folder, tmp_path):
+    """Return the settings and the plan of a process without the package, by diffusers' own class."""
+    return run_elsewhere(tmp_path, PLAN_ELSEWHERE, folder)
 
 
 def test_new_defaults_are_those_of_every_consumer(tmp_path):
