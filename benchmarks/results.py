@@ -30,8 +30,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks import results_page
 from vgp_lightning.comparison import compare
+from vgp_lightning.deployment import load_pipeline
 from vgp_lightning.diagnostics import diagnose
-from vgp_lightning.evaluation import evaluate, load_pipeline
+from vgp_lightning.evaluation import evaluate
 from vgp_lightning.export import export
 from vgp_lightning.reports import write_report
 from vgp_lightning.statistics import summarize

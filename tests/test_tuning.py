@@ -16,8 +16,9 @@ from test_pipeline import Stub, planner, zeros
 
 from vgp_lightning import tuning
 from vgp_lightning.cli import main
+from vgp_lightning.halving import plan_rungs
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-from vgp_lightning.tuning import measure_latency, plan_rungs, tune
+from vgp_lightning.tuning import measure_latency, tune
 
 
 class Steady(gymnasium.Env):

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent import PlanningAgent, make_environments
-from vgp_lightning.evaluation import describe_run, find_environment, load_pipeline, make_fitting
+from vgp_lightning.deployment import describe_run, find_environment, load_pipeline, make_fitting
 from vgp_lightning.figures import figure_to_image
 from vgp_lightning.findings import Findings, examine, goal_condition
 from vgp_lightning.mazes import find_maze

@@ -1,10 +1,9 @@
 """Find the planner's settings that return most within a budget of episodes, and confirm them on other seeds."""
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +16,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent import PlanningAgent
 from vgp_lightning.comparison import say_difference
-from vgp_lightning.evaluation import describe_run, evaluate_agent, find_environment, load_pipeline, make_fitting, play
+from vgp_lightning.deployment import describe_run, find_environment, load_pipeline, make_fitting
+from vgp_lightning.evaluation import evaluate_agent, play
 from vgp_lightning.figures import figure_to_image, plot_halving
 from vgp_lightning.folder import update_defaults
+from vgp_lightning.halving import Configuration, drop_worst, plan_rungs
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.reports import write_report
 from vgp_lightning.space import choose_space, draw_configurations
 from vgp_lightning.statistics import choose_reference, compare_pairs
 
-ETA = 3  # of the configurations of a rung one in so many goes on
 FIRST_SEED = 10_000  # far from the seeds that vgp evaluate plays if it is not told others
 _LATENCY_WARM_UP, _LATENCY_CALLS = 2, 7
 
@@ -95,7 +95,7 @@ def tune(
         raise ValueError(f"{folder} cannot be written: allow it, or leave it as it is with --write false")
     lists = choose_space(pipeline, space)
     try:
-        drawn = [_Configuration(settings) for settings in draw_configurations(pipeline, lists, configurations, seed)]
+        drawn = [Configuration(settings) for settings in draw_configurations(pipeline, lists, configurations, seed)]
     except ValueError as error:
         raise ValueError(f"{folder} cannot plan with all of the space: {error}") from error
     if len(drawn) == 1:
@@ -153,7 +153,7 @@ def tune(
                 plural = "" if each == 1 else "s"
                 news = f"{size} configurations, {each} new episode{plural} each; the best mean is {best.means[-1]:.1f}"
                 Console().print(f"rung {rung}: {news}", highlight=False, soft_wrap=True)
-                left = _survivors(left, rung)
+                left = drop_worst(left, rung)
                 save()
             (winner,) = left
             report["winner"] = drawn.index(winner)
@@ -176,59 +176,6 @@ def tune(
 
 
 # ---------------------------------------------------------------- the search
-
-
-@dataclass(eq=False)
-class _Configuration:
-    """Settings, and what became of them."""
-
-    settings: dict[str, Any]
-    plan_ms: float | None = None  # None: not measured
-    returns: list[list[float]] = field(default_factory=list)  # of each rung that it played, by seed
-    dropped: str | None = None  # where it was left behind
-
-    @property
-    def means(self) -> list[float]:
-        """After each rung that it played, the mean return over all seeds so far."""
-        return [float(np.mean(np.concatenate(self.returns[: i + 1]))) for i in range(len(self.returns))]
-
-    def to_json(self, rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the configuration as it stands in ``tuning.json``."""
-        played = zip(rungs, self.returns, strict=False)
-        by_seed = [dict(zip(map(str, rung["seeds"]), returns, strict=True)) for rung, returns in played]
-        return {
-            "settings": self.settings,
-            "plan_ms": self.plan_ms,
-            "return_means": self.means,
-            "returns": by_seed,
-            "dropped": self.dropped,
-        }
-
-
-def plan_rungs(configurations: int, episodes: int) -> list[tuple[int, int]]:
-    """Return for each rung how many configurations play and how many episodes each of them.
-
-    A third of a rung's configurations, rounded up, is left for the next, until there is one. Each rung gets an equal
-    share of the episodes that are left, rounded down, but one for each configuration at least.
-
-    Raises:
-        ValueError: If there are too few episodes for one each in all rungs.
-    """
-    sizes = []
-    while configurations > 1:
-        sizes.append(configurations)
-        configurations = math.ceil(configurations / ETA)
-    if episodes < sum(sizes):
-        raise ValueError(
-            f"episodes is {episodes}: halving {sizes[0]} configurations takes at least {sum(sizes)}, one for each in "
-            f"rungs of {sizes}. Give more --episodes, or fewer --configurations"
-        )
-    rungs = []
-    for i, size in enumerate(sizes):
-        each = max(1, episodes // (len(sizes) - i) // size)
-        episodes -= each * size
-        rungs.append((size, each))
-    return rungs
 
 
 def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Any) -> float:
@@ -256,8 +203,8 @@ def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Any) -> fl
 
 
 def _quick_enough(
-    pipeline: ValueGuidedPlannerPipeline, drawn: Sequence[_Configuration], latency_ms: float
-) -> list[_Configuration]:
+    pipeline: ValueGuidedPlannerPipeline, drawn: Sequence[Configuration], latency_ms: float
+) -> list[Configuration]:
     """Measure all, and return those within the budget."""
     for one in drawn:
         one.plan_ms = measure_latency(pipeline, **one.settings)
@@ -274,7 +221,7 @@ def _quick_enough(
 def _play_rung(
     pipeline: ValueGuidedPlannerPipeline,
     environments: VectorEnv,
-    left: list[_Configuration],
+    left: list[Configuration],
     seeds: Sequence[int],
     rung: str,
 ) -> None:
@@ -286,22 +233,14 @@ def _play_rung(
     left.sort(key=lambda one: -one.means[-1])
 
 
-def _survivors(ranked: Sequence[_Configuration], rung: int) -> list[_Configuration]:
-    """Return those that go on, and note of the others where they were left behind."""
-    kept = math.ceil(len(ranked) / ETA)
-    for one in ranked[kept:]:
-        one.dropped = f"rung {rung}"
-    return list(ranked[:kept])
-
-
 # ---------------------------------------------------------------- what it comes to
 
 
 def _hold_out(
     pipeline: ValueGuidedPlannerPipeline,
     environments: VectorEnv,
-    default: _Configuration,
-    winner: _Configuration,
+    default: Configuration,
+    winner: Configuration,
     seeds: Sequence[int],
     env_id: str,
 ) -> dict[str, Any]:
@@ -335,7 +274,7 @@ def _judge(report: Mapping[str, Any]) -> str:
     return "better" if winner > default else "not better"
 
 
-def _log_rung(writer: SummaryWriter, played: int, best: _Configuration, default: _Configuration) -> None:
+def _log_rung(writer: SummaryWriter, played: int, best: Configuration, default: Configuration) -> None:
     """Log the best mean and the defaults', as long as they are in."""
     writer.add_scalar("tune/return_mean_best", best.means[-1], played)
     if default.dropped is None:
@@ -343,7 +282,7 @@ def _log_rung(writer: SummaryWriter, played: int, best: _Configuration, default:
 
 
 def _draw_search(
-    writer: SummaryWriter, report: Mapping[str, Any], drawn: Sequence[_Configuration], output: Path
+    writer: SummaryWriter, report: Mapping[str, Any], drawn: Sequence[Configuration], output: Path
 ) -> None:
     """Draw the search, and log it with what the held-out seeds said."""
     for name in ("default", "winner"):
