@@ -46,7 +46,7 @@ PLANNERS: dict[str, dict[str, Any]] = {
     "guided": {"batch_size": 1},
     "guided, best of K": {},
 }
-FIRST_SEED = 2_000_000  # far from the seeds of the data and of tuning
+FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of trials by hand
 AT_ONCE = 20  # environments
 
 
