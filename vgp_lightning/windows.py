@@ -105,13 +105,6 @@ class WindowDataset(Dataset[Batch]):
         """Return the row that each window starts in, of all windows from ``start`` to before ``stop``."""
         return self._first(np.arange(start, min(stop, self.total)))[0]
 
-    def where(self, window: int) -> tuple[int, int]:
-        """Return the episode and the step that a window starts at."""
-        (first,), _ = self._first(np.array([window]) * self.total // max(self._length, 1))
-        ends = np.cumsum(self._episodes.lengths + 1)
-        episode = int(np.searchsorted(ends, first, side="right"))
-        return episode, int(first - (ends[episode - 1] if episode else 0))
-
     def _first(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first row of each window, and the last row of its episode."""
         episode = np.searchsorted(self._ends, index, side="right")
