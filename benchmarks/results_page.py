@@ -24,17 +24,21 @@ ORDER = (
     *("pointmaze-umaze", "pointmaze-medium", "pointmaze-large"),
 )
 BEHAVIOUR = "behaviour"
+# What stands behind a recipe's name in a row, and what is said of all such rows.
 MACHINES = {
-    "cpu": "the CPU overlays (`configs/cpu/`), small networks trained for minutes, for no GPU was at hand; the paper's "
-    "networks are larger and trained far longer",
-    "gpu": "the paper's sizes on a GPU",
+    "cpu": ("", "the CPU overlays (`configs/cpu/`), small networks; the paper's are larger and trained far longer"),
+    "gpu": (" (GPU)", "the paper's sizes"),
 }
 
 
-def read(machine: str) -> dict[str, dict[str, Any]]:
-    """Return the results of a machine by recipe, in order."""
-    found = [json.loads(path.read_text()) for path in (RESULTS / machine).glob("*.json")]
-    return {result["recipe"]: result for result in sorted(found, key=lambda result: ORDER.index(result["recipe"]))}
+def read() -> dict[str, dict[str, Any]]:
+    """Return what was measured by the name of its row, in order."""
+    found = {}
+    for recipe in ORDER:
+        for machine, (mark, _) in MACHINES.items():
+            if (file := RESULTS / machine / f"{recipe}.json").exists():
+                found[recipe + mark] = json.loads(file.read_text())
+    return found
 
 
 def published() -> dict[str, Any]:
@@ -42,10 +46,10 @@ def published() -> dict[str, Any]:
     return dict(json.loads((RESULTS / "published.json").read_text()))
 
 
-def scores_of_others(recipe: str) -> list[float]:
+def scores_of_others(result: dict[str, Any]) -> list[float]:
     """Return what others have published for the recipe's counterpart, Diffuser's first."""
     others = published()
-    return list((others["scores"] | others["mazes"]["scores"])[recipe])
+    return list((others["scores"] | others["mazes"]["scores"])[result["recipe"]])
 
 
 def score(result: dict[str, Any], value: float) -> float:
@@ -101,7 +105,7 @@ def scores(results: dict[str, dict[str, Any]]) -> str:
             mean, ends = played.get(name, (None, None))
             words = "-" if mean is None else interval(score(result, mean), [score(result, end) for end in ends], 1)
             cells.append(f"**{words}**" if name == best else words)
-        theirs = scores_of_others(recipe)
+        theirs = scores_of_others(result)
         lines.append([recipe, *cells, number(theirs[0], 1), number(max(theirs), 1)])
     return table(["recipe", *names, "*Diffuser, D4RL*", "*best published, D4RL*"], lines)
 
@@ -230,7 +234,7 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
             colour = GREY if name == BEHAVIOUR else BLUE
             panel.plot([i, i], [score(result, end) for end in ends], color=colour, linewidth=2)
             panel.plot(i, score(result, mean), "o", color=colour)
-        panel.axhline(scores_of_others(recipe)[0], color=ORANGE, linestyle="--", linewidth=1)
+        panel.axhline(scores_of_others(result)[0], color=ORANGE, linestyle="--", linewidth=1)
         panel.set_title(recipe, fontsize=9)
         panel.set_xticks(range(len(players(result))), list(players(result)), rotation=60, ha="right", fontsize=7)
         panel.tick_params(axis="y", labelsize=7)
@@ -261,13 +265,18 @@ def draw_calibration(results: dict[str, dict[str, Any]]) -> Figure:
 # ---------------------------------------------------------------- the page
 
 
-def page(machine: str, results: dict[str, dict[str, Any]]) -> str:
+def page(results: dict[str, dict[str, Any]]) -> str:
     """Return RESULTS.md."""
+    machines = {result["machine"] for result in results.values()}
     anyone = next(iter(results.values()))
     report = anyone["planners"]["unguided"]
     columns = published()["columns"]
     shown = {
-        "machine": MACHINES[machine],
+        "machines": "; ".join(
+            words if not mark else f"in the rows marked{mark}, {words}"
+            for name, (mark, words) in MACHINES.items()
+            if name in machines
+        ),
         "picture": PICTURE,
         "calibration": CALIBRATION,
         "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version),
@@ -299,9 +308,8 @@ def page(machine: str, results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write the page and its picture."""
-    machine = next(name for name in ("gpu", "cpu") if any((RESULTS / name).glob("*.json")))
-    results = read(machine)
-    (ROOT / PAGE).write_text(page(machine, results))
+    results = read()
+    (ROOT / PAGE).write_text(page(results))
     draw(results).savefig(ROOT / PICTURE, dpi=90)
     draw_calibration(results).savefig(ROOT / CALIBRATION, dpi=90)
 

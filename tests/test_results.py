@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -11,8 +12,20 @@ MEASURED = sorted(path for path in results_page.RESULTS.glob("*/*.json"))
 
 
 def test_the_page_is_what_the_files_say():
-    machine = MEASURED[0].parent.name
-    assert (results_page.ROOT / results_page.PAGE).read_text() == results_page.page(machine, results_page.read(machine))
+    assert (results_page.ROOT / results_page.PAGE).read_text() == results_page.page(results_page.read())
+
+
+def test_what_a_gpu_measured_stands_beside_the_cpu_s(tmp_path, monkeypatch):
+    shutil.copytree(results_page.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
+    result = json.loads((tmp_path / "results" / "cpu" / "walker2d-medium.json").read_text())
+    (tmp_path / "results" / "gpu").mkdir()
+    (tmp_path / "results" / "gpu" / "walker2d-medium.json").write_text(json.dumps(result | {"machine": "gpu"}))
+    page = results_page.page(results_page.read())
+    (own,) = (line for line in page.splitlines() if line.startswith("| walker2d-medium, guided |"))
+    assert own.replace("medium,", "medium (GPU),") in page.splitlines()
+    assert page.count("| walker2d-medium (GPU)") == 4 + 5  # a row in each table, and each player's among the returns
+    assert "marked (GPU), the paper's sizes" in page
 
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
