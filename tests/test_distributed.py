@@ -17,6 +17,7 @@ from vgp_lightning.cli import CONFIGS, main
 pytestmark = pytest.mark.slow
 
 STEPS = 60
+PICTURES = [f"vgp_lightning.callbacks.{name}" for name in ("CalibrationPicture", "PlanPicture")]
 # Kills the run, all processes of it, where it is told to: at a hook of a step, or while a checkpoint is written. Each
 # process notes what it was shown.
 SPY = """
@@ -104,6 +105,16 @@ def metrics(tmp_path, name):
     return found
 
 
+def images(tmp_path, name):
+    """Return {tag: steps} of the pictures of a run that was started once."""
+    (file,) = (tmp_path / "runs" / name).glob("version_*/events.*")
+    events = EventAccumulator(str(file), size_guidance={"images": 0}).Reload()
+    found = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert found.keys() >= {"value/calibration", "value/rank_by_level"}
+    assert all(steps == list(range(15, STEPS + 1, 15)) for steps in found.values())
+    return found
+
+
 def seen(tmp_path, name, processes=1):
     """Return {step: windows} that each process saw last at each step."""
     return [
@@ -154,6 +165,7 @@ def test_two_processes_share_each_epoch_and_learn_what_one_does(start, tmp_path)
     # In 64 bits and slowly, so that only a fault and not rounding, which training amplifies, can make a difference.
     for name, processes in (("one", 1), ("two", 2)):
         options = ["--trainer.precision", "64-true", "--model.init_args.learning_rate", "1e-5"]
+        options += ["--trainer.callbacks", f"[spy.Spy, {', '.join(PICTURES)}]"]
         result = start(name, processes, "planner", "", *options)
         assert result.returncode == 0, result.stderr
     (one,), (first, second) = seen(tmp_path, "one"), seen(tmp_path, "two", 2)
@@ -172,6 +184,7 @@ def test_two_processes_share_each_epoch_and_learn_what_one_does(start, tmp_path)
     for tag in expected:
         if tag.startswith("val/"):
             assert found[tag] == pytest.approx(expected[tag], rel=1e-6, abs=1e-6), tag
+    assert images(tmp_path, "one") == images(tmp_path, "two")
     weights, others = (last(tmp_path, name)["current_model_state"] for name in ("one", "two"))
     average = last(tmp_path, "one")["state_dict"]
     for name, value in weights.items():
