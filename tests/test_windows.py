@@ -13,6 +13,9 @@ from vgp_lightning.episodes import Episodes
 from vgp_lightning.training import DenoiserModule
 from vgp_lightning.windows import DrawOrder, WindowDataset, WindowLoader, shuffled
 
+# On a machine of one core torch warns of more workers than that.
+two_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+
 
 def make_windows(*lengths, horizon=1, per_dataset=None, chosen=None):
     """Windows of episodes of these lengths; row r holds (r, r), its return is r too."""
@@ -251,6 +254,7 @@ def test_a_weight_for_a_dataset_without_a_window_is_an_error():
 # ---------------------------------------------------------------- going on
 
 
+@two_workers
 @pytest.mark.parametrize("weights", [None, [1, 2]])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_from_every_position_with_just_what_is_left(weights, workers):
@@ -284,6 +288,7 @@ def test_epochs_that_are_cut_short_go_on_where_they_were_left():
     assert sorted(drawn(first)) == sorted(drawn(second)) == list(range(20))
 
 
+@two_workers
 def test_workers_change_nothing_in_a_batch():
     windows = make_windows(9, 8, horizon=3)
     epoch = [list(WindowLoader(windows, DrawOrder(windows, 4, shuffle=True, seed=1), workers)) for workers in (0, 2)]
