@@ -3,11 +3,13 @@
 import warnings
 from types import SimpleNamespace
 
+import gymnasium
 import lightning.pytorch as pl
 import minari
 import numpy as np
 import pytest
 import torch
+from fakes import Track
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
@@ -114,3 +116,11 @@ def make_stub():
             return SimpleNamespace(sample=self.answer(sample, timesteps))
 
     return Stub
+
+
+@pytest.fixture
+def track():
+    """Register the environment, of at most 6 steps."""
+    gymnasium.register("Track-v0", entry_point=Track, max_episode_steps=6)
+    yield Track
+    del gymnasium.registry["Track-v0"]

@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from fakes import UNITS, A, O, Stub, T, planner, zeros
 from gymnasium import spaces
-from test_pipeline import UNITS, A, O, Stub, T, planner, zeros
 
 from vgp_lightning.agent import PlanningAgent, PositionController, make_environments, rollout
 from vgp_lightning.networks import make_denoiser, make_value_function

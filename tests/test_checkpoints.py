@@ -1,6 +1,5 @@
 """Runs that are stopped anywhere and go on are, to the bit, the run that was not; checkpoints are whole or absent."""
 
-import math
 import os
 import resource
 import signal
@@ -11,6 +10,7 @@ import threading
 import lightning.pytorch as pl
 import pytest
 import torch
+from fakes import differences
 
 from vgp_lightning.callbacks import EMA
 from vgp_lightning.checkpoints import LastCheckpoint, WholeFile
@@ -60,19 +60,6 @@ class Validations(pl.Callback):
     def on_validation_end(self, trainer, module):
         values = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.found[trainer.global_step] = values
-
-
-def differences(first, second, where="checkpoint"):
-    """Return where two checkpoints differ in any bit."""
-    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
-        return [] if first.dtype == second.dtype and torch.equal(first, second) else [where]
-    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
-        return [name for key in first for name in differences(first[key], second[key], f"{where}.{key}")]
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
-        pairs = zip(first, second, strict=True)
-        return [name for i, (a, b) in enumerate(pairs) for name in differences(a, b, f"{where}.{i}")]
-    same = first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
-    return [] if same else [f"{where}: {first} {second}"]
 
 
 # Four batches an epoch: 16, 16, 16 and 6 windows.

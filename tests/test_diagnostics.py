@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from fakes import NUMPY_2, Track, recorded, recording
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_measures import recording
-from test_pipeline import _NUMPY_2
-from test_recordings import Track, recorded, track  # noqa: F401 (a fixture)
 
 from vgp_lightning.agent import make_environments
 from vgp_lightning.cli import main
@@ -63,7 +61,7 @@ def make_folder(tmp_path):
 # ---------------------------------------------------------------- the front door
 
 
-def test_a_diagnosis_writes_numbers_pictures_and_events(track, make_folder, tmp_path, capsys):  # noqa: F811
+def test_a_diagnosis_writes_numbers_pictures_and_events(track, make_folder, tmp_path, capsys):
     output = tmp_path / "out"
     main(["diagnose", make_folder(), "--episodes", "3", "--starts", "2", "--output_dir", str(output), "--seed", "4"])
 
@@ -94,7 +92,7 @@ def test_a_diagnosis_writes_numbers_pictures_and_events(track, make_folder, tmp_
     assert "successive steps are alike" in printed
 
 
-def test_settings_take_the_place_of_the_folders(track, make_folder, tmp_path):  # noqa: F811
+def test_settings_take_the_place_of_the_folders(track, make_folder, tmp_path):
     options = ["--episodes", "1", "--settings.replan_every", "2", "--settings.batch_size", "2", "--video", "false"]
     main(["diagnose", make_folder(), *options, "--output_dir", str(tmp_path / "out")])
     report = json.loads((tmp_path / "out" / "diagnostics.json").read_text())
@@ -105,12 +103,12 @@ def test_settings_take_the_place_of_the_folders(track, make_folder, tmp_path):  
     assert report["video_error"] is None
 
 
-def test_the_same_seeds_give_the_same_numbers(track, make_folder, tmp_path):  # noqa: F811
+def test_the_same_seeds_give_the_same_numbers(track, make_folder, tmp_path):
     first, second = (diagnose(make_folder(), 2, str(tmp_path / "out"), video=False) for _ in range(2))
     assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
 
 
-def test_without_a_value_function_its_parts_are_null_with_the_remedy(track, make_folder, tmp_path, capsys):  # noqa: F811
+def test_without_a_value_function_its_parts_are_null_with_the_remedy(track, make_folder, tmp_path, capsys):
     diagnose(make_folder(), 1, str(tmp_path / "out"))
     report = diagnose(make_folder(value=False), 1, str(tmp_path / "out"))
     assert (report["calibration"], report["ranking"], report["guidance"]) == (None, None, None)
@@ -121,29 +119,29 @@ def test_without_a_value_function_its_parts_are_null_with_the_remedy(track, make
     assert report["dynamics"]["mean"] is not None
 
 
-def test_without_guidance_there_is_no_gain_and_the_reason_is_said(track, make_folder, tmp_path):  # noqa: F811
+def test_without_guidance_there_is_no_gain_and_the_reason_is_said(track, make_folder, tmp_path):
     report = diagnose(make_folder(n_guide_steps=0), 1, str(tmp_path / "out"), video=False)
     assert report["guidance"] is None
     assert "n_guide_steps is 0" in report["missing"]["guidance"]
     assert report["calibration"] is not None
 
 
-@_NUMPY_2
+@NUMPY_2
 @pytest.mark.parametrize("sampler", ["ddpm", "unipc"])
-def test_guidance_of_no_strength_moves_nothing(track, make_folder, tmp_path, sampler):  # noqa: F811
+def test_guidance_of_no_strength_moves_nothing(track, make_folder, tmp_path, sampler):
     folder = make_folder(sampler=sampler, n_guide_steps=1, scale=1e-9)  # without guide steps UniPC would correct
     guidance = diagnose(folder, 1, str(tmp_path / "out"), video=False)["guidance"]
     assert guidance["moved"] < 1e-6 < guidance["apart"]
     assert guidance["one_step_guided"] == pytest.approx(guidance["one_step_unguided"])
 
 
-def test_without_a_discount_promises_cannot_be_held_against_returns(track, make_folder, tmp_path):  # noqa: F811
+def test_without_a_discount_promises_cannot_be_held_against_returns(track, make_folder, tmp_path):
     report = diagnose(make_folder(task={"discount": None}), 1, str(tmp_path / "out"), video=False)
     assert report["calibration"] is None
     assert "discount" in report["missing"]["calibration"]
 
 
-def test_an_environment_that_cannot_be_repeated_has_no_own_actions(track, make_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_an_environment_that_cannot_be_repeated_has_no_own_actions(track, make_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Track, "slip", np.random.default_rng(0))
     report = diagnose(make_folder(), 1, str(tmp_path / "out"), video=False)
     assert report["own_actions"] is None
@@ -153,7 +151,7 @@ def test_an_environment_that_cannot_be_repeated_has_no_own_actions(track, make_f
     assert report["horizon"]["replanned"][1] is not None
 
 
-def test_an_episode_that_is_shorter_than_a_plan_has_no_ranking(track, make_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_an_episode_that_is_shorter_than_a_plan_has_no_ranking(track, make_folder, tmp_path, monkeypatch):
     step = Track.step
     monkeypatch.setattr(Track, "step", lambda self, action: (*step(self, action)[:2], True, False, {}))
     report = diagnose(make_folder(), 2, str(tmp_path / "out"), video=False)
@@ -163,21 +161,21 @@ def test_an_episode_that_is_shorter_than_a_plan_has_no_ranking(track, make_folde
     assert report["horizon"]["replanned"][2:] == [None, None]
 
 
-def test_a_film_that_cannot_be_made_is_reported_in_one_line(track, make_folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_film_that_cannot_be_made_is_reported_in_one_line(track, make_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Track, "render", lambda self: 1 / 0)
     report = diagnose(make_folder(), 1, str(tmp_path / "out"))
     assert "ZeroDivisionError" in report["video_error"]
     assert "No video: drawing failed with ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_results_go_to_a_folder_named_after_the_pipeline(track, make_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_results_go_to_a_folder_named_after_the_pipeline(track, make_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     diagnose(make_folder(), 1, video=False)
     assert (tmp_path / "runs" / "diagnose" / "tiny" / "diagnostics.json").exists()
 
 
 def test_a_place_for_the_results_that_is_none_is_refused_before_anything_is_played(
-    track,  # noqa: F811
+    track,
     make_folder,
     tmp_path,
     monkeypatch,
@@ -199,7 +197,7 @@ def test_a_place_for_the_results_that_is_none_is_refused_before_anything_is_play
         ({"env_id": "Pendulum-v1"}, "has 3 observation and 1 action"),
     ],
 )
-def test_what_cannot_be_diagnosed_is_refused_with_the_reason(track, make_folder, options, message):  # noqa: F811
+def test_what_cannot_be_diagnosed_is_refused_with_the_reason(track, make_folder, options, message):
     with pytest.raises(ValueError, match=message):
         diagnose(make_folder(), **options)
 
@@ -239,13 +237,13 @@ UNITS = {"shift": [0.0] * 3, "scale": [1.0, 2.0, 4.0], "action_low": [-1.0], "ac
 
 
 @pytest.fixture
-def replays(track):  # noqa: F811
+def replays(track):
     environments = make_environments("Track-v0", 1)
     yield environments
     environments.close()
 
 
-def test_the_chosen_plans_are_spread_evenly_over_each_episode(track):  # noqa: F811
+def test_the_chosen_plans_are_spread_evenly_over_each_episode(track):
     recordings = recorded([7, 8])  # of 6 plans each
     assert choose_plans(recordings, 3) == [(one, number) for one in recordings for number in (0, 2, 4)]
     assert [number for _, number in choose_plans(recordings[:1], 9)] == [0, 1, 2, 3, 4, 5]

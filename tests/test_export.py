@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fakes import run_elsewhere
 from huggingface_hub import ModelCard
-from test_folder import run_elsewhere
 
 from vgp_lightning import pipeline as pipeline_module
 from vgp_lightning.callbacks import EMA

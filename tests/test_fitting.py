@@ -10,8 +10,8 @@ import minari
 import pytest
 import torch
 import yaml
+from fakes import differences
 from lightning.pytorch.callbacks import LearningRateFinder
-from test_checkpoints import differences
 
 from vgp_lightning.cli import CONFIGS, main
 

@@ -1,82 +1,19 @@
 """A folder's defaults change in place: file by file, for every consumer, and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from fakes import contents, settings_elsewhere, write_tiny
 from huggingface_hub import ModelCard
 
 from vgp_lightning import pipeline as pipeline_module
 from vgp_lightning.agent import make_environments
 from vgp_lightning.behaviours import make_behaviour
-from vgp_lightning.folder import update_defaults, write_folder
-from vgp_lightning.networks import make_denoiser, make_value_function
+from vgp_lightning.folder import update_defaults
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-
-A, O, H, LEVELS = 1, 2, 8, 10  # noqa: E741 (the package's letters)
-
-
-def write_tiny(folder, guided=True, task=None, **planner):
-    """Write a folder of untrained networks."""
-    torch.manual_seed(0)
-    pipeline = ValueGuidedPlannerPipeline(
-        make_denoiser(A + O, H, [16, 64]),
-        DDPMScheduler(LEVELS, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
-        make_value_function(A + O, H, [16, 64]) if guided else None,
-        normalization={
-            "action_dim": A,
-            "shift": [0.0] * (A + O),
-            "scale": [1.0] * (A + O),
-            "return_shift": 0.0,
-            "return_scale": 1.0,
-            "action_low": [-1.0] * A,
-            "action_high": [1.0] * A,
-        },
-        planner={"planning_horizon": H, "batch_size": 2, "sampler": "ddim", "num_inference_steps": 2} | planner,
-        task=task or {},
-    )
-    return write_folder(pipeline, {"denoiser": "model: {}\n"}, Path(folder))
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-PLAN_ELSEWHERE = """
-import json, sys
-sys.modules["vgp_lightning"] = None
-import torch
-from diffusers import DiffusionPipeline
-folder = sys.argv[1]
-pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-plan = pipeline([0.5, -0.5], generator=torch.Generator().manual_seed(7))
-print(json.dumps({"settings": pipeline.resolve_settings(), "actions": plan.actions.tolist()}))
-"""
-
-
-def run_elsewhere(tmp_path, script, *arguments):
-    """Return the JSON that a script prints last in a process of its own, without a network."""
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def settings_elsewhere(folder, tmp_path):
-    """Return the settings and the plan of a process without the package, by diffusers' own class."""
-    return run_elsewhere(tmp_path, PLAN_ELSEWHERE, folder)
 
 
 def test_new_defaults_are_those_of_every_consumer(tmp_path):

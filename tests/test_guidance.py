@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.experimental import ValueGuidedRLPipeline
-from test_pipeline import (
+from fakes import (
     CENTRE,
     IDENTITY,
     OBSERVATION,

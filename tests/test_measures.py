@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_pipeline import UNITS, A, H, O, Stub, T, planner
-from test_recordings import HORIZON, Track, recorded, track  # noqa: F401 (a fixture)
+from fakes import HORIZON, UNITS, A, H, O, Stub, T, Track, planner, recorded, recording
 
 from vgp_lightning.agent import make_environments
 from vgp_lightning.measures import (
@@ -21,22 +20,6 @@ from vgp_lightning.measures import (
     sample,
     step_errors,
 )
-from vgp_lightning.recordings import Recording
-
-
-def recording(observations, rewards, plans=None, plan_steps=(), terminated=False, actions=None):
-    length = len(rewards)
-    return Recording(
-        seed=0,
-        observations=np.asarray(observations, dtype=np.float64),
-        actions=np.zeros((length, 1), np.float32) if actions is None else np.asarray(actions, np.float32),
-        rewards=np.asarray(rewards, dtype=np.float64),
-        terminated=terminated,
-        plan_steps=np.array(plan_steps, dtype=np.int64),
-        plans=np.zeros((0, 2, 2), np.float32) if plans is None else np.asarray(plans, np.float32),
-        values=np.zeros(len(plan_steps), np.float32),
-    )
-
 
 # ---------------------------------------------------------------- values
 
@@ -152,7 +135,7 @@ def test_to_expect_no_change_is_an_error_of_one_and_the_truth_of_zero():
     assert step_errors(before, before, before)["mean"] is None
 
 
-def test_plans_that_know_the_environment_obey_its_dynamics_and_others_do_not(track):  # noqa: F811
+def test_plans_that_know_the_environment_obey_its_dynamics_and_others_do_not(track):
     known = recorded([7, 8])
     found = check_dynamics(known, 1)
     assert found["dimensions"] == [pytest.approx(0, abs=1e-6), None]  # y never changes
@@ -161,7 +144,7 @@ def test_plans_that_know_the_environment_obey_its_dynamics_and_others_do_not(tra
     assert check_dynamics(known, 1)["dimensions"][0] == pytest.approx(1, rel=1e-5)
 
 
-def test_a_plans_own_actions_lead_where_the_environment_says(track):  # noqa: F811
+def test_a_plans_own_actions_lead_where_the_environment_says(track):
     (episode,) = recorded([7])
     environment = make_environments("Track-v0", 1)
     actions = np.array([[[0.1], [0.2], [0.3], [9]], [[-0.1], [0.0], [0.0], [9]]])  # the last one is not executed
@@ -173,7 +156,7 @@ def test_a_plans_own_actions_lead_where_the_environment_says(track):  # noqa: F8
     environment.close()
 
 
-def test_without_repetition_there_are_no_own_actions(track, monkeypatch):  # noqa: F811
+def test_without_repetition_there_are_no_own_actions(track, monkeypatch):
     monkeypatch.setattr(Track, "slip", np.random.default_rng(0))
     (episode,) = recorded([7])
     environment = make_environments("Track-v0", 1)

@@ -1,7 +1,6 @@
 """The planner against diffusers' schedulers on the same noise, closed forms, and its own promises."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,123 +12,35 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from fakes import (
+    CENTRE,
+    IDENTITY,
+    NUMPY_2,
+    OBSERVATION,
+    UNITS,
+    A,
+    H,
+    O,
+    Stub,
+    T,
+    Uncalled,
+    denoiser,
+    ideal_denoiser,
+    joined,
+    noise_schedule,
+    pinned,
+    planner,
+    quadratic,
+    run_diffusers,
+    seeded,
+    value_network,
+    zeros,
+)
 
 from vgp_lightning.guidance import predict_values, value_gradient
 from vgp_lightning.inference import accelerate_denoiser
-from vgp_lightning.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.networks import make_value_function
 from vgp_lightning.sampling import posterior_variance, spread_timesteps
-
-A, O, H = 2, 3, 8  # noqa: E741 (the package's letters)
-T = A + O
-OBSERVATION = np.array([0.3, -0.2, 0.7])
-IDENTITY = {
-    "action_dim": A,
-    "shift": [0.0] * T,
-    "scale": [1.0] * T,
-    "return_shift": 0.0,
-    "return_scale": 1.0,
-    "action_low": [None] * A,
-    "action_high": [None] * A,
-}
-UNITS = IDENTITY | {
-    "shift": [0.5, -0.5, 1.0, 2.0, 3.0],
-    "scale": [0.1, 2.0, 3.0, 0.5, 10.0],
-    "return_shift": 100.0,
-    "return_scale": 7.0,
-}
-
-
-# diffusers 0.42.1 makes the sigmas of both solvers by np.array(tensor), which numpy 2 warns of.
-_NUMPY_2 = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-
-class Stub(torch.nn.Module):
-    """A network whose output is a function of its input (B, T, H) and timesteps; it remembers both."""
-
-    dtype, device = torch.float32, torch.device("cpu")
-
-    def __init__(self, function, channels=T):
-        super().__init__()
-        self.function = function
-        self.config = {"in_channels": channels, "block_out_channels": (8, 32)}
-        self.inputs, self.timesteps = [], []
-
-    def forward(self, trajectories, timesteps):
-        self.inputs.append(trajectories.detach().transpose(1, 2).clone())  # (B, H, T)
-        self.timesteps.append(timesteps)
-        return SimpleNamespace(sample=self.function(trajectories, timesteps))
-
-
-class Uncalled(Stub):
-    """A network that must not be reached."""
-
-    def __init__(self):
-        super().__init__(None)
-
-    def forward(self, trajectories, timesteps):
-        pytest.fail("sampling has begun")
-
-
-def noise_schedule(prediction_type="sample", levels=20):
-    # At the noisiest level of the cosine schedule epsilon says next to nothing of the clean plan: an error is
-    # multiplied by 1 / sqrt(alpha), there about 400. A linear schedule keeps the comparison sharp.
-    schedule = {"beta_schedule": "linear", "beta_end": 0.3} if prediction_type == "epsilon" else {}
-    return DDPMScheduler(
-        **({"num_train_timesteps": levels, "beta_schedule": "squaredcos_cap_v2"} | schedule),
-        prediction_type=prediction_type,
-        clip_sample=False,
-        variance_type="fixed_small",
-    )
-
-
-def zeros(trajectories, timesteps):
-    return torch.zeros_like(trajectories)
-
-
-def planner(unet=None, value_function=None, scheduler=None, normalization=IDENTITY, **settings):
-    defaults = {"planning_horizon": H, "batch_size": 3, "sampler": "ddpm", "t_stopgrad": 0}
-    return ValueGuidedPlannerPipeline(
-        unet or denoiser(), scheduler or noise_schedule(), value_function, normalization, defaults | settings
-    )
-
-
-def denoiser():
-    torch.manual_seed(0)
-    return make_denoiser(T, H, [16, 64])
-
-
-def value_network():
-    torch.manual_seed(1)
-    return make_value_function(T, H, [16, 64])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def pinned(trajectories, observation=OBSERVATION):
-    trajectories = trajectories.clone()
-    trajectories[..., 0, A:] = torch.as_tensor(observation, dtype=torch.float32)
-    return trajectories
-
-
-def joined(plan):
-    return torch.cat([plan.actions, plan.observations], dim=-1)
-
-
-def run_diffusers(scheduler, unet, noise, steps, generator=None):
-    """The loop that diffusers documents, with the observation pinned after each step."""
-    scheduler.set_timesteps(steps)
-    trajectories = pinned(noise)
-    with torch.no_grad():
-        for timestep in scheduler.timesteps:
-            output = unet(trajectories.flatten(0, 1).transpose(1, 2), timestep).sample
-            output = output.transpose(1, 2).reshape(trajectories.shape)
-            options = {} if generator is None else {"generator": generator}
-            trajectories = pinned(scheduler.step(output, timestep, trajectories, **options).prev_sample)
-    return trajectories
-
 
 # ---------------------------------------------------------------- the samplers
 
@@ -175,17 +86,6 @@ def test_any_number_of_steps_ends_at_the_plan_that_the_network_is_sure_of(sample
     plan = planner(Stub(sure), scheduler=scheduler, sampler=sampler)(OBSERVATION, num_inference_steps=steps)
     expected = clean[0, :, 0].expand(1, H, T)
     torch.testing.assert_close(joined(plan)[:, 1:], expected[:, 1:], rtol=0, atol=2e-3)
-
-
-def ideal_denoiser(scheduler, mean, std):
-    """E[clean | noised] where each entry of the data is N(mean, std^2) by itself."""
-
-    def expectation(trajectories, timestep):
-        alpha = scheduler.alphas_cumprod[timestep]
-        gain = std**2 * alpha.sqrt() / (alpha * std**2 + 1 - alpha)
-        return mean + gain * (trajectories - alpha.sqrt() * mean)
-
-    return expectation
 
 
 def expected_moments(alphas, timesteps, mean, std, sampler):
@@ -257,14 +157,6 @@ def test_the_noise_levels_are_diffusers_trailing_ones(trained, steps):
 
 
 # ---------------------------------------------------------------- guidance
-
-
-CENTRE = 0.8
-
-
-def quadratic(trajectories, timesteps):
-    """V(x) = -|x - c|^2 / 2, whose gradient is c - x."""
-    return -0.5 * ((trajectories - CENTRE) ** 2).sum(dim=(1, 2))[:, None]
 
 
 def before_denoising(n_guide_steps, **settings):
@@ -419,7 +311,7 @@ def test_conditions_hold_to_the_last_bit(sampler):
     assert seen.isfinite().all()
 
 
-@_NUMPY_2
+@NUMPY_2
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmsolver", "unipc"])
 @pytest.mark.parametrize("guide_on", ["noisy", "clean"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -571,7 +463,7 @@ def test_without_temperature_all_candidates_are_equal(sampler):
 # ---------------------------------------------------------------- schedulers put in by the user
 
 
-@_NUMPY_2
+@NUMPY_2
 @pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, DDIMScheduler])
 @pytest.mark.parametrize("steps", [20, 5])
 def test_a_scheduler_that_was_put_in_goes_before_the_folders_sampler(kind, steps):
@@ -589,7 +481,7 @@ def test_a_scheduler_that_was_put_in_goes_before_the_folders_sampler(kind, steps
     assert guided.values.isfinite().all()
 
 
-@_NUMPY_2
+@NUMPY_2
 def test_a_scheduler_whose_corrector_undoes_guidance_is_refused():
     pipeline = planner(Uncalled(), Uncalled(), n_guide_steps=1)
     config = pipeline.scheduler.config
@@ -598,7 +490,7 @@ def test_a_scheduler_whose_corrector_undoes_guidance_is_refused():
         pipeline(OBSERVATION, num_inference_steps=5)
 
 
-@_NUMPY_2
+@NUMPY_2
 def test_a_scheduler_can_plan_twice():
     pipeline = planner()
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")

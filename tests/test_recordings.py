@@ -1,76 +1,12 @@
 """Recordings: what was done, seen and planned at each step, and what other actions would have led to."""
 
-from types import SimpleNamespace
-
 import gymnasium
 import numpy as np
 import pytest
-import torch
-from gymnasium import spaces
+from fakes import HORIZON, Track, Walker, recorded
 
 from vgp_lightning.agent import PlanningAgent, make_environments
 from vgp_lightning.recordings import record, replay
-
-HORIZON = 4
-
-
-class Track(gymnasium.Env):
-    """A point at (x, y): the action is added to x, and paid; y stays. Ends where x passes 3; the seed draws x."""
-
-    observation_space = spaces.Box(-1e6, 1e6, (2,), np.float64)
-    action_space = spaces.Box(-1, 1, (1,))
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
-    slip = None  # a generator of chance that no seed decides
-
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place = np.array([self.np_random.uniform(0, 1), 5.0])
-        return self.place.copy(), {}
-
-    def step(self, action):
-        self.place[0] += action[0] + (self.slip.normal() if self.slip is not None else 0)
-        return self.place.copy(), float(action[0]), bool(self.place[0] > 3), False, {}
-
-    def render(self):
-        return np.full((20, 30, 3), 100, np.uint8)
-
-
-@pytest.fixture
-def track():
-    """Register the environment, of at most 6 steps."""
-    gymnasium.register("Track-v0", entry_point=Track, max_episode_steps=6)
-    yield Track
-    del gymnasium.registry["Track-v0"]
-
-
-class Walker:
-    """Plans to walk ahead by a step of its call's number / 10, and knows where that leads."""
-
-    device, action_dim, observation_dim = torch.device("cpu"), 1, 2
-
-    def __init__(self, step=None):
-        self.step, self.calls = step, 0
-
-    def resolve_settings(self, replan_every=None, **settings):
-        return {"planning_horizon": HORIZON, "warm_start_strength": 1.0, "replan_every": replan_every or 1}
-
-    def __call__(self, observation, generator, conditions, warm_start):
-        self.calls += 1
-        step = self.calls / 10 if self.step is None else self.step
-        there = torch.as_tensor(observation)[:, None].repeat(1, HORIZON, 1)
-        there[:, :, 0] += step * torch.arange(HORIZON)
-        actions = torch.full((len(observation), HORIZON, 1), step)
-        return SimpleNamespace(actions=actions, observations=there, values=10 * there[:, 0, 0])
-
-
-def recorded(seeds, count=1, step=0.3, replan_every=1):
-    environments = make_environments("Track-v0", count)
-    recordings = record(PlanningAgent(Walker(step), replan_every), environments, seeds)
-    environments.close()
-    return recordings
 
 
 def start(seed):

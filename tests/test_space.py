@@ -3,8 +3,7 @@
 import itertools
 
 import pytest
-from test_folder import H, write_tiny
-from test_pipeline import Stub, planner, zeros
+from fakes import H, Stub, planner, write_tiny, zeros
 
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 from vgp_lightning.settings import DEFAULT_SETTINGS

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
+from fakes import Stub, contents, planner, settings_elsewhere, write_tiny, zeros
 from gymnasium import spaces
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_folder import contents, settings_elsewhere, write_tiny
-from test_pipeline import Stub, planner, zeros
 
 from vgp_lightning import tuning
 from vgp_lightning.cli import main
