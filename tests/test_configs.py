@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vgp_lightning.cli import CONFIGS, main
+from vgp_lightning.cli import main
+from vgp_lightning.shipped import CONFIGS
 
 BASES = ["denoiser.yaml", "value.yaml", "planner.yaml"]
 DATA = sorted(f"data/{path.name}" for path in (CONFIGS / "data").glob("*.yaml"))

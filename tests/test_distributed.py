@@ -12,7 +12,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.cli import CONFIGS, main
+from vgp_lightning.cli import main
+from vgp_lightning.shipped import CONFIGS
 
 pytestmark = pytest.mark.slow
 

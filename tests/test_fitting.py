@@ -13,7 +13,8 @@ import yaml
 from fakes import differences
 from lightning.pytorch.callbacks import LearningRateFinder
 
-from vgp_lightning.cli import CONFIGS, main
+from vgp_lightning.cli import main
+from vgp_lightning.shipped import CONFIGS
 
 
 class Stop(pl.Callback):

@@ -10,8 +10,9 @@ import torch
 
 from vgp_lightning.callbacks import EMA
 from vgp_lightning.checkpoints import LastCheckpoint
-from vgp_lightning.cli import CONFIGS, main
+from vgp_lightning.cli import main
 from vgp_lightning.health import Health
+from vgp_lightning.shipped import CONFIGS
 from vgp_lightning.training import DenoiserModule, PlannerModule, load_module
 from vgp_lightning.windows import Draw, DrawOrder
 

@@ -6,26 +6,39 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NoReturn
 
-# In a clone they stand beside the package, in an installed wheel inside it.
-_BESIDE = Path(__file__).parent.parent / "configs"
-CONFIGS = _BESIDE if _BESIDE.is_dir() else Path(__file__).parent / "configs"
+
+@dataclass(frozen=True)
+class _Verb:
+    """What a verb calls, named as text: to import it is to import torch, and that is for when it is called."""
+
+    what: str
+    module: str
+    function: str
+    positional: bool = False  # whether arguments without a default may be given by position
+    outcome: str | None = None  # what is printed before the path that is returned
+
 
 _VERBS = {
-    "collect": "let a behaviour act and write a Minari dataset",
-    "fit": "train a denoiser, a value function or both on Minari datasets",
-    "validate": "measure a checkpoint on the held-out episodes",
-    "export": "write two checkpoints as one pipeline folder",
-    "import": "write the original code's checkpoints as one pipeline folder",
-    "evaluate": "let a pipeline folder act in its environment",
-    "compare": "say whether two evaluations differ, on the same seeds",
-    "tune": "find the settings that return most, within a budget",
-    "diagnose": "show why a planner returns what it returns",
-    "demo": "all of these in miniature, with a report",
+    "collect": _Verb("let a behaviour act and write a Minari dataset", "collect", "collect"),
+    "fit": _Verb("train a denoiser, a value function or both on Minari datasets", "fitting", "run"),
+    "validate": _Verb("measure a checkpoint on the held-out episodes", "fitting", "run"),
+    "export": _Verb("write two checkpoints as one pipeline folder", "export", "export", outcome="exported to"),
+    "import": _Verb(
+        *("write the original code's checkpoints as one pipeline folder", "original", "import_original"),
+        positional=True,
+        outcome="imported to",
+    ),
+    "evaluate": _Verb("let a pipeline folder act in its environment", "evaluation", "evaluate", True),
+    "compare": _Verb("say whether two evaluations differ, on the same seeds", "comparison", "compare", True),
+    "tune": _Verb("find the settings that return most, within a budget", "tuning", "tune", True),
+    "diagnose": _Verb("show why a planner returns what it returns", "diagnostics", "diagnose", True),
+    "demo": _Verb("all of these in miniature, with a report", "demo", "demo"),
 }
 
 
@@ -51,15 +64,15 @@ def main(args: Sequence[str] | None = None) -> None:
         guess = f". Did you mean {near[0]}?" if near else ""
         _fail(f"unknown verb {verb!r}: choose from {', '.join(_VERBS)}{guess}")
     if verb in ("fit", "validate"):
-        # LightningCLI warns where it is handed what it could read itself.
-        run = partial(_lightning, None if args is None else arguments)
+        # LightningCLI reads verb and options itself, and warns where it is handed what it could read itself.
+        call = partial(_find(verb), None if args is None else arguments, _parse_error)
     else:
-        run = partial(_run, verb, rest)
+        call = partial(_call, verb, rest)
     if os.environ.get("VGP_TRACEBACK"):
-        run()
+        call()
         return
     try:
-        run()
+        call()
     except (ValueError, OSError, FloatingPointError, pickle.UnpicklingError) as error:
         _fail(_message(error))
     except Exception as error:
@@ -69,66 +82,35 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(error))
 
 
-def _run(verb: str, args: list[str]) -> None:
-    if verb == "collect":
-        from vgp_lightning.collect import collect
-
-        _call(verb, collect, args)
-    elif verb == "export":
-        from vgp_lightning.export import export
-
-        print(f"exported to {_call(verb, export, args)}")
-    elif verb == "import":
-        from vgp_lightning.original import import_original
-
-        print(f"imported to {_call(verb, import_original, args, positional=True)}")
-    elif verb == "evaluate":
-        from vgp_lightning.evaluation import evaluate
-
-        _call(verb, evaluate, args, positional=True)
-    elif verb == "compare":
-        from vgp_lightning.comparison import compare
-
-        _call(verb, compare, args, positional=True)
-    elif verb == "tune":
-        from vgp_lightning.tuning import tune
-
-        _call(verb, tune, args, positional=True)
-    elif verb == "diagnose":
-        from vgp_lightning.diagnostics import diagnose
-
-        _call(verb, diagnose, args, positional=True)
-    else:
-        from vgp_lightning.demo import demo
-
-        _call(verb, demo, args)
+def _find(verb: str) -> Callable[..., Any]:
+    """Import what a verb calls."""
+    entry = _VERBS[verb]
+    function: Callable[..., Any] = getattr(import_module(f"vgp_lightning.{entry.module}"), entry.function)
+    return function
 
 
-def _call(verb: str, function: Callable[..., Any], args: list[str], *, positional: bool = False) -> Any:
-    """Call a function with its parameters as options; those without a default may be positional."""
+def _call(verb: str, args: list[str]) -> None:
+    """Call a verb's function with its parameters as options."""
     from diffusers.utils import logging
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     class Parser(ArgumentParser):
         error = _parse_error
 
-    parser = Parser(prog=f"vgp {verb}", description=_VERBS[verb])
+    entry, function = _VERBS[verb], _find(verb)
+    parser = Parser(prog=f"vgp {verb}", description=entry.what)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file of these options; later ones win")
-    parser.add_function_arguments(function, as_group=False, as_positional=positional, fail_untyped=True)
+    parser.add_function_arguments(function, as_group=False, as_positional=entry.positional, fail_untyped=True)
     options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
     logging.disable_progress_bar()  # of the three files of a folder
-    return function(**options)
-
-
-def _lightning(args: list[str] | None) -> None:
-    from vgp_lightning.fitting import run
-
-    run(args, _parse_error)
+    result = function(**options)
+    if entry.outcome is not None:
+        print(f"{entry.outcome} {result}")
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{what}" for verb, what in _VERBS.items())
+    verbs = "\n".join(f"  {verb:<10}{entry.what}" for verb, entry in _VERBS.items())
     return (
         "usage: vgp VERB [options]\n\nFrom offline episodes to a planner that acts.\n\n"
         f"{verbs}\n\nvgp VERB --help tells a verb's options; every option can stand in a file given with -c."

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning import cli
 from vgp_lightning.agent import make_environments
 from vgp_lightning.behaviours import make_behaviour
 from vgp_lightning.collect import collect
@@ -22,6 +21,7 @@ from vgp_lightning.evaluation import evaluate, evaluate_agent
 from vgp_lightning.export import export
 from vgp_lightning.figures import figure_to_image, plot_returns
 from vgp_lightning.reports import write_report
+from vgp_lightning.shipped import CONFIGS
 
 ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"
 # Episodes from a perfect gait (level 0 of the noise) down to immediate falls.
@@ -142,8 +142,8 @@ def _train(steps: dict[str, int], seed: int, folder: Path) -> dict[str, Path]:
             processes[kind] = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "vgp_lightning.cli", "fit"),
-                    *("-c", str(cli.CONFIGS / f"{kind}.yaml")),
-                    *("-c", str(cli.CONFIGS / "demo.yaml")),
+                    *("-c", str(CONFIGS / f"{kind}.yaml")),
+                    *("-c", str(CONFIGS / "demo.yaml")),
                     *("--data.dataset_id", DATASET),
                     *("--data.cache_dir", str(folder / "cache")),
                     *("--trainer.max_steps", str(count)),
