@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from diffusers import DDPMScheduler
 from nbclient import NotebookClient
 
-from vgp_lightning import cli, collect, comparison, diagnostics, evaluation, export, pipeline, tuning
+from vgp_lightning import cli, collect, comparison, diagnostics, evaluation, export, tuning
+from vgp_lightning.folder import join_pipeline
 from vgp_lightning.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 
@@ -64,8 +64,7 @@ def test_the_python_of_the_readme_runs_as_printed(tmp_path):
         },
         planner={"planning_horizon": 16, "batch_size": 2, "sampler": "ddim", "num_inference_steps": 2},
     ).save_pretrained(folder)
-    for name in pipeline.TRAVELLING:
-        shutil.copy(Path(pipeline.__file__).with_name(name), folder / name)
+    (folder / "pipeline.py").write_text(join_pipeline())
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     script = "\n".join(blocks("python"))
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)

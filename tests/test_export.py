@@ -11,7 +11,6 @@ import yaml
 from fakes import run_elsewhere
 from huggingface_hub import ModelCard
 
-from vgp_lightning import pipeline as pipeline_module
 from vgp_lightning.callbacks import EMA
 from vgp_lightning.checkpoints import LastCheckpoint
 from vgp_lightning.collect import collect
@@ -93,7 +92,7 @@ def test_the_folder_holds_what_every_consumer_needs_and_nothing_else(folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         "model_index.json",
-        *pipeline_module.TRAVELLING,
+        "pipeline.py",
         "README.md",
         "scheduler/scheduler_config.json",
         "training/denoiser.yaml",
@@ -147,12 +146,6 @@ def test_the_weights_are_the_averages_of_the_checkpoint(folder, trained):
         assert all(torch.equal(averages[key], weights[key]) for key in weights)
         raw = checkpoint["current_model_state"]
         assert any(not torch.equal(raw[prefix + key], weights[key]) for key in weights)
-
-
-def test_the_folders_code_is_the_modules_themselves_and_needs_no_package_of_ours(folder):
-    # What each of them may import is in test_layers.py.
-    for name in pipeline_module.TRAVELLING:
-        assert (folder / name).read_text() == Path(pipeline_module.__file__).with_name(name).read_text()
 
 
 def test_the_card_is_a_model_card_that_says_what_was_trained_on_what(folder):
@@ -380,7 +373,7 @@ def test_a_default_that_cannot_work_is_refused(trained, tmp_path, options, words
     refused(tmp_path, words, paths["denoiser"], str(tmp_path / "planner"), paths["value"], **options)
 
 
-@pytest.mark.parametrize("where", ["huggingface_hub.ModelCard.save", "shutil.copyfile"])
+@pytest.mark.parametrize("where", ["huggingface_hub.ModelCard.save", "pathlib.Path.write_text"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
 def test_an_interruption_leaves_nothing(trained, tmp_path, monkeypatch, where, error):
     paths, _ = trained

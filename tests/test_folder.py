@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import contents, settings_elsewhere, write_tiny
+from fakes import contents, run_elsewhere, settings_elsewhere, write_tiny
 from huggingface_hub import ModelCard
 
-from vgp_lightning import pipeline as pipeline_module
 from vgp_lightning.agent import make_environments
 from vgp_lightning.behaviours import make_behaviour
-from vgp_lightning.folder import update_defaults
+from vgp_lightning.folder import join_pipeline, update_defaults
 from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
 
 
@@ -74,12 +73,13 @@ def test_the_cards_table_is_renewed_and_what_the_user_wrote_stays(tmp_path):
 
 def test_an_older_folders_code_is_renewed_for_it_may_not_know_a_setting(tmp_path):
     folder = write_tiny(tmp_path / "planner")
-    for name in pipeline_module.TRAVELLING:
-        (folder / name).unlink()
-    (folder / "pipeline.py").write_text("raise ImportError('of long ago')\n")
+    # Up to version 0.1 the code lay in files beside each other.
+    (folder / "pipeline.py").write_text("from .settings import (\n    THIS,\n)\nraise ImportError('of long ago')\n")
+    (folder / "settings.py").write_text("THIS = 0\n")
+    (folder / "notes.py").write_text("# the user's\n")
     update_defaults(folder, {"replan_every": 2})
-    for name in pipeline_module.TRAVELLING:
-        assert (folder / name).read_text() == Path(pipeline_module.__file__).with_name(name).read_text()
+    assert {path.name for path in folder.glob("*.py")} == {"pipeline.py", "notes.py"}
+    assert (folder / "pipeline.py").read_text() == join_pipeline()
     assert settings_elsewhere(folder, tmp_path)["settings"]["replan_every"] == 2
 
 
@@ -127,3 +127,32 @@ def test_a_card_says_nothing_of_checkpoints_that_are_unknown(tmp_path):
     known = {"checkpoints": {"planner": {"file": "last.ckpt", "step": None}}}
     other = write_tiny(tmp_path / "other", task=known)
     assert "Checkpoints: planner `last.ckpt`.\n" in (other / "README.md").read_text()
+
+
+def edited(folder, old, new):
+    """Change the code that a folder carries."""
+    found = 0
+    for path in folder.glob("*.py"):
+        text = path.read_text()
+        found += text.count(old)
+        path.write_text(text.replace(old, new))
+    assert found == 1
+    return folder
+
+
+PLAN_TWO_ELSEWHERE = """
+import json, sys
+sys.modules["vgp_lightning"] = None
+from diffusers import DiffusionPipeline
+scales = []
+for folder in sys.argv[1:]:
+    pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    scales.append(pipeline.resolve_settings()["scale"])
+print(json.dumps(scales))
+"""
+
+
+def test_two_folders_with_different_code_in_one_process_plan_each_with_its_own(tmp_path):
+    first = write_tiny(tmp_path / "first")
+    second = edited(write_tiny(tmp_path / "second"), '"scale": 0.1,', '"scale": 0.7,')
+    assert run_elsewhere(tmp_path, PLAN_TWO_ELSEWHERE, first, second, first) == [0.1, 0.7, 0.1]

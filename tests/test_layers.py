@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vgp_lightning import cli, pipeline
+from vgp_lightning import cli
+from vgp_lightning.folder import join_pipeline
 
 PACKAGE = Path(__file__).parent.parent / "vgp_lightning"
 MAY_IMPORT = {
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "shipped": set(),
     "cli": set(),  # it names its verbs as text
 }
-TRAVELLING = {Path(name).stem for name in pipeline.TRAVELLING}
+TRAVELLING = {"pipeline", "settings", "sampling", "guidance", "inference"}  # joined to one file in every export
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
@@ -137,7 +138,39 @@ def test_imports_are_relative_where_a_file_travels_and_absolute_elsewhere(name):
     assert relative == [] if name not in TRAVELLING else not any(module.startswith("vgp_") for module in modules)
 
 
-def test_the_pipeline_names_every_file_that_travels_with_it():
-    # diffusers copies what the pipeline's file itself imports, and looks no further.
-    direct = {module.removeprefix(".") for module, _ in imports(parsed("pipeline")) if module.startswith(".")}
-    assert direct | {"pipeline"} == TRAVELLING
+def definitions(tree):
+    """Return the names that a file defines at its top, and what its imports call by which name."""
+    defined, imported = [], {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.append(node.name)
+        elif isinstance(node, ast.Import):
+            imported |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+        else:
+            defined += [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return set(defined), imported
+
+
+def test_the_files_that_travel_can_be_one():
+    # All imports of each other are of names, in one line each at the top, under the names that they have there.
+    seen, meant = {}, {}
+    for name in TRAVELLING:
+        tree = parsed(name)
+        relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+        assert all(node in tree.body and not any(alias.asname for alias in node.names) for node in relative)
+        defined, imported = definitions(tree)
+        for one in defined:
+            assert seen.setdefault(one, name) == name, f"{one} stands in {name} and in {seen[one]}"
+        for one, source in imported.items():
+            if source[0] not in TRAVELLING:
+                assert meant.setdefault(one, source) == source, f"{one} is {source} in {name}, {meant[one]} elsewhere"
+    assert seen.keys() & meant.keys() == set()
+
+
+def test_the_joined_file_holds_all_of_them_and_compiles():
+    text = join_pipeline()
+    compile(text, "pipeline.py", "exec")
+    assert all(f"\n# {'-' * 16} {name}.py\n" in text for name in TRAVELLING)
+    assert not [module for module, _ in imports(ast.parse(text)) if module.startswith(".")]

@@ -1,16 +1,22 @@
-"""A pipeline folder on disk: how it is written whole, and how its defaults are changed."""
+"""A pipeline folder on disk: how it is written atomically, the code that it carries, and how its defaults change."""
 
+import ast
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from vgp_lightning.pipeline import TRAVELLING, ValueGuidedPlannerPipeline
+from vgp_lightning import pipeline as pipeline_module
+from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+
+_NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
 def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
@@ -19,8 +25,7 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
     try:
         pipeline.save_pretrained(building, safe_serialization=True)
-        for name in TRAVELLING:
-            shutil.copyfile(Path(__file__).with_name(name), building / name)
+        (building / "pipeline.py").write_text(join_pipeline())
         (building / "training").mkdir()
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
@@ -54,8 +59,7 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     new = ValueGuidedPlannerPipeline(
         old.unet, old.scheduler, old.value_function, old.normalization, planner, old.task
     )  # which refuses what cannot work
-    for name in reversed(TRAVELLING):  # the pipeline's own file, which needs the others, is the last
-        _replace(folder / name, Path(__file__).with_name(name).read_text())
+    _renew_code(folder / "pipeline.py")
     index = folder / "model_index.json"
     content = json.loads(index.read_text()) | {"planner": planner}
     _replace(index, json.dumps(content, indent=2, sort_keys=True) + "\n")  # as diffusers writes it
@@ -63,6 +67,43 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     if card.is_file():
         table = _table(new)
         _replace(card, re.sub(rf"{re.escape(_TABLE_HEAD)}(\|.*(\n|\Z))*", lambda _: table, card.read_text()))
+
+
+def _renew_code(path: Path) -> None:
+    """Write this package's code as a folder's ``pipeline.py``; up to version 0.1 it had files of ours beside it."""
+    neighbours = _NEIGHBOUR.findall(path.read_text()) if path.is_file() else []
+    _replace(path, join_pipeline())
+    for name in neighbours:
+        path.with_name(f"{name}.py").unlink(missing_ok=True)
+
+
+def join_pipeline() -> str:
+    """Return the code that travels with a folder as the text of one file.
+
+    diffusers executes a folder's ``pipeline.py`` anew at each load, but takes the files beside it from
+    ``sys.modules``: of two folders with different code in one process the second would run with the first one's. So
+    the files are joined, each after those that it imports, without their imports of each other.
+    """
+    trees: dict[str, ast.Module] = {}
+    needed: dict[str, list[str]] = {}
+    waiting, room = ["pipeline"], Path(pipeline_module.__file__).parent
+    for name in waiting:  # which grows meanwhile
+        trees[name] = ast.parse((room / f"{name}.py").read_text())
+        needed[name] = [str(node.module) for node in trees[name].body if _is_relative(node)]
+        waiting += [other for other in needed[name] if other not in waiting]
+    parts = [f'"""The planner, joined from the files of vgp_lightning {version("vgp_lightning")} by vgp export."""\n']
+    for name in TopologicalSorter(needed).static_order():
+        lines = (room / f"{name}.py").read_text().splitlines(keepends=True)
+        for node in reversed(trees[name].body):
+            if _is_relative(node):
+                del lines[node.lineno - 1 : node.end_lineno]
+        ruler = f"# {'-' * 16} {name}.py"
+        parts.append(f"{ruler}\n\n{''.join(lines).strip()}\n")
+    return "\n\n".join(parts)
+
+
+def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
+    return isinstance(node, ast.ImportFrom) and node.level > 0
 
 
 def _replace(path: Path, text: str) -> None:

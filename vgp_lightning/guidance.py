@@ -1,7 +1,7 @@
 """What a plan is worth, and which way is up: learned values, a user's own objectives, and their gradients.
 
 Shapes: B plans, H steps, A action and O observation dimensions, T = A + O, action first.
-This file travels in exported folders beside pipeline.py.
+This file travels in exported folders, joined with pipeline.py.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Evaluate the planner's two networks on a CPU, to float32 rounding, about twice as fast as diffusers does.
 
 ``FastDenoiser`` and ``FastValueFunction`` take over the weights of a ``UNet1DModel`` and compute what it computes.
-This file is self-contained (standard library, numpy, torch, diffusers): an exported folder carries a copy of it.
+This file travels in exported folders, joined with pipeline.py.
 
 Shapes: B trajectories, L time steps (H at the top), C channels; activations are (B, L, C), contiguous. Trajectories
 come so, a matrix product sees B * L rows, a group of channels is contiguous, and GroupNorm (Wu & He 2018) is torch's

@@ -1,8 +1,8 @@
 """Plan by diffusion: denoise trajectories from noise, climb the predicted return, keep the best.
 
-With the files beside it that it imports, this one is self-contained (standard library, numpy, torch, diffusers): an
-exported folder carries copies of them (TRAVELLING), and ``DiffusionPipeline.from_pretrained(folder,
-custom_pipeline=folder, trust_remote_code=True)`` plans without the package.
+This file and those that it imports need the standard library, numpy, torch and diffusers alone. An exported folder
+carries them joined to one, so ``DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder,
+trust_remote_code=True)`` plans without the package.
 
 Shapes: N observations, K candidates for each, H steps, A action and O observation dimensions, T = A + O.
 A trajectory is (..., H, T), action first, in normalised units: ``normalised = (raw - shift) / scale``.
@@ -24,7 +24,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet1DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-# Relative, for in an exported folder these files have no package around them.
+# Relative imports, by which an export knows the files that it has to join.
 from .guidance import (
     Frame,
     LearnedValue,
@@ -56,8 +56,6 @@ from .sampling import (
 from .settings import DEFAULT_SETTINGS, check_horizon, check_settings, warm_steps
 
 _NORMALIZATION_KEYS = {*("action_dim", "shift", "scale", "return_shift", "return_scale", "action_low", "action_high")}
-# What an exported folder needs of this code.
-TRAVELLING = ("pipeline.py", "settings.py", "sampling.py", "guidance.py", "inference.py")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A noised trajectory is ``x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise``, where alpha is the cumulative product of
 Ho et al. 2020 (``alphas_cumprod`` in diffusers). Everything about the levels is known before sampling, as numbers.
-This file travels in exported folders beside pipeline.py.
+This file travels in exported folders, joined with pipeline.py.
 """
 
 import math

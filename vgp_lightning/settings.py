@@ -1,6 +1,6 @@
 """The settings of planning: their defaults, what they may be, and the horizons that networks accept.
 
-This file travels in exported folders beside pipeline.py.
+This file travels in exported folders, joined with pipeline.py.
 """
 
 from collections.abc import Mapping
