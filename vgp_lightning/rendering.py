@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,41 +30,18 @@ def shrink(frame: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def write_video(frames: Frames, path: str | Path, fps: float) -> None:
-    """Write frames of one size as a ``.gif`` or ``.mp4`` file.
+def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
+    """Write frames of one size as a GIF that repeats for ever.
 
     Args:
         frames: The pictures.
-        path: The file; its suffix chooses the format.
+        path: The file.
         fps: Frames per second. A GIF counts in hundredths of a second and is rounded to them.
 
     Raises:
-        ValueError: If there are no frames, their sizes differ, or the suffix is another.
+        ValueError: If there are no frames, or their sizes differ.
     """
-    writers = {".gif": write_gif, ".mp4": write_mp4}
-    suffix = Path(path).suffix.lower()
-    if suffix not in writers:
-        raise ValueError(f"video {str(path)!r} ends in {suffix!r}: choose from {list(writers)}")
-    writers[suffix](frames, path, fps)
-
-
-def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
-    """Write an endless GIF; see ``write_video``."""
     Path(path).write_bytes(_gif_bytes(frames, fps))
-
-
-def write_mp4(frames: Frames, path: str | Path, fps: float) -> None:
-    """Write an H.264 film; see ``write_video``."""
-    height, width = _frame_size(frames)
-    # The players' pixel format halves the colours' resolution: an odd edge is repeated once to make it even.
-    padding = ((0, height % 2), (0, width % 2), (0, 0))
-    size = (width + width % 2, height + height % 2)
-    # 1: no rescaling to multiples of 16, which players have long stopped to need.
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=1)
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(np.pad(frame, padding, mode="edge")))
-    writer.close()
 
 
 def gif_summary(tag: str, frames: Frames, fps: float) -> Summary:
