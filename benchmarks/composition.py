@@ -20,8 +20,8 @@ from rich.table import Table
 
 from benchmarks.plan_latency import cut_episodes
 from benchmarks.pointmaze import CONTROLLER, reach_goal
-from vgp_lightning.agent import PlanningAgent, make_environments, rollout
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.agent.planning import PlanningAgent, make_environments, rollout
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 MARGIN = 0.1  # around the disc: the point has inertia and does not follow a plan exactly
 FORWARD_VELOCITY = 5  # of the torso in Hopper-v5, in metres a second

@@ -30,7 +30,7 @@ from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 from rich.table import Table
 
-from vgp_lightning.data import MinariDataModule
+from vgp_lightning.data.module import MinariDataModule
 
 ROOT = Path(__file__).parent.parent
 DATASET, STEPS, OBSERVATIONS, ACTIONS = "scale/noise-v0", 1000, 11, 3

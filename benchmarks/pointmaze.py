@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from vgp_lightning.agent import PlanningAgent, PositionController, make_environments
-from vgp_lightning.behaviours import WaypointBehaviour
-from vgp_lightning.evaluation import evaluate_agent
-from vgp_lightning.mazes import find_maze, plot_paths
-from vgp_lightning.pipeline import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.agent.behaviours import WaypointBehaviour
+from vgp_lightning.agent.mazes import find_maze, plot_paths
+from vgp_lightning.agent.planning import PlanningAgent, PositionController, make_environments
+from vgp_lightning.evaluation.evaluation import evaluate_agent
+from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 
 # The flat observation: where the point is, where it is to go, and position and velocity once more.
 ACHIEVED, DESIRED, POSITION, VELOCITY = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)

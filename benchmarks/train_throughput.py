@@ -27,7 +27,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.data_scale import DATASET, make_dataset
-from vgp_lightning.networks import make_denoiser, make_noise_scheduler
+from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler
 
 ROOT = Path(__file__).parent.parent
 ACTIONS, OBSERVATIONS, HORIZON, LEVELS, BATCH, WIDTHS = 3, 11, 32, 20, 64, [32, 64, 128, 256]
@@ -37,7 +37,7 @@ PLAIN, OURS = "plain loop", "vgp fit"
 ROWS = {
     PLAIN: "per-item dataset, default collate, eager network, AdamW, EMA in Python every 10 steps, .item() each step",
     "vgp fit, diffusers' evaluation": "our loader, fused AdamW, EMA each step, Lightning",
-    OURS: "and the networks evaluated by acceleration.py",
+    OURS: "and the networks evaluated by training/fast.py",
 }
 
 

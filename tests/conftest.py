@@ -13,7 +13,7 @@ from fakes import Track
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from vgp_lightning.data import MinariDataModule
+from vgp_lightning.data.module import MinariDataModule
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import torch
 from diffusers import DDPMScheduler
 from gymnasium import spaces
 
-from vgp_lightning.agent import PlanningAgent, make_environments
-from vgp_lightning.folder import write_folder
-from vgp_lightning.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
-from vgp_lightning.recordings import Recording, record
+from vgp_lightning.agent.episodes import Recording, record
+from vgp_lightning.agent.planning import PlanningAgent, make_environments
+from vgp_lightning.export.folder import write_folder
+from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 A, O, H = 2, 3, 8  # noqa: E741 (the package's letters)
 T = A + O

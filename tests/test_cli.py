@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.cli import main
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
 
 DATA = {"dataset_id": "test/pendulum-v0", "horizon": 8, "discount": 0.9, "batch_size": 16, "validation_share": 0.2}

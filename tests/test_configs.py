@@ -62,7 +62,7 @@ def test_an_overlay_fits_each_base_and_every_line_of_it_counts(base, overlay, ca
 
 @pytest.mark.parametrize("overlay", [*DATA, "demo.yaml"])
 def test_the_horizon_of_an_overlay_fits_the_networks_it_is_meant_for(overlay, capsys):
-    from vgp_lightning.networks import check_horizon
+    from vgp_lightning.pipeline.networks import check_horizon
 
     for base in BASES:
         config = merged(capsys, base, overlay)
@@ -73,7 +73,7 @@ def test_the_horizon_of_an_overlay_fits_the_networks_it_is_meant_for(overlay, ca
 
 @pytest.mark.parametrize("data", DATA)
 def test_each_dataset_has_one_overlay_for_a_cpu_whose_horizon_fits_both_networks(data, capsys):
-    from vgp_lightning.networks import check_horizon
+    from vgp_lightning.pipeline.networks import check_horizon
 
     (overlay,) = [name for name in CPU if Path(data).stem.startswith(Path(name).stem)]
     init = (config := merged(capsys, "planner.yaml", data, overlay))["model"]["init_args"]
@@ -82,7 +82,7 @@ def test_each_dataset_has_one_overlay_for_a_cpu_whose_horizon_fits_both_networks
 
 @pytest.mark.parametrize("overlay", INPAINTING)
 def test_an_inpainting_overlay_fits_the_denoiser_alone(overlay, capsys):
-    from vgp_lightning.networks import check_horizon
+    from vgp_lightning.pipeline.networks import check_horizon
 
     data = f"data/pointmaze-{Path(overlay).name}"
     config = merged(capsys, "denoiser.yaml", data, overlay, "hardware/cpu.yaml")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vgp_lightning.cli import main
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 MINIATURE = ["--episodes", "2", "--steps", "600", "--denoiser_steps", "3", "--value_steps", "3"]
 

@@ -14,10 +14,15 @@ import torch
 from diffusers import DDPMScheduler
 from nbclient import NotebookClient
 
-from vgp_lightning import cli, collect, comparison, diagnostics, evaluation, export, tuning
-from vgp_lightning.folder import join_pipeline
-from vgp_lightning.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline import ValueGuidedPlannerPipeline
+from vgp_lightning import cli
+from vgp_lightning.agent import collection as collect
+from vgp_lightning.diagnostics import diagnosis as diagnostics
+from vgp_lightning.evaluation import comparison, evaluation
+from vgp_lightning.export import trained as export
+from vgp_lightning.export.folder import join_pipeline
+from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.tuning import search as tuning
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

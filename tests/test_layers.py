@@ -1,66 +1,51 @@
-"""Who may import whom. The package is flat; these arrows are its architecture."""
+"""Who may import whom: a table of rooms, and the rules beside it."""
 
 import ast
+import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
+import vgp_lightning
 from vgp_lightning import cli
-from vgp_lightning.folder import join_pipeline
+from vgp_lightning.export.folder import join_pipeline
 
 PACKAGE = Path(__file__).parent.parent / "vgp_lightning"
 MAY_IMPORT = {
+    # the rooms, in floors
+    "data": set(),
+    "pipeline": set(),
+    "report": set(),
+    "training": {"data", "pipeline", "report"},
+    "agent": {"pipeline", "data", "report"},  # data: a collection writes a dataset; report: films of episodes
+    "export": {"training", "pipeline"},
+    "evaluation": {"agent", "pipeline", "report"},  # pipeline: the settings
+    "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
+    "tuning": {"evaluation", "agent", "export", "pipeline", "report"},  # export: the winner goes into the folder
+    # the files beside them
+    "demo": {"agent", "evaluation", "export", "report", "shipped"},
+    "callbacks": {"training"},  # the old door
+    "cli": {"shipped"},  # it names its verbs as text
+    "__main__": {"cli"},
     "__init__": set(),
-    "normalizer": set(),
-    "sampling": set(),
-    "inference": set(),
-    "guidance": {"inference"},
-    "settings": {"guidance", "sampling"},
-    "pipeline": {"guidance", "inference", "sampling", "settings"},
-    "rendering": set(),
-    "figures": set(),
-    "mazes": {"figures"},
-    "reports": set(),
-    "episodes": set(),
-    "networks": {"settings"},  # the horizons' rule
-    "windows": {"episodes"},
-    "data": {"episodes", "normalizer", "statistics", "windows"},
-    "acceleration": {"inference"},
-    "learning": {"acceleration", "data", "networks", "windows"},
-    "training": {"learning", "networks", "windows"},
-    "checkpoints": set(),
-    "health": {"checkpoints", "learning", "windows"},
-    "fitting": {"acceleration", "callbacks", "checkpoints", "data", "health", "learning", "training"},
-    "agent": {"pipeline"},
-    "behaviours": {"agent", "pipeline"},
-    "collect": {"agent", "behaviours"},
-    "statistics": set(),
-    "deployment": {"agent", "pipeline"},
-    "evaluation": {"agent", "deployment", "figures", "pipeline", "rendering", "reports", "statistics"},
-    "comparison": {"reports", "statistics"},
-    "recordings": {"agent", "pipeline", "rendering"},
-    "measures": {"agent", "pipeline", "recordings", "statistics"},
-    "findings": {"agent", "figures", "mazes", "measures", "pipeline", "recordings", "rendering", "statistics"},
-    "diagnostics": {"agent", "deployment", "figures", "findings", "mazes", "recordings", "rendering", "reports"},
-    "folder": {"pipeline"},
-    "space": {"pipeline", "settings"},
-    "halving": set(),
-    "tuning": {
-        *("agent", "comparison", "deployment", "evaluation", "figures", "folder", "halving", "pipeline", "reports"),
-        *("space", "statistics"),
-    },
-    "export": {"folder", "training", "pipeline", "networks"},
-    "original_checkpoint": {"networks", "training"},
-    "original": {"original_checkpoint", "folder", "networks", "pipeline"},
-    "callbacks": {"figures", "learning", "training", "pipeline", "statistics", "windows"},
-    "demo": {"shipped", "agent", "behaviours", "collect", "evaluation", "export", "figures", "reports", "pipeline"},
     "shipped": set(),
-    "cli": set(),  # it names its verbs as text
 }
-TRAVELLING = {"pipeline", "settings", "sampling", "guidance", "inference"}  # joined to one file in every export
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+# The command line names its verbs as text and imports them when they are called; mypy's stubs list the doors.
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+ROOMS = sorted({file.split("/")[0] for file in FILES if "/" in file})
+
+
+def unit(file):
+    """Return the room in which a file lies, or the name of a file at the top."""
+    return file.split("/")[0].removesuffix(".py")
+
+
+def parsed(file):
+    return ast.parse((PACKAGE / file).read_text())
 
 
 def imports(tree):
@@ -72,45 +57,72 @@ def imports(tree):
             yield ("." * node.level + (node.module or ""), [alias.name for alias in node.names])
 
 
-def imports_of_ours(tree):
-    """Return the modules of the package that are imported."""
+def imports_of_ours(tree, file):
+    """Return what a file imports of the package: ``room/file.py``, or ``room`` where it is the room's door."""
     found = set()
     for module, names in imports(tree):
         if module.startswith("."):
-            found.add(module.removeprefix("."))
-        elif module == "vgp_lightning":
-            assert names, "import the module that is meant, not the package"
-            found |= set(names)
-        elif module.startswith("vgp_lightning."):
-            found.add(module.split(".")[1])
+            assert "/" in file, f"{file} imports {module}"
+            parts = [unit(file), *filter(None, module.lstrip(".").split("."))]
+        elif module == "vgp_lightning" and names == ["__version__"]:
+            continue
+        elif module == "vgp_lightning" or module.startswith("vgp_lightning."):
+            parts = module.split(".")[1:]
+        else:
+            continue
+        for tail in [[name] for name in names] or [[]]:
+            path = "/".join([*parts, *tail])
+            places = [path, "/".join(parts)]
+            files = [f"{place}.py" for place in places if f"{place}.py" in FILES]
+            found.add(files[0] if files else next((place for place in places if place in ROOMS), path))
     return found
 
 
-def parsed(name):
-    return ast.parse((PACKAGE / f"{name}.py").read_text())
+# ---------------------------------------------------------------- rooms
 
 
-def test_the_package_is_flat_and_every_module_stands_in_the_table():
-    assert set(MODULES) == set(MAY_IMPORT)
-    assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+def test_every_file_stands_in_a_room_of_the_table_and_rooms_have_no_rooms_inside():
+    assert {unit(file) for file in FILES} == set(MAY_IMPORT)
+    assert [file for file in FILES if file.count("/") > 1] == []
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_only_what_lies_below_it(name):
-    assert imports_of_ours(parsed(name)) - MAY_IMPORT[name] == set()
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_only_from_the_rooms_that_its_own_may_use(file):
+    used = {unit(other) for other in imports_of_ours(parsed(file), file)} - {unit(file)}
+    assert used - MAY_IMPORT[unit(file)] == set()
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from vgp_lightning.export import export",
-        "from vgp_lightning import export",
-        "import vgp_lightning.export as e",
-        "def late():\n    from vgp_lightning.export import export",
+        "from vgp_lightning.export import folder",
+        "from vgp_lightning.export.folder import write_folder",
+        "import vgp_lightning.export.folder as f",
+        "def late():\n    from vgp_lightning.export.folder import write_folder",
     ],
 )
 def test_an_arrow_is_seen_however_it_is_written(source):
-    assert imports_of_ours(ast.parse(source)) == {"export"}
+    assert imports_of_ours(ast.parse(source), "cli.py") == {"export/folder.py"}
+
+
+@pytest.mark.parametrize("source", ["from vgp_lightning.export import export", "from vgp_lightning import export"])
+def test_a_door_is_told_from_a_file(source):
+    assert imports_of_ours(ast.parse(source), "cli.py") == {"export"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_inside_the_package_files_are_imported_and_never_doors(file):
+    assert [other for other in imports_of_ours(parsed(file), file) if not other.endswith(".py")] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_files_of_a_room_import_each_other_in_no_circle(room):
+    files = [file for file in FILES if file.startswith(f"{room}/")]
+    arrows = {file: {other for other in imports_of_ours(parsed(file), file) if other in files} for file in files}
+    list(TopologicalSorter(arrows).static_order())  # which raises where there is one
+
+
+# ---------------------------------------------------------------- the command line
 
 
 @pytest.mark.parametrize("verb", cli._VERBS)
@@ -119,23 +131,93 @@ def test_a_verb_names_a_function_that_is_there(verb):
     assert callable(getattr(import_module(f"vgp_lightning.{entry.module}"), entry.function))
 
 
-def test_the_command_line_imports_the_package_and_torch_inside_its_verbs_only():
-    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse", "vgp_lightning"}
-    top = ast.Module([node for node in parsed("cli").body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+def test_the_command_line_imports_torch_and_its_like_inside_its_verbs_only():
+    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse"}
+    top = ast.Module([node for node in parsed("cli.py").body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     assert {module.split(".")[0] for module, _ in imports(top)} & heavy == set()
 
 
-def test_what_travels_with_an_export_needs_numpy_torch_and_diffusers_alone():
-    for name in TRAVELLING:
-        roots = {module.split(".")[0] for module, _ in imports(parsed(name)) if not module.startswith(".")}
-        assert roots - set(sys.stdlib_module_names) <= {"numpy", "torch", "diffusers"}
+# ---------------------------------------------------------------- doors
+
+FACE = ["MinariDataModule", "Plan", "PlanningAgent", "PositionController", "ValueGuidedPlannerPipeline", "__version__"]
+# Where users have found things up to version 0.1, and configs and checkpoints name them.
+PATHS = {
+    "pipeline": ["ValueGuidedPlannerPipeline", "Plan", "StockEnvironment"],
+    "agent": ["PlanningAgent", "PositionController", "make_environments", "rollout"],
+    "training": ["DenoiserModule", "ValueModule", "PlannerModule"],
+    "callbacks": ["PlanPicture", "CalibrationPicture", "Throughput"],
+    "data": ["MinariDataModule"],
+    "evaluation": ["evaluate"],
+    "export": ["export"],
+    "tuning": ["tune"],
+    "diagnostics": ["diagnose"],
+}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_are_relative_where_a_file_travels_and_absolute_elsewhere(name):
-    modules = [module for module, _ in imports(parsed(name))]
+def loaded_by(code):
+    """Return the packages that a fresh process has loaded after some code."""
+    report = "; import sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_face_has_the_nouns_and_loads_torch_when_one_is_asked_for():
+    assert "torch" not in loaded_by("import vgp_lightning; vgp_lightning.__version__; dir(vgp_lightning)")
+    assert "torch" in loaded_by(f"from vgp_lightning import {', '.join(FACE)}")
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in PATHS.items() for name in names])
+def test_the_paths_that_users_have_stay(module, name):
+    assert callable(getattr(import_module(f"vgp_lightning.{module}"), name))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_no_door_of_the_name_of_one_of_its_files(room):
+    files = {Path(file).stem for file in FILES if file.startswith(f"{room}/")}
+    assert files & set(getattr(import_module(f"vgp_lightning.{room}"), "__all__", [])) == set()
+
+
+@pytest.mark.parametrize("kind", ["DenoiserModule", "ValueModule", "PlannerModule", "PlanPicture", "Throughput"])
+def test_configs_go_on_naming_modules_and_callbacks_by_their_room(kind):
+    parser = ArgumentParser()
+    parser.add_argument("--kind", type=type)
+    saved = parser.dump(parser.parse_object({"kind": getattr(import_module("vgp_lightning.training"), kind)}))
+    assert saved == f"kind: vgp_lightning.training.{kind}\n"
+
+
+@pytest.mark.parametrize(
+    "module", ["agent.deployment", "evaluation.evaluation", "tuning.search", "diagnostics.diagnosis"]
+)
+def test_who_has_a_folder_needs_neither_lightning_nor_minari(module):
+    assert loaded_by(f"import vgp_lightning.{module}") & {"lightning", "minari"} == set()
+
+
+def test_the_help_of_all_verbs_loads_nothing_heavy():
+    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse", "numpy"}
+    assert loaded_by("from vgp_lightning.cli import main; main(['--help'])") & heavy == set()
+
+
+def test_the_package_itself_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "vgp_lightning", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{vgp_lightning.__version__}\n")
+
+
+# ---------------------------------------------------------------- what travels
+
+TRAVELLING = [file for file in FILES if file.startswith("pipeline/") and not file.endswith("__init__.py")]
+
+
+@pytest.mark.parametrize("file", TRAVELLING)
+def test_what_travels_with_an_export_needs_numpy_torch_and_diffusers_alone(file):
+    roots = {module.split(".")[0] for module, _ in imports(parsed(file)) if not module.startswith(".")}
+    assert roots - set(sys.stdlib_module_names) <= {"numpy", "torch", "diffusers"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_are_relative_where_a_file_travels_and_absolute_elsewhere(file):
+    modules = [module for module, _ in imports(parsed(file))]
     relative = [module for module in modules if module.startswith(".")]
-    assert relative == [] if name not in TRAVELLING else not any(module.startswith("vgp_") for module in modules)
+    assert relative == [] if file not in TRAVELLING else not any(module.startswith("vgp_") for module in modules)
 
 
 def definitions(tree):
@@ -146,7 +228,7 @@ def definitions(tree):
             defined.append(node.name)
         elif isinstance(node, ast.Import):
             imported |= {alias.asname or alias.name: alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             imported |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
         else:
             defined += [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
@@ -154,23 +236,22 @@ def definitions(tree):
 
 
 def test_the_files_that_travel_can_be_one():
-    # All imports of each other are of names, in one line each at the top, under the names that they have there.
+    # They import names of each other at the top, under the names that they have there; no name means two things.
     seen, meant = {}, {}
-    for name in TRAVELLING:
-        tree = parsed(name)
+    for file in TRAVELLING:
+        tree = parsed(file)
         relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
         assert all(node in tree.body and not any(alias.asname for alias in node.names) for node in relative)
         defined, imported = definitions(tree)
-        for one in defined:
-            assert seen.setdefault(one, name) == name, f"{one} stands in {name} and in {seen[one]}"
-        for one, source in imported.items():
-            if source[0] not in TRAVELLING:
-                assert meant.setdefault(one, source) == source, f"{one} is {source} in {name}, {meant[one]} elsewhere"
+        for name in defined:
+            assert seen.setdefault(name, file) == file, f"{name} stands in {file} and in {seen[name]}"
+        for name, source in imported.items():
+            assert meant.setdefault(name, source) == source, f"{name} is {source} in {file}, {meant[name]} elsewhere"
     assert seen.keys() & meant.keys() == set()
 
 
 def test_the_joined_file_holds_all_of_them_and_compiles():
     text = join_pipeline()
     compile(text, "pipeline.py", "exec")
-    assert all(f"\n# {'-' * 16} {name}.py\n" in text for name in TRAVELLING)
+    assert all(f"\n# {'-' * 16} {Path(file).name}\n" in text for file in TRAVELLING)
     assert not [module for module, _ in imports(ast.parse(text)) if module.startswith(".")]

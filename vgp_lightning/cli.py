@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, NoReturn
+
+from vgp_lightning import __version__
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,19 @@ class _Verb:
 
 
 _VERBS = {
-    "collect": _Verb("let a behaviour act and write a Minari dataset", "collect", "collect"),
-    "fit": _Verb("train a denoiser, a value function or both on Minari datasets", "fitting", "run"),
-    "validate": _Verb("measure a checkpoint on the held-out episodes", "fitting", "run"),
-    "export": _Verb("write two checkpoints as one pipeline folder", "export", "export", outcome="exported to"),
+    "collect": _Verb("let a behaviour act and write a Minari dataset", "agent.collection", "collect"),
+    "fit": _Verb("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
+    "validate": _Verb("measure a checkpoint on the held-out episodes", "training.fit", "run"),
+    "export": _Verb("write two checkpoints as one pipeline folder", "export.trained", "export", outcome="exported to"),
     "import": _Verb(
-        *("write the original code's checkpoints as one pipeline folder", "original", "import_original"),
+        *("write the original code's checkpoints as one pipeline folder", "export.original", "import_original"),
         positional=True,
         outcome="imported to",
     ),
-    "evaluate": _Verb("let a pipeline folder act in its environment", "evaluation", "evaluate", True),
-    "compare": _Verb("say whether two evaluations differ, on the same seeds", "comparison", "compare", True),
-    "tune": _Verb("find the settings that return most, within a budget", "tuning", "tune", True),
-    "diagnose": _Verb("show why a planner returns what it returns", "diagnostics", "diagnose", True),
+    "evaluate": _Verb("let a pipeline folder act in its environment", "evaluation.evaluation", "evaluate", True),
+    "compare": _Verb("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
+    "tune": _Verb("find the settings that return most, within a budget", "tuning.search", "tune", True),
+    "diagnose": _Verb("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True),
     "demo": _Verb("all of these in miniature, with a report", "demo", "demo"),
 }
 
@@ -56,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(_help())
         return
     if arguments[0] == "--version":
-        print(version("vgp_lightning"))
+        print(__version__)
         return
     verb, *rest = arguments
     if verb not in _VERBS:

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning.agent import make_environments
-from vgp_lightning.behaviours import make_behaviour
-from vgp_lightning.collect import collect
-from vgp_lightning.evaluation import evaluate, evaluate_agent
-from vgp_lightning.export import export
-from vgp_lightning.figures import figure_to_image, plot_returns
-from vgp_lightning.reports import write_report
+from vgp_lightning.agent.behaviours import make_behaviour
+from vgp_lightning.agent.collection import collect
+from vgp_lightning.agent.planning import make_environments
+from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
+from vgp_lightning.export.trained import export
+from vgp_lightning.report.figures import figure_to_image, plot_returns
+from vgp_lightning.report.files import write_report
 from vgp_lightning.shipped import CONFIGS
 
 ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"

@@ -1,0 +1,398 @@
+"""The cache: what is refused on the way in, in which order vectors are flattened, and that it is whole or not there."""
+
+import errno
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+from filelock import FileLock
+from gymnasium import spaces
+
+from vgp_lightning.data import cache as module
+from vgp_lightning.data.cache import cached, check_spaces, load, open_dataset
+
+UNIT = spaces.Box(-1, 1, (1,), np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "arrays"
+
+
+def hdf5(dataset):
+    return h5py.File(Path(dataset.storage.data_path) / "main_data.hdf5", "r+")
+
+
+def replace(dataset, path, values):
+    """Overwrite an array of the stored dataset, as nothing of Minari's would."""
+    with hdf5(dataset) as file:
+        del file[path]
+        file[path] = values
+
+
+# ---------------------------------------------------------------- what is in the arrays
+
+
+def test_an_episode_fills_its_steps_and_one_row_of_rest_with_its_last_observation(make_dataset, make_episode, cache):
+    first, second = make_episode(3, 0), make_episode(2, 1, terminated=True)
+    episodes = load(cached([make_dataset("test/two-v0", [first, second])], cache))
+    assert episodes.rows.dtype == episodes.rewards.dtype == np.float32
+    np.testing.assert_array_equal(episodes.lengths, [3, 2])
+    np.testing.assert_array_equal(episodes.terminated, [False, True])
+    np.testing.assert_array_equal(episodes.rows[:3, :1], first.actions)
+    np.testing.assert_array_equal(episodes.rows[:4, 1:], first.observations)
+    np.testing.assert_array_equal(episodes.rows[4:6, :1], second.actions)
+    np.testing.assert_array_equal(episodes.rows[4:, 1:], second.observations)
+    np.testing.assert_array_equal(episodes.rows[[3, 6], 0], 0)
+    rewards = [*first.rewards, 0, *second.rewards, 0]
+    np.testing.assert_array_equal(episodes.rewards, np.float32(rewards))
+
+
+def test_the_action_of_rest_is_as_near_zero_as_the_bounds_allow(make_dataset, make_episode, cache):
+    action_space = spaces.Box(np.float32([-1, 0.25, -3]), np.float32([1, 2, -0.5]))
+    dataset = make_dataset("test/rest-v0", [make_episode(2, action_dim=3)], action_space=action_space)
+    np.testing.assert_array_equal(load(cached([dataset], cache)).rows[-1, :3], [0, 0.25, -0.5])
+
+
+def test_an_episode_of_one_step_is_two_rows(make_dataset, make_episode, cache):
+    episode = make_episode(1)
+    episodes = load(cached([make_dataset("test/short-v0", [episode])], cache))
+    np.testing.assert_array_equal(episodes.lengths, [1])
+    np.testing.assert_array_equal(episodes.rows[:, 1:], episode.observations)
+
+
+def test_nested_observations_are_flattened_in_gymnasiums_order(make_dataset, make_episode, cache):
+    space = spaces.Dict(
+        OrderedDict(  # not alphabetical
+            zeta=spaces.Box(-9, 9, (2,), np.float32),
+            alpha=spaces.Tuple([spaces.Box(-9, 9, (2, 2), np.float32), spaces.Box(-9, 9, (1,), np.float64)]),
+        )
+    )
+    rng = np.random.default_rng(0)
+    observations = {
+        "alpha": (rng.normal(size=(4, 2, 2)).astype(np.float32), rng.normal(size=(4, 1))),
+        "zeta": rng.normal(size=(4, 2)).astype(np.float32),
+    }
+    make_dataset("test/nested-v0", [make_episode(3, observations=observations)], space)
+    dataset = minari.load_dataset("test/nested-v0")
+    check_spaces(dataset, "test/nested-v0")
+    expected = [
+        spaces.flatten(
+            dataset.observation_space,
+            {"alpha": tuple(part[t] for part in observations["alpha"]), "zeta": observations["zeta"][t]},
+        )
+        for t in range(4)
+    ]
+    np.testing.assert_array_equal(load(cached([dataset], cache)).rows[:, 1:], np.float32(expected))
+
+
+def test_observations_and_actions_of_more_dimensions_are_flattened(make_dataset, make_episode, cache):
+    observations = np.arange(4 * 6, dtype=np.float32).reshape(4, 2, 3)
+    actions = np.linspace(-1, 1, 3 * 4, dtype=np.float32).reshape(3, 2, 2)
+    dataset = make_dataset(
+        "test/matrix-v0",
+        [make_episode(3, observations=observations, actions=actions)],
+        spaces.Box(-np.inf, np.inf, (2, 3), np.float32),
+    )
+    rows = load(cached([dataset], cache)).rows
+    np.testing.assert_array_equal(rows[:, 4:], observations.reshape(4, 6))
+    np.testing.assert_array_equal(rows[:3, :4], actions.reshape(3, 4))
+
+
+def test_several_datasets_follow_one_another(make_dataset, make_episode, cache):
+    datasets = [make_dataset(f"test/part-v{i}", [make_episode(2 + i, i)]) for i in range(2)]
+    episodes = load(cached(datasets, cache))
+    np.testing.assert_array_equal(episodes.lengths, [2, 3])
+    np.testing.assert_array_equal(episodes.per_dataset, [1, 1])
+    np.testing.assert_array_equal(episodes.rows[:, 1], [0, 1, 2, 100, 101, 102, 103])
+
+
+def test_an_episode_is_neither_lost_nor_doubled_where_the_file_is_opened_anew(
+    make_dataset, make_episode, cache, monkeypatch
+):
+    monkeypatch.setattr(module, "_OPEN", 2)
+    episodes = load(cached([make_dataset("test/five-v0", [make_episode(1, number) for number in range(5)])], cache))
+    np.testing.assert_array_equal(episodes.rows[::2, 1], [0, 100, 200, 300, 400])
+    np.testing.assert_array_equal(episodes.per_dataset, [5])
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["observations", "actions", "rewards"])
+def test_a_number_that_is_not_finite_is_refused_by_episode_array_and_step(
+    make_dataset, make_episode, cache, part, value
+):
+    episodes = [make_episode(4, number) for number in range(3)]
+    getattr(episodes[1], part)[2:] = value
+    dataset = make_dataset("test/nan-v0", episodes)
+    with pytest.raises(ValueError, match=rf"episode 1 of test/nan-v0 has {part} .*not finite, first at step 2: "):
+        cached([dataset], cache)
+
+
+def test_a_number_too_large_for_float32_is_refused(make_dataset, make_episode, cache):
+    observations = np.zeros((4, 2))
+    observations[2, 1] = 1e39  # the largest float32 is 3.4e38
+    space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    dataset = make_dataset("test/huge-v0", [make_episode(3, observations=observations)], space)
+    with pytest.raises(ValueError, match=r"episode 0 of test/huge-v0 has observations .*step 2"):
+        cached([dataset], cache)
+
+
+@pytest.mark.parametrize(
+    ("part", "kept", "expected"), [("observations", 4, 5), ("rewards", 3, 4), ("terminations", 3, 4)]
+)
+def test_an_array_of_the_wrong_length_is_refused(make_dataset, make_episode, cache, part, kept, expected):
+    broken = make_episode(4, 1)
+    dataset = make_dataset("test/short-v0", [make_episode(4, 0), broken])
+    replace(dataset, f"episode_1/{part}", np.asarray(getattr(broken, part))[:kept])
+    with pytest.raises(
+        ValueError, match=f"episode 1 of test/short-v0 has {kept} {part} for 4 actions: {expected} are needed"
+    ):
+        cached([dataset], cache)
+
+
+def test_an_episode_without_a_step_is_refused(make_dataset, make_episode, cache):
+    dataset = make_dataset("test/empty-v0", [make_episode(2, 0), make_episode(1, 1)])
+    replace(dataset, "episode_1/actions", np.zeros((0, 1), np.float32))
+    for part in ("rewards", "terminations", "truncations"):
+        replace(dataset, f"episode_1/{part}", np.zeros(0))
+    replace(dataset, "episode_1/observations", np.zeros((1, 2), np.float32))
+    with pytest.raises(ValueError, match="episode 1 of test/empty-v0 has no step"):
+        cached([dataset], cache)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_metadata_that_count_other_steps_are_refused(make_dataset, make_episode, cache, change):
+    dataset = make_dataset("test/count-v0", [make_episode(3)])
+    dataset._total_steps = dataset.total_steps + change
+    with pytest.raises(ValueError, match=r"test/count-v0.* metadata says"):
+        cached([dataset], cache)
+
+
+def test_a_dataset_that_was_refused_leaves_nothing_that_looks_whole(make_dataset, make_episode, cache):
+    episode = make_episode(3)
+    episode.rewards[1] = np.nan
+    dataset = make_dataset("test/nan-v0", [episode])
+    for _ in range(2):  # the second call finds no cache to take for good
+        with pytest.raises(ValueError, match="not finite"):
+            cached([dataset], cache)
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+def test_discrete_actions_and_observations_are_refused_by_name(make_dataset, make_episode):
+    choice = spaces.Discrete(3)
+    actions = make_episode(2, actions=np.array([0, 2]))
+    with pytest.raises(ValueError, match=r"test/choice-v0 has actions Discrete\(3\)"):
+        check_spaces(make_dataset("test/choice-v0", [actions], action_space=choice), "test/choice-v0")
+    observations = make_episode(2, observations={"a": np.zeros((3, 1), np.float32), "b": np.array([0, 1, 2])})
+    space = spaces.Dict(a=UNIT, b=choice)
+    with pytest.raises(ValueError, match=r"test/cell-v0 has observations .*Discrete\(3\)"):
+        check_spaces(make_dataset("test/cell-v0", [observations], space), "test/cell-v0")
+
+
+def test_a_missing_dataset_names_the_command_and_a_near_name(make_dataset, make_episode):
+    make_dataset("demo/hopper-v0", [make_episode(1)])
+    with pytest.raises(ValueError, match=r"'demo/hoper-v0' .*Did you mean demo/hopper-v0\?.*download demo/hoper-v0"):
+        open_dataset("demo/hoper-v0", download=False)
+    with pytest.raises(ValueError, match="'zzz/qqq-v0' is not in") as caught:
+        open_dataset("zzz/qqq-v0", download=False)
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_a_missing_dataset_is_the_same_error_where_there_is_none_at_all():
+    with pytest.raises(ValueError, match=r"minari download demo/hopper-v0.*vgp collect"):
+        open_dataset("demo/hopper-v0", download=False)
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def test_the_cache_is_found_again_where_the_dataset_has_been_moved_to(
+    make_dataset, make_episode, cache, tmp_path, monkeypatch
+):
+    dataset = make_dataset("test/one-v0", [make_episode(3)])
+    folder = cached([dataset], cache)
+    shutil.copytree(tmp_path / "minari", tmp_path / "elsewhere")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(module, "_write_arrays", None)  # must not be called
+    assert cached([minari.load_dataset("test/one-v0")], cache) == folder
+
+
+def test_another_content_has_another_cache(make_dataset, make_episode, cache):
+    dataset = make_dataset("test/one-v0", [make_episode(3)])
+    before = cached([dataset], cache)
+    replace(dataset, "episode_0/rewards", np.array([1.0, 2.0, 3.5]))
+    after = cached([minari.load_dataset("test/one-v0")], cache)
+    assert after != before
+    np.testing.assert_array_equal(load(after).rewards, [1, 2, 3.5, 0])
+    assert load(before).rewards[2] != 3.5
+
+
+def test_a_dataset_that_was_written_anew_has_another_cache_though_it_has_the_same_name_and_size(
+    make_dataset, make_episode, cache
+):
+    def collected(number):
+        dataset = make_dataset("test/one-v0", [make_episode(3, number)])
+        file = Path(dataset.storage.data_path) / "main_data.hdf5"
+        return load(cached([dataset], cache)).rows[0, 1], file.stat().st_size
+
+    first, size = collected(1)
+    minari.delete_dataset("test/one-v0")
+    assert (first, *collected(2)) == (100, 200, size)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_build_leaves_nothing_that_looks_whole(make_dataset, make_episode, cache, monkeypatch, error):
+    dataset = make_dataset("test/two-v0", [make_episode(3, number) for number in range(2)])
+    check = module._check_episode
+
+    def interrupted(name, *args):
+        if name.startswith("episode 1"):
+            assert list(cache.glob("*/*/rows.npy"))  # half of it is there
+            raise error("power cut")
+        check(name, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_check_episode", interrupted)
+        with pytest.raises(error, match="power cut"):
+            cached([dataset], cache)
+    assert [path.suffix for path in cache.iterdir()] in ([], [".lock"])
+    assert load(cached([dataset], cache)).rows[-1, 1] == 103
+
+
+def test_a_full_disk_is_told_with_its_folder_and_leaves_nothing(make_dataset, make_episode, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_check_episode", full)
+    with pytest.raises(ValueError, match=r"no space is left in .*arrays .* MB are free: .*--data\.cache_dir"):
+        cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+BUILD = """
+import hashlib, sys, time
+from pathlib import Path
+import minari
+from vgp_lightning.data import cache as episodes
+
+cache, own, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+check = episodes._check_episode
+
+def slow(name, *args):
+    check(name, *args)
+    if name.startswith("episode 1"):
+        own.with_suffix(".wrote").touch()
+        time.sleep(seconds)
+
+episodes._check_episode = slow
+dataset = minari.load_dataset("test/one-v0")
+own.with_suffix(".ready").touch()
+while not (own.parent / "go").exists():
+    time.sleep(0.005)
+folder = episodes.cached([dataset], cache)
+print("FOLDER", folder, hashlib.blake2b(episodes.load(folder).rows.tobytes()).hexdigest())
+"""
+
+
+def start_build(cache, own, seconds):
+    """Build in another process, which lingers so many seconds after the first of two episodes."""
+    arguments = [sys.executable, "-c", BUILD, str(cache), str(own), str(seconds)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(paths, *processes):
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+
+
+def test_what_a_killed_build_leaves_is_no_cache_and_the_next_build_removes_it(
+    make_dataset, make_episode, cache, tmp_path
+):
+    dataset = make_dataset("test/one-v0", [make_episode(3, number) for number in range(2)])
+    (tmp_path / "go").touch()
+    process = start_build(cache, tmp_path / "first", 60)
+    wait_for([tmp_path / "first.wrote"], process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert [path.suffix for path in cache.iterdir() if path.is_dir()] != []
+    folder = cached([dataset], cache)
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
+    np.testing.assert_array_equal(load(folder).rows[:, 1], [0, 1, 2, 3, 100, 101, 102, 103])
+
+
+def test_leftovers_of_other_datasets_are_removed_unless_somebody_holds_their_lock(make_dataset, make_episode, cache):
+    dead, living = (cache / f"{key * 32}.building-x" for key in "ab")
+    for path in (dead, living):
+        path.mkdir(parents=True)
+        (path / "rows.npy").touch()
+    with FileLock(cache / f"{'b' * 32}.lock"):
+        folder = cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
+    assert {path for path in cache.iterdir() if path.is_dir()} == {folder, living}
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import minari
+from vgp_lightning.data.cache import cached, load
+
+def peak():  # of this process alone, mapped files included; getrusage starts with its parent's
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
+
+for name in ("test/small-v0", "test/large-v0"):
+    folder = cached([minari.load_dataset(name)], Path(sys.argv[1]))
+    print("PEAK", peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells no peak")
+@pytest.mark.parametrize(("small", "large", "steps"), [(2, 60, 20_000), (200, 2000, 2)])
+def test_a_dataset_of_many_times_the_size_is_built_in_the_same_memory(
+    make_dataset, make_episode, cache, small, large, steps
+):
+    space = spaces.Box(-np.inf, np.inf, (16,), np.float32)
+    for name, count in (("small", small), ("large", large)):
+        episode = make_episode(steps, observations=np.zeros((steps + 1, 16), np.float32))
+        make_dataset(f"test/{name}-v0", [episode] * count, space)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(cache)], capture_output=True, text=True, check=True)
+    first, second = (float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("PEAK"))
+    # Sixty long episodes are 82 MB of rows; HDF5 would keep 66 MB of two thousand short ones.
+    assert second - first < 30
+
+
+def test_of_two_processes_one_builds_and_the_other_waits(make_dataset, make_episode, cache, tmp_path):
+    dataset = make_dataset("test/one-v0", [make_episode(3, number) for number in range(2)])
+    processes = [start_build(cache, tmp_path / name, 0.3) for name in ("first", "second")]
+    wait_for([tmp_path / "first.ready", tmp_path / "second.ready"], *processes)
+    (tmp_path / "go").touch()
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    folder = cached([dataset], cache)
+    rows = hashlib.blake2b(load(folder).rows.tobytes()).hexdigest()
+    assert {output.split("FOLDER ")[1].strip() for output in outputs} == {f"{folder} {rows}"}
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
+    np.testing.assert_array_equal(load(folder).rows[:, 1], [0, 1, 2, 3, 100, 101, 102, 103])
+    assert len(list(tmp_path.glob("*.wrote"))) == 1
+
+
+def test_the_arrays_are_mapped_read_only(make_dataset, make_episode, cache):
+    episodes = load(cached([make_dataset("test/one-v0", [make_episode(3)])], cache))
+    for array in (episodes.rows, episodes.rewards):
+        assert isinstance(array, np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1

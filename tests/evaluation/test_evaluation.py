@@ -1,0 +1,398 @@
+"""Evaluation: returns and lengths by hand, statistics against formulas, and what is written."""
+
+import hashlib
+import json
+import sys
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vgp_lightning.agent.behaviours import make_behaviour
+from vgp_lightning.agent.planning import make_environments
+from vgp_lightning.evaluation import evaluation
+from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent, play
+from vgp_lightning.report.statistics import Reference
+
+
+class Staircase(gymnasium.Env):
+    """Pays t + 1 at step t and ends after 3 + seed % 4 steps; cut after 5. Without a seed it pays 1000 a step."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
+    observation_space = spaces.Box(-1e6, 1e6, (3,))
+    action_space = spaces.Box(-1e6, 1e6, (2,))
+    broken = False
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.seeded, self.length = 0, seed is not None, 3 + (seed or 0) % 4
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        observation = np.full(3, self.t, np.float32)
+        return observation, float(self.t) if self.seeded else 1000.0, self.t == self.length, False, {}
+
+    def render(self):
+        if self.broken:
+            raise RuntimeError("no GL today")
+        return np.full((20, 30, 3), 40 * self.t, np.uint8)
+
+
+class Idler:
+    """Does nothing."""
+
+    def reset(self, seeds):
+        pass
+
+    def act(self, observations, active):
+        return np.zeros((len(active), 2), np.float32)
+
+
+class FakePipeline:
+    """Plans zeros, and knows what evaluation asks of a pipeline."""
+
+    device = torch.device("cpu")
+    observation_dim, action_dim = 3, 2
+
+    def __init__(self, **task):
+        self.task = task
+
+    def to(self, device):
+        return self
+
+    def resolve_settings(self, **settings):
+        if settings.get("n_guide_steps"):
+            raise ValueError("this pipeline has no value function")
+        defaults = {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0, "replan_every": 1}
+        return defaults | {k: v for k, v in settings.items() if v is not None}
+
+    def __call__(self, observation, generator, **settings):
+        return SimpleNamespace(
+            actions=torch.zeros(len(observation), 4, 2), observations=torch.zeros(len(observation), 4, 3)
+        )
+
+
+@pytest.fixture(autouse=True)
+def staircase():
+    gymnasium.register("Staircase-v0", entry_point=Staircase, max_episode_steps=5)
+    yield
+    del gymnasium.registry["Staircase-v0"]
+
+
+@pytest.fixture
+def fake_pipeline(monkeypatch):
+    """Put a pipeline without networks in the place of a folder's."""
+    pipeline = FakePipeline(env_id="Staircase-v0")
+    monkeypatch.setattr(evaluation, "load_pipeline", lambda folder, device="auto": pipeline)
+    return pipeline
+
+
+# ---------------------------------------------------------------- playing
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_returns_and_lengths_are_those_worked_out_by_hand(count):
+    environments = make_environments("Staircase-v0", count)
+    episodes = play(Idler(), environments, [3, 0, 1, 2, 4]).episodes
+    environments.close()
+    # Seed 3 would take 6 steps and is cut at 5; the last step's reward is in each sum.
+    assert [(e.seed, e.episode_return, e.length, e.terminated) for e in episodes] == [
+        (3, 15.0, 5, False),
+        (0, 6.0, 3, True),
+        (1, 10.0, 4, True),
+        (2, 15.0, 5, True),
+        (4, 6.0, 3, True),
+    ]
+
+
+class Reporter(gymnasium.Env):
+    """Lasts 4 steps. By its seed: 0 reports success at its last step, 1 in between and loses it again, 2 never."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Box(-1, 1, (2,))
+    key, silent = "success", False
+
+    def reset(self, *, seed=None, options=None):
+        # An idle environment has no seed, and succeeds all the time.
+        self.t, self.successes = 0, {0: [4], 1: [2], 2: [], None: [1, 2, 3, 4]}[seed]
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        info = {} if self.silent else {self.key: self.t in self.successes}
+        return np.zeros(3, np.float32), 0.0, self.t == 4, False, info
+
+
+@pytest.fixture
+def reporter():
+    gymnasium.register("Reporter-v0", entry_point=Reporter)
+    yield
+    del gymnasium.registry["Reporter-v0"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_an_episode_succeeds_if_any_of_its_steps_reports_success(reporter, monkeypatch, key, count):
+    monkeypatch.setattr(Reporter, "key", key)
+    environments = make_environments("Reporter-v0", count)
+    report = evaluate_agent(Idler(), environments, [1, 0, 2])
+    environments.close()
+    assert [episode["success"] for episode in report["episodes"]] == [True, True, False]
+    assert report["success_rate"] == pytest.approx(2 / 3)
+    # Wilson: (2/3 + z^2/6 -+ z sqrt(2/27 + z^2/36)) / (1 + z^2/3) with z = 1.96
+    assert report["success_rate_ci95"] == pytest.approx([0.20766, 0.93851], abs=1e-4)
+
+
+def test_an_environment_that_reports_no_success_has_no_success_rate(reporter, monkeypatch):
+    monkeypatch.setattr(Reporter, "silent", True)
+    environments = make_environments("Reporter-v0", 2)
+    report = evaluate_agent(Idler(), environments, [0, 1])
+    environments.close()
+    assert [episode["success"] for episode in report["episodes"]] == [None, None]
+    assert (report["success_rate"], report["success_rate_ci95"]) == (None, None)
+
+
+def test_a_point_maze_that_ends_at_its_goal_succeeds_where_it_terminates():
+    environments = make_environments("PointMaze_UMaze-v3", 4, continuing_task=False, max_episode_steps=60)
+    report = evaluate_agent(make_behaviour("waypoint", environments), environments, range(8))
+    environments.close()
+    episodes = report["episodes"]
+    assert {episode["success"] for episode in episodes} == {True, False}
+    assert [episode["success"] for episode in episodes] == [episode["terminated"] for episode in episodes]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_agent_may_have_other_seeds_than_the_environment(count):
+    class Noter(Idler):
+        seen: list = []  # noqa: RUF012
+
+        def reset(self, seeds):
+            self.seen += [seed for seed in seeds if seed is not None]
+
+    agent = Noter()
+    agent.seen = []
+    environments = make_environments("Staircase-v0", count)
+    played = play(agent, environments, [1, 0, 2], sampler_seeds=[7, 8, 9]).episodes
+    environments.close()
+    assert agent.seen == [7, 8, 9]
+    assert [(e.seed, e.sampler_seed, e.length) for e in played] == [(1, 7, 4), (0, 8, 3), (2, 9, 5)]
+
+
+def test_nothing_is_printed_where_there_is_no_terminal(capfd):
+    environments = make_environments("Staircase-v0", 1)
+    play(Idler(), environments, [0])
+    environments.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_agents_report_holds_its_statistics():
+    environments = make_environments("Staircase-v0", 2)
+    report = evaluate_agent(Idler(), environments, [0, 1, 2, 3], reference=Reference("hand", 1.5, 21.5))
+    environments.close()
+    assert report["return_mean"] == (6 + 10 + 15 + 15) / 4
+    assert report["return_iqm"] == (10 + 15) / 2
+    assert report["return_median"] == (10 + 15) / 2
+    assert report["normalized_score"] == 50
+    assert report["reference"] == {"name": "hand", "min": 1.5, "max": 21.5}
+    assert report["length_mean"] == (3 + 4 + 5 + 5) / 4
+    assert report["terminated_share"] == 0.75
+    assert report["normalized_score_ci95"] is None  # of so few
+    assert report["success_rate"] is None
+    assert report["success_rate_ci95"] is None
+    assert report["episodes"][3] == {
+        "seed": 3,
+        "sampler_seed": 3,
+        "return": 15.0,
+        "length": 5,
+        "terminated": False,
+        "truncated": True,
+        "success": None,
+        "normalized_score": 67.5,
+    }
+
+
+def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
+    # Two environments, of 3 and 5 steps, that plan at their steps 0, 2 and 4: the calls 0, 2 and 4 of five plan.
+    steps = [
+        SimpleNamespace(
+            episode=np.array([0 if t < 3 else -1, 1]),
+            rewards=np.ones(2),
+            terminated=np.array([t == 2, t == 4]),
+            truncated=np.array([False, False]),
+            infos={},
+            seconds=seconds,
+        )
+        for t, seconds in enumerate([0.3, 0.001, 0.3, 0.001, 0.3])
+    ]
+    monkeypatch.setattr(evaluation, "rollout", lambda agent, environments, seeds, agent_seeds: steps)
+    report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
+    assert report["plan_ms"] == pytest.approx(300)
+    assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
+    steps[4].seconds = 0.001
+    report = evaluate_agent(Idler(), None, [0, 1], replan_every=0)  # the call 0 alone
+    assert report["plan_ms"] == pytest.approx(300)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, capsys):
+    report = evaluate("folder", 6, str(tmp_path / "out"), seed=2, replan_every=2, scale=0.5, environments=4)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == report
+    assert set(report) == {
+        *("return_mean", "return_iqm", "return_ci95", "return_iqm_ci95", "return_std", "return_median"),
+        *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
+        *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
+        *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
+        *("checkpoints", "sampler_seed", "video", "video_error", "seconds"),
+    }
+    assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
+        (2, 15),
+        (3, 15),
+        (4, 6),
+        (5, 10),
+        (6, 15),
+        (7, 15),
+    ]
+    expected = {"planning_horizon": 4, "scale": 0.5, "warm_start_strength": 1.0, "replan_every": 2}
+    assert report["settings"] == expected
+    assert (report["video"], report["video_error"], report["environments"]) == ("rollout.gif", None, 4)
+
+    with Image.open(tmp_path / "out" / "rollout.gif") as image:
+        assert (image.n_frames, image.size) == (5, (30, 20))
+    with Image.open(tmp_path / "out" / "rollout.png") as image:
+        assert image.format == "PNG"
+    events = EventAccumulator(str(tmp_path / "out")).Reload()
+    scalars = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert scalars == pytest.approx(
+        {
+            "eval/return_mean": report["return_mean"],
+            "eval/return_iqm": report["return_iqm"],
+            "eval/ep_len_mean": report["length_mean"],
+            "eval/plan_time_ms": report["plan_ms"],
+        }
+    )
+    assert events.Images("eval/rollout")[0].encoded_image_string.startswith(b"GIF89a")
+    assert "12.7" in capsys.readouterr().out  # the mean, in the table
+
+
+def test_a_report_names_the_seeds_the_environment_the_weights_and_the_versions(fake_pipeline, tmp_path):
+    folder = tmp_path / "folder"
+    for network in ("unet", "value_function"):
+        (folder / network).mkdir(parents=True)
+        (folder / network / "weights.safetensors").write_bytes(network.encode())
+    report = evaluate(str(folder), 2, str(tmp_path / "out"), seed=5, sampler_seed=100, env_id="Staircase-v0")
+    assert [(e["seed"], e["sampler_seed"]) for e in report["episodes"]] == [(5, 100), (6, 101)]
+    assert (report["seed"], report["sampler_seed"]) == (5, 100)
+    assert report["checkpoints"] is None  # a folder of before they were noted
+    # As with and without a video, and without what flattens observations.
+    assert (
+        report["env_spec"]
+        == evaluate(str(folder), 1, str(tmp_path / "out"), video=False)["env_spec"]
+        == {
+            "id": "Staircase-v0",
+            "entry_point": "test_evaluation:Staircase",
+            "reward_threshold": None,
+            "nondeterministic": False,
+            "max_episode_steps": 5,
+            "order_enforce": True,
+            "disable_env_checker": False,
+            "kwargs": {},
+            "additional_wrappers": [],
+            "vector_entry_point": None,
+        }
+    )
+    assert gymnasium.envs.registration.EnvSpec.from_json(json.dumps(report["env_spec"])).max_episode_steps == 5
+    # $ sha256sum */*.safetensors | sha256sum
+    lines = [
+        f"{hashlib.sha256(network.encode()).hexdigest()}  {network}/weights.safetensors\n"
+        for network in ("unet", "value_function")
+    ]
+    assert report["weights_sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["gymnasium"] == gymnasium.__version__
+    assert report["versions"].keys() >= {"vgp_lightning", "mujoco"}
+
+
+def test_a_report_names_the_checkpoints_of_the_folder(fake_pipeline, tmp_path):
+    fake_pipeline.task["checkpoints"] = {"planner": {"file": "last.ckpt", "step": 15000}}
+    report = evaluate("folder", 1, str(tmp_path), video=False)
+    assert report["checkpoints"] == {"planner": {"file": "last.ckpt", "step": 15000}}
+
+
+def test_a_video_that_cannot_be_made_is_reported_and_the_rest_is_written(fake_pipeline, tmp_path, capsys, monkeypatch):
+    evaluate("folder", 1, str(tmp_path))
+    monkeypatch.setattr(Staircase, "broken", True)
+    report = evaluate("folder", 1, str(tmp_path))
+    assert report["video"] is None
+    assert "no GL today" in report["video_error"]
+    assert "No video: drawing failed with RuntimeError: no GL today" in capsys.readouterr().out
+    assert not (tmp_path / "rollout.gif").exists()  # the first evaluation's would not belong to this one
+    assert (tmp_path / "rollout.png").exists()
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == report
+
+
+def test_an_environment_that_has_no_pictures_is_played_all_the_same(fake_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(Staircase, "metadata", {"render_modes": []})
+    report = evaluate("folder", 1, str(tmp_path))
+    assert report["return_mean"] == 6
+    assert report["video"] is None
+    assert "render_mode" in report["video_error"]
+
+
+def test_no_video_is_made_and_none_is_missed_if_none_is_wanted(fake_pipeline, tmp_path):
+    report = evaluate("folder", 1, str(tmp_path), video=False)
+    assert (report["video"], report["video_error"]) == (None, None)
+
+
+def test_results_go_to_a_folder_named_after_the_pipeline(fake_pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate("exports/hopper/", 1, video=False)
+    assert (tmp_path / "runs" / "evaluate" / "hopper" / "evaluation.json").exists()
+
+
+def test_an_environment_of_other_dimensions_is_refused_with_both(fake_pipeline, tmp_path):
+    fake_pipeline.observation_dim = 11
+    with pytest.raises(ValueError, match=r"Staircase-v0 has 3 observation and 2 action .* plans 11 and 2.*--env_id"):
+        evaluate("folder", 1, str(tmp_path))
+
+
+def test_the_environment_must_be_known_from_somewhere(fake_pipeline, tmp_path):
+    fake_pipeline.task = {"env_id": None, "env_spec": None}
+    with pytest.raises(ValueError, match="--env_id"):
+        evaluate("folder", 1, str(tmp_path))
+    assert evaluate("folder", 1, str(tmp_path), env_id="Staircase-v0")["env_id"] == "Staircase-v0"
+
+
+def test_the_specification_of_the_dataset_goes_before_its_id(fake_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "staircase_module", SimpleNamespace(Staircase=Staircase))
+    spec = gymnasium.envs.registration.EnvSpec("Staircase-v0", "staircase_module:Staircase", max_episode_steps=4)
+    fake_pipeline.task["env_spec"] = json.loads(spec.to_json())
+    report = evaluate("folder", 1, str(tmp_path), seed=3, video=False)
+    (episode,) = report["episodes"]
+    assert (episode["return"], episode["length"], episode["truncated"]) == (10.0, 4, True)
+    assert report["env_spec"]["max_episode_steps"] == 4
+
+
+def test_wrong_settings_are_refused_with_the_folder(fake_pipeline, tmp_path):
+    with pytest.raises(ValueError, match="folder cannot plan so: this pipeline has no value function"):
+        evaluate("folder", 1, str(tmp_path), n_guide_steps=2)
+    with pytest.raises(ValueError, match="episodes is 0"):
+        evaluate("folder", 0, str(tmp_path))
+
+
+def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one(tmp_path):
+    with pytest.raises(ValueError, match=r"no model_index\.json; make one: vgp export"):
+        evaluate(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ValueError, match="holds a StableDiffusionPipeline, not a ValueGuidedPlannerPipeline"):
+        evaluate(str(tmp_path))

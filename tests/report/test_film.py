@@ -1,0 +1,144 @@
+"""Videos: the right frames in the right order, and what is said where there are none."""
+
+import io
+import os
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from PIL import Image
+
+from vgp_lightning.report.film import Recorder, gif_summary, shrink, write_gif
+
+
+class Camera(gymnasium.Env):
+    """Shows the number of its steps as a grey picture."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 100}  # noqa: RUF012
+    observation_space = action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode="rgb_array", breaks_at=None):
+        self.render_mode, self.breaks_at, self.t = render_mode, breaks_at, 0
+
+    def render(self):
+        if self.t == self.breaks_at:
+            raise RuntimeError("no GL today")
+        return np.full((30, 40, 3), self.t, np.uint8)
+
+
+def grey_frames(count, height, width):
+    return [np.full((height, width, 3), 20 * i, np.uint8) for i in range(count)]
+
+
+def film(environment, steps, **kwargs):
+    recorder = Recorder(environment, **kwargs)
+    for environment.t in range(1, steps + 1):
+        recorder.record(np.array([environment.t]), np.array([-environment.t], np.float32))
+    return recorder
+
+
+@pytest.mark.parametrize("size", [(10, 12), (11, 13)])
+def test_a_gif_holds_every_frame_for_its_time_for_ever(tmp_path, size):
+    write_gif(grey_frames(10, *size), tmp_path / "a.gif", fps=25)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert (image.n_frames, image.size, image.info["duration"], image.info["loop"]) == (10, size[::-1], 40, 0)
+        for i in range(10):
+            image.seek(i)
+            assert image.convert("RGB").getpixel((3, 3)) == (20 * i,) * 3
+
+
+def test_a_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there are 0"):
+        write_gif([], tmp_path / "a.gif", fps=10)
+    with pytest.raises(ValueError, match="there are 2"):
+        write_gif([*grey_frames(1, 8, 8), *grey_frames(1, 9, 8)], tmp_path / "a.gif", fps=10)
+
+
+def test_a_tensorboard_summary_carries_the_gif_itself():
+    (value,) = gif_summary("eval/rollout", grey_frames(5, 11, 13), fps=10).value
+    assert (value.tag, value.image.height, value.image.width) == ("eval/rollout", 11, 13)
+    with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+        assert (image.format, image.n_frames) == ("GIF", 5)
+
+
+def test_wide_frames_shrink_in_proportion_and_small_ones_stay():
+    assert shrink(np.zeros((480, 640, 3), np.uint8), 240).shape == (180, 240, 3)
+    frame = np.zeros((100, 200, 3), np.uint8)
+    assert shrink(frame, 240) is frame
+
+
+def test_frames_are_taken_at_the_asked_rate_of_the_environments_time():
+    recorder = film(Camera(), 20, fps=25)  # 100 steps a second: every 4th
+    assert [int(frame[0, 0, 0]) for frame in recorder.frames] == [1, 5, 9, 13, 17]
+    assert recorder.fps == pytest.approx(25)
+    assert recorder.error is None
+
+
+def test_the_true_time_step_of_the_environment_goes_before_its_metadata():
+    environment = Camera()
+    environment.dt = 0.02
+    recorder = film(environment, 20, fps=25)
+    assert len(recorder.frames) == 10
+    assert recorder.fps == pytest.approx(25)
+
+
+def test_a_slow_environment_shows_every_step_at_its_own_rate():
+    environment = Camera()
+    environment.dt = 0.1
+    recorder = film(environment, 6, fps=25)
+    assert len(recorder.frames) == 6
+    assert recorder.fps == pytest.approx(10)
+
+
+def test_frames_stop_at_their_limit_but_actions_and_observations_do_not():
+    recorder = film(Camera(), 20, fps=100, max_frames=3, width=20)
+    assert [frame.shape for frame in recorder.frames] == [(15, 20, 3)] * 3
+    assert np.ravel(recorder.observations).tolist() == list(range(1, 21))
+    assert np.ravel(recorder.actions).tolist() == list(range(-1, -21, -1))
+
+
+@pytest.mark.parametrize("breaks_at", [1, 9])
+def test_a_camera_that_breaks_is_reported_and_leaves_no_half_video(breaks_at):
+    recorder = film(Camera(breaks_at=breaks_at), 20)
+    assert recorder.frames == []
+    assert len(recorder.actions) == 20
+    assert "RuntimeError: no GL today" in recorder.error
+    assert "libegl1" in recorder.error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the other systems draw without a display by themselves")
+@pytest.mark.parametrize(
+    ("variables", "seen"),
+    [({}, "egl"), ({"MUJOCO_GL": ""}, "egl"), ({"MUJOCO_GL": "osmesa"}, "osmesa"), ({"DISPLAY": ":0"}, None)],
+)
+def test_without_a_display_egl_is_asked_for_while_drawing_and_only_then(monkeypatch, variables, seen):
+    class Witness(Camera):
+        def render(self):
+            self.seen = os.environ.get("MUJOCO_GL")
+            return super().render()
+
+    for name in ("MUJOCO_GL", "DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    environment = Witness()
+    film(environment, 1)
+    assert environment.seen == seen
+    assert (os.environ.get("MUJOCO_GL") or None) == (variables.get("MUJOCO_GL") or None)
+
+
+def test_an_environment_that_was_not_made_to_draw_gives_a_reason():
+    recorder = film(Camera(render_mode=None), 3)
+    assert recorder.frames == []
+    assert "rgb_array" in recorder.error
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "HalfCheetah-v5"])
+def test_the_camera_follows_the_body(env_id):
+    environment = gymnasium.make(env_id, render_mode="rgb_array")
+    Recorder(environment)
+    renderer = environment.unwrapped.mujoco_renderer
+    assert renderer.camera_id == renderer.model.camera("track").id
+    environment.close()

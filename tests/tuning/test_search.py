@@ -1,0 +1,443 @@
+"""The search: its budget, its seeds, what it finds where the answer is known, and what it writes."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+from fakes import Stub, contents, planner, settings_elsewhere, write_tiny, zeros
+from gymnasium import spaces
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vgp_lightning.cli import main
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.tuning import search as tuning
+from vgp_lightning.tuning.halving import plan_rungs
+from vgp_lightning.tuning.search import measure_latency, tune
+
+
+class Steady(gymnasium.Env):
+    """Pays 1 for each action that is the one before, in front of a view that does not change; for six steps.
+
+    Only a planner without noise that plans anew at every step does the same again and again.
+    """
+
+    observation_space = spaces.Box(-10, 10, (2,))
+    action_space = spaces.Box(-1, 1, (1,))
+    begun: list = []  # noqa: RUF012 (the seeds of all episodes, in order)
+    pays = 1.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:  # else it idles
+            self.begun.append(seed)
+        self.t, self.last = 0, None
+        self.view = self.np_random.normal(size=2).astype(np.float32)
+        return self.view.copy(), {}
+
+    def step(self, action):
+        same = self.last is not None and abs(float(action[0]) - self.last) < 1e-6
+        self.t, self.last = self.t + 1, float(action[0])
+        return self.view.copy(), self.pays * same, False, self.t == 6, {}
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch):
+    monkeypatch.setattr(Steady, "begun", [])
+    monkeypatch.setattr(tuning, "Console", lambda: Console(width=200))
+    gymnasium.register("Steady-v0", entry_point=Steady)
+    yield
+    del gymnasium.registry["Steady-v0"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A planner whose defaults are noisy and slow to look again."""
+    task = {"env_id": "Steady-v0", "checkpoints": {"planner": {"file": "last.ckpt", "step": 5}}}
+    return write_tiny(tmp_path / "planner", task=task, n_guide_steps=0, temperature=1.0, replan_every=2)
+
+
+# What is best by construction, among what is not: without noise, planned at every step.
+SPACE = {
+    "temperature": [0.0, 1.0],
+    "replan_every": [1, 2],
+    "batch_size": [2],
+    "n_guide_steps": [0],
+    "num_inference_steps": [1, 2],
+    "warm_start_strength": [1.0],
+}
+BEST = {"temperature": 0.0, "replan_every": 1}
+
+
+def run(folder, tmp_path, *options, space=SPACE):
+    """Tune through the front door, and return the report."""
+    defaults = ["--episodes", "40", "--configurations", "8", "--holdout_episodes", "6"]
+    main(
+        ["tune", str(folder), "--output_dir", str(tmp_path / "out"), "--space", json.dumps(space), *defaults, *options]
+    )
+    return json.loads((tmp_path / "out" / "tuning.json").read_text())
+
+
+def plain(capsys):
+    return re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+# ---------------------------------------------------------------- the budget
+
+
+@pytest.mark.parametrize(
+    ("configurations", "episodes", "rungs"),
+    [
+        (27, 300, [(27, 3), (9, 12), (3, 37)]),
+        (9, 60, [(9, 3), (3, 11)]),
+        (27, 39, [(27, 1), (9, 1), (3, 1)]),
+        (10, 100, [(10, 3), (4, 8), (2, 19)]),
+        (2, 9, [(2, 4)]),
+        (1, 5, []),
+    ],
+)
+def test_rungs_share_the_episodes_that_are_left(configurations, episodes, rungs):
+    assert plan_rungs(configurations, episodes) == rungs
+
+
+def test_no_budget_is_ever_exceeded_and_later_rungs_play_no_fewer():
+    for configurations in range(2, 60):
+        least = sum(size for size, _ in plan_rungs(configurations, 10**6))
+        for episodes in range(least, least + 200):
+            rungs = plan_rungs(configurations, episodes)
+            assert sum(size * each for size, each in rungs) <= episodes
+            each = [each for _, each in rungs]
+            assert each == sorted(each)
+            assert each[0] >= 1
+        with pytest.raises(ValueError, match=f"episodes is {least - 1}: .* takes at least {least}, one for each"):
+            plan_rungs(configurations, least - 1)
+
+
+def test_the_search_plays_its_episodes_on_shared_seeds_and_the_end_on_others(folder, tmp_path):
+    report = run(folder, tmp_path, "--seed", "500")
+    sizes = [rung["configurations"] for rung in report["rungs"]]
+    assert sizes == [8, 3]
+    seeds = [rung["seeds"] for rung in report["rungs"]]
+    assert seeds[0] + seeds[1] == list(range(500, 500 + len(seeds[0]) + len(seeds[1])))
+    searched = [seed for size, some in zip(sizes, seeds, strict=True) for seed in size * some]
+    assert report["episodes_played"] == len(searched) <= 40
+    held_out = list(range(540, 546))
+    assert report["holdout"]["seeds"] == held_out
+    assert sorted(Steady.begun) == sorted(searched + 2 * held_out)
+    assert not set(searched) & set(held_out)
+
+
+def test_the_number_of_environments_changes_nothing(folder, tmp_path):
+    first = run(folder, tmp_path, "--write", "false", "--environments", "1")
+    other = run(folder, tmp_path, "--write", "false", "--environments", "5")
+    for key in ("rungs", "winner"):
+        assert first[key] == other[key]
+    assert [one["returns"] for one in first["configurations"]] == [one["returns"] for one in other["configurations"]]
+
+
+# ---------------------------------------------------------------- what is found
+
+
+def test_the_best_settings_are_found_confirmed_and_become_the_folders(folder, tmp_path, capsys):
+    before = contents(folder)
+    report = run(folder, tmp_path)
+    winner = report["winner_settings"]
+    assert winner | BEST == winner
+    assert report["outcome"] == "better"
+    assert report["written"] is True
+    assert report["default_settings"] | {"temperature": 1.0, "replan_every": 2} == report["default_settings"]
+    held = report["holdout"]
+    assert held["winner"]["return_mean"] == 5  # each action but the first is the one before
+    assert held["default"]["return_mean"] == 0
+    assert held["difference"]["difference"] == 5
+    assert held["difference"]["told"] is True
+    assert held["difference"]["verdict"] == "the winner is better by 5 [5, 5]"
+    assert held["winner"]["return_ci95"] == [5, 5]
+
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    assert pipeline.resolve_settings() == winner
+    assert settings_elsewhere(folder, tmp_path)["settings"] == winner
+    card = (folder / "README.md").read_text()
+    assert "| `temperature` | 0.0 |" in card
+    assert "| `replan_every` | 1 |" in card
+    after = contents(folder)
+    assert {name for name in before if before[name] != after[name]} == {"model_index.json", "README.md"}
+
+    out = plain(capsys)
+    assert "On the held-out seeds the winner returns more: the winner's settings are now the defaults of" in out
+    for words in ("default", "winner", "temperature", "held-out seeds 10040 to 10045", "better by 5"):
+        assert words in out
+
+
+def test_the_report_says_what_became_of_each_and_what_the_numbers_are_of(folder, tmp_path):
+    report = run(folder, tmp_path)
+    first, second = (rung["seeds"] for rung in report["rungs"])
+    dropped = [one["dropped"] for one in report["configurations"]]
+    assert dropped.count("rung 1") == 5
+    assert dropped.count("rung 2") == 2
+    assert dropped[report["winner"]] is None
+    for one in report["configurations"]:
+        played = [first] if one["dropped"] == "rung 1" else [first, second]
+        assert [list(returns) for returns in one["returns"]] == [[str(seed) for seed in seeds] for seeds in played]
+        every = [value for returns in one["returns"] for value in returns.values()]
+        assert one["return_means"][-1] == pytest.approx(np.mean(every))
+    assert report["configurations"][report["winner"]]["plan_ms"] > 0
+    assert report["configurations"][0]["plan_ms"] > 0
+    assert report["env_id"] == "Steady-v0"
+    assert report["pipeline"] == str(folder)
+    assert report["checkpoints"] == {"planner": {"file": "last.ckpt", "step": 5}}
+    assert report["space"] | SPACE == report["space"]
+    assert len(report["weights_sha256"]) == 64
+    assert report["versions"].keys() >= {"vgp_lightning", "torch"}
+
+
+def test_the_search_is_drawn_and_logged(folder, tmp_path):
+    report = run(folder, tmp_path)
+    with Image.open(tmp_path / "out" / "tuning.png") as image:
+        assert image.format == "PNG"
+    events = EventAccumulator(str(tmp_path / "out")).Reload()
+    best = [(event.step, event.value) for event in events.Scalars("tune/return_mean_best")]
+    assert [step for step, _ in best] == [8 * len(report["rungs"][0]["seeds"]), report["episodes_played"]]
+    assert best[-1][1] == 5
+    assert events.Scalars("tune/holdout_return_mean_winner")[0].value == 5
+    assert events.Scalars("tune/holdout_return_mean_default")[0].value == 0
+    assert events.Images("tune/halving")
+
+
+def test_where_nothing_is_to_be_written_the_folder_stays(folder, tmp_path, capsys):
+    before = contents(folder)
+    report = run(folder, tmp_path, "--write", "false")
+    assert (report["outcome"], report["written"]) == ("better", False)
+    assert contents(folder) == before
+    assert "stays as it is, for --write is false" in plain(capsys)
+
+
+def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tmp_path, monkeypatch, capsys):
+    before, play = contents(folder), tuning.evaluate_agent
+
+    def nothing_pays(*arguments, **options):
+        monkeypatch.setattr(Steady, "pays", 0.0)
+        return play(*arguments, **options)
+
+    monkeypatch.setattr(tuning, "evaluate_agent", nothing_pays)
+    report = run(folder, tmp_path)
+    assert report["winner"] != 0
+    assert (report["outcome"], report["written"]) == ("not better", False)
+    assert report["holdout"]["difference"]["verdict"].startswith(
+        "no difference can be told: the default and the winner"
+    )
+    assert contents(folder) == before
+    assert "the winner returns no more: " in plain(capsys)
+
+
+def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
+    folder = write_tiny(tmp_path / "planner", task={"env_id": "Steady-v0"}, n_guide_steps=0, batch_size=1, **BEST)
+    before = contents(folder)
+    report = run(folder, tmp_path)
+    assert (report["winner"], report["outcome"], report["written"]) == (0, "default won", False)
+    assert report["holdout"]["default"]["return_mean"] == 5
+    assert report["holdout"]["winner"] is None
+    assert report["holdout"]["difference"] is None
+    assert contents(folder) == before
+    out = plain(capsys)
+    assert "Nothing that was tried returned more than the folder's defaults" in out
+    assert "better by" not in out
+
+
+def test_who_goes_on_is_decided_by_all_seeds_so_far(folder, tmp_path, monkeypatch):
+    # By candidates; 1 is better over both rungs, 2 in the second alone.
+    returns = {"rung 1": {1: 10, 2: 0, 3: -1, 4: -1}, "rung 2": {1: 0, 2: 5}}
+
+    def play(agent, environments, seeds, description):
+        value = returns[description.split(",")[0]][agent.settings["batch_size"]]
+        return SimpleNamespace(episodes=[SimpleNamespace(episode_return=float(value)) for _ in seeds])
+
+    monkeypatch.setattr(tuning, "play", play)
+    space = {name: values[:1] for name, values in SPACE.items()} | {"batch_size": [1, 2, 3, 4], "temperature": [1.0]}
+    space["replan_every"] = [2]
+    space["num_inference_steps"] = [2]
+    report = run(folder, tmp_path, "--episodes", "7", space=space)
+    assert [(rung["configurations"], len(rung["seeds"])) for rung in report["rungs"]] == [(4, 1), (2, 1)]
+    assert report["winner_settings"]["batch_size"] == 1
+    assert report["configurations"][report["winner"]]["return_means"] == [10, 5]
+
+
+def test_of_equals_the_defaults_go_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Steady, "pays", 0.0)
+    assert run(folder, tmp_path)["outcome"] == "default won"
+
+
+def test_the_default_space_works_with_a_folder_of_either_kind(tmp_path):
+    for guided in (True, False):
+        folder = write_tiny(tmp_path / f"{guided}", guided=guided)
+        report = tune(str(folder), 13, 9, str(tmp_path / "out"), holdout_episodes=2, env_id="Steady-v0")
+        assert len(report["configurations"]) == 9
+        assert report["holdout"]["default"]["return_ci95"] is None  # of two
+
+
+# ---------------------------------------------------------------- time
+
+
+@pytest.fixture
+def latencies(monkeypatch):
+    """A planning call takes 10 ms for each denoising step, and twice as long where it is planned at every second."""
+    measured = []
+
+    def measure(pipeline, **settings):
+        measured.append(settings)
+        return 10.0 * settings["num_inference_steps"] * (2 if settings["replan_every"] == 2 else 1)
+
+    monkeypatch.setattr(tuning, "measure_latency", measure)
+    return measured
+
+
+def test_who_takes_too_long_is_left_out_before_an_episode_is_played(folder, tmp_path, latencies, capsys):
+    report = run(folder, tmp_path, "--latency_ms", "25")
+    slow = [one for one in report["configurations"] if one["dropped"] == "latency"]
+    assert len(slow) == report["over_latency"] == 2  # two steps, planned at every second
+    assert all(one["plan_ms"] == 40 and one["returns"] == [] for one in slow)
+    assert report["rungs"][0]["configurations"] == 6
+    assert len(latencies) == 8
+    assert "2 of them too slow" in plain(capsys)
+
+
+def test_a_default_that_is_too_slow_gives_way_even_to_one_that_returns_no_more(
+    folder, tmp_path, latencies, monkeypatch, capsys
+):
+    monkeypatch.setattr(Steady, "pays", 0.0)
+    report = run(folder, tmp_path, "--latency_ms", "25")
+    assert report["configurations"][0]["dropped"] == "latency"
+    assert report["holdout"]["difference"]["difference"] == 0
+    assert (report["outcome"], report["written"]) == ("default too slow", True)
+    assert "The defaults take longer than 25.0 ms: the winner's settings are now" in plain(capsys)
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
+
+
+def test_the_only_one_that_is_quick_enough_wins_without_a_search(folder, tmp_path, latencies):
+    space = SPACE | {"temperature": [0.0]}
+    report = run(folder, tmp_path, "--latency_ms", "10", space=space)
+    assert (report["rungs"], report["episodes_played"]) == ([], 0)
+    assert report["winner_settings"] | BEST | {"num_inference_steps": 1} == report["winner_settings"]
+    assert report["outcome"] == "default too slow"
+    assert not (tmp_path / "out" / "tuning.png").exists()
+
+
+def test_without_a_limit_only_the_defaults_and_the_winner_are_timed(folder, tmp_path, latencies):
+    report = run(folder, tmp_path)
+    assert latencies == [report["default_settings"], report["winner_settings"]]
+
+
+def test_the_time_is_that_of_a_call_with_a_plan_in_hand():
+    unet = Stub(zeros)
+    milliseconds = measure_latency(planner(unet, num_inference_steps=5, warm_start_strength=0.4), batch_size=3)
+    assert 0 < milliseconds < 1000
+    calls = [int(t) for t in unet.timesteps]
+    assert calls == [19, 15, 11, 7, 3] + [7, 3] * 8  # the first of nine has no plan yet
+    assert {len(x) for x in unet.inputs} == {3}
+
+
+def test_the_time_is_the_median_of_the_calls_after_the_first_two(monkeypatch):
+    seconds = [100, 100, 1, 7, 2, 6, 3, 5, 4]
+    clock = iter(np.cumsum([part for one in seconds for part in (0, one)]))
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert measure_latency(planner(Stub(zeros), num_inference_steps=1)) == 4000
+
+
+def test_who_plans_once_an_episode_never_has_a_plan_in_hand():
+    unet = Stub(zeros)
+    measure_latency(planner(unet, num_inference_steps=5, warm_start_strength=0.4, replan_every=0))
+    assert [int(t) for t in unet.timesteps] == [19, 15, 11, 7, 3] * 9
+
+
+# ---------------------------------------------------------------- what is refused, and what an interruption leaves
+
+
+def failure(capfd, folder, tmp_path, *options, **changes):
+    before = contents(folder)
+    with pytest.raises(SystemExit) as ended:
+        run(folder, tmp_path, *options, **changes)
+    assert ended.value.code == 2
+    assert contents(folder) == before
+    assert Steady.begun == []
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--episodes", "10"], "episodes is 10: halving 8 configurations takes at least 11, one for each"),
+        (["--configurations", "1"], "configurations is 1: at least 2 are needed"),
+        (["--holdout_episodes", "0"], "holdout_episodes is 0: at least 1 is needed"),
+        (["--latency_ms", "1e-4"], "latency_ms is 0.0001, but none of 8 configurations plans in that time here"),
+        (["--latency_ms", "-1"], "latency_ms is -1.0: milliseconds above 0 are needed"),
+        (["--space", '{"speed": [1]}'], "space names unknown settings ['speed']: choose from ['batch_size'"),
+        (["--space", '{"scale": []}'], "space has no values for ['scale']"),
+        (["--space", '{"replan_every": [9]}'], "cannot plan with all of the space: replan_every is 9"),
+        (["--env_id", "Pendulum-v1"], "3 observation and 1 action dimensions"),
+        (["--environments", "0"], "0 environments: at least 1 is needed"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_played(folder, tmp_path, capfd, options, words):
+    assert words in failure(capfd, folder, tmp_path, *options)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_unless_it_need_not_be(folder, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(tuning.os, "access", lambda path, mode: False)
+    assert "planner cannot be written: allow it, or" in failure(capfd, folder, tmp_path)
+    assert run(folder, tmp_path, "--write", "false")["outcome"] == "better"
+
+
+def test_a_space_of_nothing_but_the_defaults_is_refused(folder, tmp_path, capfd):
+    default = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
+    space = {name: [value] for name, value in default.items() if value is not None}
+    assert "nothing but the folder's defaults" in failure(capfd, folder, tmp_path, space=space)
+
+
+def test_nobody_quick_enough_is_told_who_is_the_quickest(folder, tmp_path, latencies, capfd):
+    message = failure(capfd, folder, tmp_path, "--latency_ms", "9.5")
+    assert "latency_ms is 9.5" in message
+    assert "the quickest takes 10.0 ms: {" in message
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no model_index\.json"):
+        tune(str(tmp_path))
+
+
+def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch):
+    before, play = contents(folder), tuning.play
+
+    def interrupted(agent, environments, seeds, description):
+        if description.startswith("rung 2"):
+            raise KeyboardInterrupt
+        return play(agent, environments, seeds, description=description)
+
+    monkeypatch.setattr(tuning, "play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path)
+    report = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert len(report["rungs"]) == 1
+    assert sum(one["dropped"] == "rung 1" for one in report["configurations"]) == 5
+    assert all(len(one["returns"]) == 1 for one in report["configurations"])
+    assert (report["winner"], report["holdout"], report["written"]) == (None, None, False)
+    assert contents(folder) == before
+
+
+def test_the_folder_is_changed_when_all_else_is_done(folder, tmp_path, monkeypatch):
+    before = contents(folder)
+    monkeypatch.setattr(tuning, "plot_halving", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(folder, tmp_path)
+    report = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert (report["outcome"], report["written"]) == ("better", False)
+    assert contents(folder) == before
+
+
+def test_results_go_to_a_folder_named_after_the_pipeline(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tune("planner", 13, 8, space=SPACE, holdout_episodes=1, write=False)
+    assert (tmp_path / "runs" / "tune" / "planner" / "tuning.json").exists()

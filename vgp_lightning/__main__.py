@@ -1,0 +1,5 @@
+"""``python -m vgp_lightning``: the command line."""
+
+from vgp_lightning.cli import main
+
+main()

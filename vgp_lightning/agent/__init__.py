@@ -1,0 +1,5 @@
+"""Plans to actions: agents, the environments that they act in, and episodes as they were played."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,237 @@
+"""What acts without having learned here: bundled gaits, a maze's waypoints, chance, and any exported pipeline.
+
+Shapes: N environments, O observation and A action dimensions, both flat, in physical units.
+"""
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from vgp_lightning.agent.planning import Agent, PlanningAgent
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+class _Streams:
+    """A random stream per environment, begun afresh from each episode's seed, and the level u ~ U(0, 1) it starts with.
+
+    The level makes episodes of mixed quality: a behaviour multiplies its noise by it.
+    """
+
+    def __init__(self) -> None:
+        self.generators: list[np.random.Generator] = []
+        self.levels: NDArray[np.float64] = np.zeros(0)  # (N,)
+
+    def reset(self, seeds: Sequence[int | None]) -> list[int]:
+        """Begin anew where there is a seed, and return which environments these are."""
+        if len(seeds) != len(self.generators):
+            self.generators = [np.random.default_rng(0) for _ in seeds]  # idle environments never get a seed
+            self.levels = np.zeros(len(seeds))
+        begun = [i for i, seed in enumerate(seeds) if seed is not None]
+        for i in begun:
+            # The pair, for default_rng(seed) is the very stream from which gymnasium draws the initial state.
+            self.generators[i] = np.random.default_rng((seeds[i], 1))  # type: ignore[arg-type]
+            self.levels[i] = self.generators[i].uniform()
+        return begun
+
+    def normal(self, dimension: int) -> NDArray[np.float64]:
+        """Draw (N, dimension) standard normal numbers, each row from its own stream."""
+        return np.stack([generator.standard_normal(dimension) for generator in self.generators])
+
+
+class LinearBehaviour:
+    """action = clip(bias + W @ observation), with noise that differs from episode to episode.
+
+    When an episode begins, its seed gives a level u ~ U(0, 1). For the whole episode each weight is multiplied by
+    1 + weight_noise * u * n, where n ~ N(0, 1) is the weight's own: the noise is relative, so the units of an
+    observation do not matter; biases stay. At each step action_noise * u * n with fresh n ~ N(0, 1) is added to each
+    action before it is clipped to its bounds. So the episodes are spread from the clean behaviour (u = 0) to a bad one.
+    """
+
+    def __init__(
+        self,
+        weights: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        action_space: spaces.Box,
+        *,
+        weight_noise: float = 0.0,
+        action_noise: float = 0.0,
+    ) -> None:
+        self.weights = weights  # (A, O)
+        self.bias = bias  # (A,)
+        self.low, self.high = action_space.low.ravel(), action_space.high.ravel()  # (A,) each
+        self.weight_noise = weight_noise
+        self.action_noise = action_noise
+        self._streams = _Streams()
+        self._perturbed = np.zeros((0, *weights.shape))  # (N, A, O)
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        """Draw level and weights of the episodes that begin."""
+        if len(seeds) != len(self._perturbed):
+            self._perturbed = np.repeat(self.weights[None], len(seeds), axis=0)
+        for i in self._streams.reset(seeds):
+            relative = self.weight_noise * self._streams.levels[i]
+            self._perturbed[i] = self.weights * (
+                1 + relative * self._streams.generators[i].standard_normal(self.weights.shape)
+            )
+
+    def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the clipped actions (N, A)."""
+        actions = self.bias + np.einsum("nao,no->na", self._perturbed, observations)
+        actions += self.action_noise * self._streams.levels[:, None] * self._streams.normal(len(self.bias))
+        clipped: NDArray[np.float32] = np.clip(actions, self.low, self.high).astype(np.float32)
+        return clipped
+
+
+class RandomBehaviour:
+    """Actions that are uniform between the bounds of the action space.
+
+    Raises:
+        ValueError: If a dimension has no bounds, for nothing is uniform there.
+    """
+
+    def __init__(self, action_space: spaces.Box) -> None:
+        if not action_space.is_bounded("both"):
+            raise ValueError(f"random actions need bounds on every dimension, the action space is {action_space}")
+        self.low, self.high = action_space.low.ravel(), action_space.high.ravel()  # (A,) each
+        self._streams = _Streams()
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        """Begin the streams of the new episodes."""
+        self._streams.reset(seeds)
+
+    def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return random actions (N, A)."""
+        return np.stack([stream.uniform(self.low, self.high) for stream in self._streams.generators]).astype(np.float32)
+
+
+class WaypointBehaviour:
+    """Walk a point maze's shortest path to the goal, cell by cell, under a PD controller.
+
+    The path is found anew at each step from the cell that the point is in, by breadth-first search from the goal's
+    cell; the controller heads for the centre of the next cell, and in the goal's cell for the goal. As for
+    LinearBehaviour, an episode's seed gives a level u ~ U(0, 1), and action_noise * u * N(0, 1) is added at each step.
+
+    Raises:
+        ValueError: If the environments have no maze, or are not moved by two forces as PointMaze is.
+    """
+
+    # D4RL's gains, with which it collected its maze2d datasets.
+    GAIN, DAMPING = 10.0, 1.0
+
+    def __init__(self, environments: VectorEnv, *, action_noise: float = 0.0) -> None:
+        self.maze: Any = getattr(environments.envs[0].unwrapped, "maze", None)  # type: ignore[attr-defined]
+        shapes = (environments.single_observation_space.shape, environments.single_action_space.shape)
+        if self.maze is None or shapes != ((8,), (2,)):
+            raise ValueError(
+                f"the waypoint behaviour walks PointMaze_*-v3, with observations (8,) and actions (2,): "
+                f"these environments have {shapes[0]} and {shapes[1]}, and {'a' if self.maze else 'no'} maze"
+            )
+        self.action_noise = action_noise
+        self._streams = _Streams()
+        self._next: dict[tuple[int, int], dict[tuple[int, int], tuple[int, int]]] = {}  # goal cell: {cell: next cell}
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        """Draw the noise levels of the episodes that begin."""
+        self._streams.reset(seeds)
+
+    def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the clipped actions (N, 2) for observations (N, 8): position, goal, position and velocity."""
+        positions, goals, velocities = observations[:, :2], observations[:, 2:4], observations[:, 6:8]
+        targets = np.stack([self._target(position, goal) for position, goal in zip(positions, goals, strict=True)])
+        actions = self.GAIN * (targets - positions) - self.DAMPING * velocities
+        actions += self.action_noise * self._streams.levels[:, None] * self._streams.normal(2)
+        clipped: NDArray[np.float32] = np.clip(actions, -1, 1).astype(np.float32)
+        return clipped
+
+    def _target(self, position: NDArray[np.floating], goal: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return where to go (2,) from the position: the next cell's centre, or the goal if it is in this cell."""
+        cell, last = self._cell(position), self._cell(goal)
+        if last not in self._next:
+            self._next[last] = self._search(last)
+        if cell == last or cell not in self._next[last]:
+            return goal
+        centre: NDArray[np.floating] = self.maze.cell_rowcol_to_xy(self._next[last][cell])
+        return centre
+
+    def _cell(self, xy: NDArray[np.floating]) -> tuple[int, int]:
+        row, column = self.maze.cell_xy_to_rowcol(xy)
+        return int(row), int(column)
+
+    def _search(self, goal: tuple[int, int]) -> dict[tuple[int, int], tuple[int, int]]:
+        """Search breadth-first from the goal's cell and return each reachable cell's next one towards it."""
+        onward = {goal: goal}
+        queue = deque([goal])
+        while queue:
+            row, column = queue.popleft()
+            for cell in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+                inside = 0 <= cell[0] < self.maze.map_length and 0 <= cell[1] < self.maze.map_width
+                if inside and self.maze.maze_map[cell[0]][cell[1]] != 1 and cell not in onward:  # 1: a wall
+                    onward[cell] = (row, column)
+                    queue.append(cell)
+        return onward
+
+
+def make_behaviour(
+    name: str, environments: VectorEnv, *, weight_noise: float = 0.0, action_noise: float = 0.0
+) -> Agent:
+    """Make the behaviour that a name stands for.
+
+    Args:
+        name: ``random``, ``waypoint``, a bundled behaviour such as ``hopper-linear``, the path of a JSON file like the
+            bundled ones (``weights`` (A, O) and ``bias`` (A,)), or the folder of an exported pipeline.
+        environments: What it is to act in.
+        weight_noise: Relative noise of the weights, for linear behaviours.
+        action_noise: Noise of the actions in their units, for linear and waypoint behaviours.
+
+    Raises:
+        ValueError: If the name is unknown, does not fit the environments, or knows nothing of the noise asked for.
+    """
+    action_space = environments.single_action_space
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(f"behaviours need Box actions, these environments have {action_space}")
+    bundled = {path.stem: path for path in sorted(ASSETS.glob("*.json"))}
+    path = bundled.get(name, Path(name))
+    linear = path.suffix == ".json" and path.is_file()
+    if min(weight_noise, action_noise) < 0:
+        raise ValueError(f"weight_noise {weight_noise} and action_noise {action_noise}: neither may be negative")
+    if weight_noise and not linear:
+        raise ValueError(f"weight_noise is {weight_noise}, but behaviour {name!r} has no weights to perturb: set it 0")
+    if action_noise and not linear and name != "waypoint":
+        raise ValueError(f"action_noise is {action_noise}, but behaviour {name!r} takes none: set it 0")
+    if name == "random":
+        return RandomBehaviour(action_space)
+    if name == "waypoint":
+        return WaypointBehaviour(environments, action_noise=action_noise)
+    expected = (spaces.flatdim(action_space), spaces.flatdim(environments.single_observation_space))  # (A, O)
+    if linear:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or content.get("kind") != "linear":
+            raise ValueError(f"{path} holds no linear behaviour: it needs the keys kind ('linear'), weights and bias")
+        weights, bias = (np.asarray(content.get(key, ()), dtype=np.float64) for key in ("weights", "bias"))
+        if weights.shape != expected or bias.shape != expected[:1]:
+            raise ValueError(
+                f"{path} has weights {weights.shape} and bias {bias.shape}, "
+                f"but the environments need weights {expected} and bias {expected[:1]}: (actions, observations)"
+            )
+        return LinearBehaviour(weights, bias, action_space, weight_noise=weight_noise, action_noise=action_noise)
+    if (path / "model_index.json").is_file():
+        pipeline = ValueGuidedPlannerPipeline.from_pretrained(path)
+        if (pipeline.action_dim, pipeline.observation_dim) != expected:
+            raise ValueError(
+                f"{path} plans {(pipeline.action_dim, pipeline.observation_dim)} (actions, observations), "
+                f"but the environments have {expected}"
+            )
+        return PlanningAgent(pipeline)
+    raise ValueError(
+        f"unknown behaviour {name!r}: valid are random, waypoint, {', '.join(bundled)}, the path of a linear "
+        "behaviour's .json, or the folder of an exported pipeline (with model_index.json)"
+    )

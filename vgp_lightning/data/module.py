@@ -1,0 +1,266 @@
+"""Minari datasets -> loaders of windows with their returns, and the statistics that normalise them.
+
+Shapes: H steps, A action and O observation dimensions, T = A + O, all in physical units.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning.pytorch as pl
+import minari
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from vgp_lightning.data.cache import Episodes, appended, built, cached, check_spaces, load, open_dataset
+from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
+from vgp_lightning.data.returns import Truncation, discounted_returns
+from vgp_lightning.data.windows import DrawOrder, Padding, WindowDataset, WindowLoader
+
+_CHUNK = 1 << 18  # numbers that statistics are taken of at a time
+
+
+class MinariDataModule(pl.LightningDataModule):
+    """Windows of one or several Minari datasets, some episodes held out for validation.
+
+    Attributes:
+        action_dim: A.
+        observation_dim: O.
+        transition_dim: T = A + O.
+        task: Environment, datasets, discount and reference scores, as an exported folder tells them.
+    """
+
+    def __init__(
+        self,
+        dataset_id: str | list[str],
+        weights: list[float] | None = None,
+        horizon: int = 32,
+        discount: float = 0.997,
+        termination_penalty: float = 0.0,
+        truncation: Truncation = "cut",
+        padding: Padding = "terminated",
+        normalizer: NormalizerKind = "gaussian",
+        batch_size: int = 64,
+        validation_share: float = 0.05,
+        validation_windows: int = 2048,
+        split_seed: int = 0,
+        num_workers: int = 0,
+        download: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        """Read the datasets' metadata; nothing else is read before training starts.
+
+        Args:
+            dataset_id: A Minari dataset, or several that are mixed.
+            weights: Share of each dataset in what is trained on, in proportion to the weights; default: that of its
+                windows, so that each window is drawn as often as any other.
+            horizon: H, the steps of a window.
+            discount: Of the return.
+            termination_penalty: Added to the reward of a terminating step; the paper has -100 where it is a fall.
+            truncation: What a truncated episode's return is: ``cut`` at its end, or as if it would ``continue``.
+            padding: Whose end a window may run over. A terminated episode stays where it ended, a truncated one would
+                have gone on: hence the default. Use ``all`` where episodes are shorter than the horizon.
+            normalizer: ``gaussian`` (mean 0, deviation 1) or ``limits`` (-1..1), per dimension.
+            batch_size: Windows in a batch, of all processes together: it decides what is learned, and the number of
+                processes only how quickly.
+            validation_share: Share of the episodes that is held out.
+            validation_windows: At most so many windows of the held-out episodes, evenly spread.
+            split_seed: Decides which episodes are held out.
+            num_workers: Of the loaders; 0 is usually best, since a batch is a single gather.
+            download: Fetch missing datasets from Minari's remote.
+            cache_dir: Of the flat arrays; default ``$XDG_CACHE_HOME/vgp_lightning`` or ``~/.cache/vgp_lightning``.
+
+        Raises:
+            ValueError: If an argument is out of range, or a dataset is missing or does not fit the others.
+        """
+        super().__init__()
+        for name, value, low, high in (
+            ("horizon", horizon, 1, None),
+            ("discount", discount, 0, 1),
+            ("batch_size", batch_size, 1, None),
+            ("validation_windows", validation_windows, 1, None),
+        ):
+            if not (low <= value and (high is None or value <= high)):  # so that NaN is refused
+                raise ValueError(
+                    f"data.{name} is {value}: it must be at least {low}" + (f", at most {high}" * bool(high))
+                )
+        for name, choice, choices in (
+            ("truncation", truncation, get_args(Truncation)),
+            ("padding", padding, get_args(Padding)),
+            ("normalizer", normalizer, get_args(NormalizerKind)),
+        ):
+            if choice not in choices:
+                raise ValueError(f"data.{name} is {choice!r}: choose from {choices}")
+        if not 0 <= validation_share < 1:
+            raise ValueError(f"data.validation_share is {validation_share}: it must lie in [0, 1)")
+        if truncation == "continue" and discount == 1:
+            raise ValueError("data.truncation is 'continue': it needs a discount below 1, since the tail never ends")
+        self.dataset_ids = [dataset_id] if isinstance(dataset_id, str) else list(dataset_id)
+        if not self.dataset_ids:
+            raise ValueError("data.dataset_id is empty: name at least one Minari dataset")
+        if weights is not None and (
+            len(weights) != len(self.dataset_ids) or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0
+        ):
+            raise ValueError(
+                f"data.weights is {weights}: each of the {len(self.dataset_ids)} datasets in data.dataset_id needs "
+                "one, none below zero, not all of them zero"
+            )
+        self.weights = weights
+        self.horizon, self.discount, self.termination_penalty = horizon, discount, termination_penalty
+        self.truncation, self.padding, self.normalizer = truncation, padding, normalizer
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.validation_share, self._validation_limit, self.split_seed = (
+            validation_share,
+            validation_windows,
+            split_seed,
+        )
+        self._cache_dir = Path(
+            cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
+        ).expanduser()
+
+        self._datasets = [open_dataset(name, download) for name in self.dataset_ids]
+        first = self._datasets[0]
+        for dataset, name in zip(self._datasets, self.dataset_ids, strict=True):
+            check_spaces(dataset, name)
+            if (dataset.observation_space, dataset.action_space) != (first.observation_space, first.action_space):
+                raise ValueError(
+                    f"datasets cannot be mixed: {self.dataset_ids[0]} has observations {first.observation_space} and "
+                    f"actions {first.action_space}, {name} has {dataset.observation_space} and {dataset.action_space}"
+                )
+        action_space = first.action_space
+        self.action_dim = spaces.flatdim(action_space)
+        self.observation_dim = spaces.flatdim(first.observation_space)
+        self.transition_dim = self.action_dim + self.observation_dim
+        self._bounds = {"action_low": _bound(action_space.low), "action_high": _bound(action_space.high)}
+        self.task = self._describe(first)
+
+    def _describe(self, dataset: minari.MinariDataset) -> dict[str, Any]:
+        metadata = dataset.storage.metadata
+        # The environment that is meant for evaluation, where the dataset names one.
+        spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
+        references = (metadata.get("ref_min_score"), metadata.get("ref_max_score"))
+        reference = {"name": f"dataset {self.dataset_ids[0]}", "min": references[0], "max": references[1]}
+        return {
+            "env_id": json.loads(spec)["id"] if spec else None,
+            "env_spec": json.loads(spec) if spec else None,
+            "dataset_id": self.dataset_ids,
+            "discount": self.discount,
+            "termination_penalty": self.termination_penalty,
+            "reference_scores": None if None in references else reference,
+        }
+
+    def prepare_data(self) -> None:
+        """Build what is missing of the cache; Lightning calls this in one process of each machine."""
+        self._cached()
+
+    def setup(self, stage: str) -> None:
+        """Map the cache, split the episodes and take the statistics of the training returns.
+
+        Raises:
+            ValueError: If no window fits, or too few episodes are there to hold some out.
+        """
+        del stage
+        if hasattr(self, "normalization"):
+            return
+        episodes, statistics, returns = self._cached()
+        held_out, chosen = self._split(len(episodes.lengths))
+        self.train_windows = WindowDataset(episodes, returns, chosen, self.horizon, self.padding)
+        held_out_windows = WindowDataset(episodes, returns, held_out, self.horizon, self.padding)
+        self.validation_windows = held_out_windows.limited(self._validation_limit)
+        for name, windows in (("training", self.train_windows), ("held-out", self.validation_windows)):
+            if windows.total == 0 and (windows is self.train_windows or len(held_out)):
+                raise ValueError(
+                    f"no window of {self.horizon} steps fits the {name} episodes of {self.dataset_ids}, whose longest "
+                    f"has {episodes.lengths.max()} steps: set data.padding to 'all', or data.horizon lower"
+                )
+        shift, scale = shift_and_scale(statistics, self.normalizer)
+        windows = self.train_windows
+        return_statistics = measure(
+            returns[windows.first_rows(i, i + _CHUNK), None] for i in range(0, windows.total, _CHUNK)
+        )
+        return_shift, return_scale = shift_and_scale(return_statistics, "gaussian")
+        self.normalization = {
+            "action_dim": self.action_dim,
+            "shift": shift.tolist(),
+            "scale": scale.tolist(),
+            "return_shift": float(return_shift[0]),
+            "return_scale": float(return_scale[0]),
+            **self._bounds,
+        }
+
+    def train_dataloader(self) -> WindowLoader:
+        """Return shuffled windows: each once an epoch, in one of the processes.
+
+        Raises:
+            ValueError: If there are fewer windows than processes, or the Trainer asks for a share of the batches.
+        """
+        windows, weights, seed = self.train_windows, self.weights, torch.initial_seed()
+        if self.trainer is not None:
+            seed = self.trainer.strategy.broadcast(seed)
+            # Lightning takes so many batches of an epoch; that they are always the same ones is up to us.
+            if batches := self.trainer.overfit_batches:  # type: ignore[attr-defined]
+                if isinstance(batches, float):
+                    raise ValueError(f"trainer.overfit_batches is {batches}: give it as a whole number of batches")
+                windows, weights = windows.limited(batches * self.batch_size), None
+        return self._loader(windows, shuffle=True, weights=weights, seed=seed)
+
+    def val_dataloader(self) -> WindowLoader | list[Any]:
+        """Return the held-out windows, or no loader where no episode is held out."""
+        return self._loader(self.validation_windows) if len(self.validation_windows) else []
+
+    def _loader(self, windows: WindowDataset, **options: Any) -> WindowLoader:
+        part, parts = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return WindowLoader(windows, DrawOrder(windows, self.batch_size, part, parts, **options), self.num_workers)
+
+    def _split(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the held-out episodes and the others, drawn by the split's seed."""
+        share = max(round(self.validation_share * count), 1) if self.validation_share > 0 else 0
+        if share >= count:
+            raise ValueError(
+                f"{self.dataset_ids} has {count} episodes, too few to hold out a share of {self.validation_share}: "
+                "set data.validation_share to 0"
+            )
+        order = np.random.default_rng(self.split_seed).permutation(count)
+        return np.sort(order[:share]), np.sort(order[share:])
+
+    def _cached(self) -> tuple[Episodes, Statistics, NDArray[np.float32]]:
+        """Map episodes and returns, and read the rows' statistics; what is missing is built, once for all processes."""
+        folder = cached(self._datasets, self._cache_dir)
+        episodes = load(folder)
+        statistics = folder / "statistics.npz"
+        built(statistics, folder, lambda target: _write_statistics(episodes, target))
+        settings = (float(self.discount), float(self.termination_penalty), self.truncation)
+        returns = folder / "returns_{}_{}_{}.npy".format(*settings)
+        built(returns, folder, lambda target: self._write_returns(episodes, target))
+        with np.load(statistics) as found:
+            return episodes, Statistics(**found), np.load(returns, mmap_mode="r")
+
+    def _write_returns(self, episodes: Episodes, path: Path) -> None:
+        """Write the discounted return from each row; the last row of an episode, its end, has none (0)."""
+        with appended(path, len(episodes.rows)) as file:
+            rewards, first = np.asarray(episodes.rewards), 0
+            for length, terminated in zip(episodes.lengths, episodes.terminated, strict=True):
+                returns = discounted_returns(
+                    rewards[first : first + length],
+                    bool(terminated),
+                    self.discount,
+                    self.termination_penalty,
+                    self.truncation,
+                )
+                file.write(np.append(returns, np.float32(0)).tobytes())
+                first += length + 1
+
+
+def _write_statistics(episodes: Episodes, path: Path) -> None:
+    rows = max(_CHUNK // episodes.rows.shape[1], 1)
+    found = measure(episodes.rows[i : i + rows] for i in range(0, len(episodes.rows), rows))
+    np.savez(path, **vars(found))
+
+
+def _bound(limits: NDArray[np.floating]) -> list[float | None]:
+    """Return action limits as JSON can hold them: None where there is none."""
+    return [float(limit) if np.isfinite(limit) else None for limit in limits.ravel()]

@@ -1,0 +1,277 @@
+"""Windows of H steps, and the order in which they are drawn: batches are a pure function of a seed and a number.
+
+Shapes: G windows in a global batch, B of them this process's, H steps, T = A + O dimensions, in physical units.
+
+A window that runs over the end of its episode stays in the episode's last row: final observation, action of rest.
+Nothing here has a state but the number of batches drawn, so a run that was cut off goes on where it stopped, and any
+number of processes draws what a single one would.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import copy
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vgp_lightning.data.cache import Episodes
+
+Padding = Literal["none", "terminated", "all"]
+
+_ROUNDS = 8  # of the Feistel network; four make it a pseudo-random permutation (Luby & Rackoff 1988)
+_AHEAD = 64  # batches whose windows are worked out at a time
+
+
+class Draw(NamedTuple):
+    """Which windows a process's share of a global batch has, and the seed of the global batch's noise."""
+
+    windows: NDArray[np.int64]  # (B,), every ``parts``-th of the global batch's G, from the ``part``-th on
+    total: int  # G
+    part: int
+    parts: int
+    seed: int
+
+
+class Batch(NamedTuple):
+    """B windows."""
+
+    trajectories: torch.Tensor  # (B, H, T), raw, action first
+    returns: torch.Tensor  # (B,), discounted, from the window's first step to the episode's end
+    draw: Draw
+
+
+class WindowDataset(Dataset[Batch]):
+    """All windows of some episodes; any set of them is one gather from the memory-mapped rows."""
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        returns: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        horizon: int,
+        padding: Padding,
+    ) -> None:
+        """Count the windows of the chosen episodes.
+
+        Args:
+            episodes: All episodes.
+            returns: The return from each row.
+            chosen: Indices of the episodes whose windows these are, ascending.
+            horizon: H.
+            padding: Whose end a window may run over: ``none``, ``terminated`` or ``all`` episodes'.
+        """
+        self.horizon = horizon
+        self._episodes, self._returns = episodes, returns
+        last_rows = np.cumsum(episodes.lengths + 1) - 1
+        lengths = episodes.lengths[chosen]
+        self._last_rows = last_rows[chosen]
+        self._first_rows = self._last_rows - lengths
+        padded = np.full(len(chosen), padding == "all") | (episodes.terminated[chosen] & (padding == "terminated"))
+        windows = np.where(padded, lengths, np.maximum(lengths - horizon + 1, 0))
+        self._ends = np.cumsum(windows)  # windows of the chosen episodes up to and including each
+        self.per_dataset = np.bincount(
+            np.repeat(np.arange(len(episodes.per_dataset)), episodes.per_dataset)[chosen],
+            weights=windows,
+            minlength=len(episodes.per_dataset),
+        ).astype(np.int64)
+        self.total = int(self._ends[-1]) if len(self._ends) else 0
+        self._length = self.total
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        """Return the drawn windows as one batch: one gather, whatever their number."""
+        first, last = self._first(draw.windows * self.total // max(self._length, 1))
+        rows = np.minimum(first[:, None] + np.arange(self.horizon), last[:, None])
+        return Batch(torch.from_numpy(self._episodes.rows[rows]), torch.from_numpy(self._returns[first]), draw)
+
+    def limited(self, limit: int) -> "WindowDataset":
+        """Return a set of at most so many of these windows, evenly spread."""
+        fewer = copy(self)
+        fewer._length = min(limit, self.total)
+        return fewer
+
+    def batch(self, windows: Sequence[int]) -> Batch:
+        """Return the windows of these indices."""
+        return self[Draw(np.asarray(windows, dtype=np.int64), len(windows), 0, 1, 0)]
+
+    def first_rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the row that each window starts in, of all windows from ``start`` to before ``stop``."""
+        return self._first(np.arange(start, min(stop, self.total)))[0]
+
+    def _first(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first row of each window, and the last row of its episode."""
+        episode = np.searchsorted(self._ends, index, side="right")
+        before = np.where(episode > 0, self._ends[episode - 1], 0)
+        return self._first_rows[episode] + index - before, self._last_rows[episode]
+
+
+def shuffled(index: NDArray[np.int64], total: int, *key: int) -> NDArray[np.int64]:
+    """Return where a permutation of 0..total - 1, chosen by the key, puts each index; in no memory but the answer's.
+
+    It is a balanced Feistel network over the next power of four, walked along its cycles until it lands inside (Black
+    & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    half = max(math.ceil(math.log2(max(total, 2)) / 2), 1)
+    keys = _keys(key)
+    found = index.astype(np.uint64)
+    outside = np.arange(len(found))
+    while len(outside):
+        found[outside] = _feistel(found[outside], half, keys)
+        outside = outside[found[outside] >= total]
+    return found.astype(np.int64)
+
+
+@lru_cache(maxsize=64)
+def _keys(key: tuple[int, ...]) -> NDArray[np.uint64]:
+    return np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
+
+
+def _feistel(index: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    width, mask = np.uint64(half), np.uint64(2**half - 1)
+    left, right = index >> width, index & mask
+    for key in keys:
+        # The finaliser of splitmix64 (Steele, Lea & Flood 2014); products wrap around, as they should.
+        mixed = right + key
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & mask)
+    return (left << width) | right
+
+
+class DrawOrder(Sampler[Draw]):
+    """The draws of a process from its ``drawn``-th on, as many as an epoch has; epoch follows epoch.
+
+    Every window is drawn once in an epoch, by one of the processes, in another order each epoch. Where the datasets
+    have weights, an epoch has as many draws, each dataset its weight's share of them, and each goes through all of its
+    windows before it begins again.
+    """
+
+    def __init__(
+        self,
+        windows: WindowDataset,
+        batch_size: int,
+        part: int = 0,
+        parts: int = 1,
+        *,
+        shuffle: bool = False,
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Divide an epoch into batches.
+
+        Args:
+            windows: What is drawn from.
+            batch_size: G, windows in a global batch; the last one of an epoch has what is left.
+            part: Number of this process.
+            parts: Number of processes.
+            shuffle: Whether the order is another one each epoch; else it is that of the windows.
+            weights: Share of each dataset in the draws, in proportion, if they are shuffled.
+            seed: Of order and noise.
+
+        Raises:
+            ValueError: If windows or batch are fewer than the processes, or a dataset with a weight has no window.
+        """
+        total = len(windows)
+        if total < parts:
+            raise ValueError(f"{total} windows cannot be divided among {parts} processes: each needs one")
+        if batch_size < parts:
+            raise ValueError(f"data.batch_size is {batch_size}: it must be at least {parts}, one for each process")
+        self._total, self._batch_size, self._part, self._parts = total, batch_size, part, parts
+        self._shuffle, self.seed = shuffle, seed
+        self.drawn = 0
+        # What is left over is a batch of its own, unless a process would go without.
+        self._batches = max(total // batch_size + (total % batch_size >= parts), 1)
+        self._sizes = windows.per_dataset if weights else np.array([total])
+        shares = np.array(weights or [1.0])
+        ends = np.round(np.cumsum(shares / shares.sum()) * total).astype(np.int64)
+        self._draws = np.diff(ends, prepend=0)
+        if (self._sizes[self._draws > 0] == 0).any():
+            raise ValueError(f"a dataset with a weight has no window: windows {self._sizes.tolist()}, weights {shares}")
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self._batches
+
+    def __iter__(self) -> Iterator[Draw]:
+        number = self.drawn if self._shuffle else 0
+        stop, noise = number + self._batches, int(_keys((self.seed,))[0])
+        while number < stop:
+            epoch, begin = divmod(number, self._batches)
+            ends = self._ends(np.arange(begin, min(begin + _AHEAD, begin + stop - number, self._batches) + 1))
+            ahead = self._windows(epoch, np.arange(ends[0], ends[-1]))
+            for first, last in pairwise(ends):
+                share = ahead[first - ends[0] : last - ends[0]][self._part :: self._parts]
+                # Counted, not hashed: of a generator's seed only 32 bits count on a CPU, and no two shall be alike.
+                yield Draw(share, int(last - first), self._part, self._parts, (noise + number) % 2**64)
+                number += 1
+
+    def _ends(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many windows of an epoch come before each batch."""
+        return np.where(batch == self._batches, self._total, batch * self._batch_size)
+
+    def _windows(self, epoch: int, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the windows that stand at these places of an epoch."""
+        if not self._shuffle:
+            return place
+        place = shuffled(place, self._total, self.seed, epoch)
+        if len(self._sizes) == 1:
+            return place
+        # The places belong to the datasets in turn; a dataset counts its draws over all epochs.
+        ends = np.cumsum(self._draws)
+        dataset = np.searchsorted(ends, place, side="right")
+        count = epoch * self._draws[dataset] + place - (ends - self._draws)[dataset]
+        rounds, index = np.divmod(count, self._sizes[dataset])
+        before = np.cumsum(self._sizes) - self._sizes
+        for number, size in enumerate(self._sizes):
+            for turn in np.unique(rounds[dataset == number]):
+                chosen = (dataset == number) & (rounds == turn)
+                index[chosen] = shuffled(index[chosen], int(size), self.seed, number, int(turn)) + before[number]
+        return index
+
+
+class WindowLoader:
+    """The order's batches; one goes on where the last was left, also in the process that resumes the run.
+
+    It has a DataLoader and is none: Lightning would put a sampler of its own in the place of the order.
+    """
+
+    def __init__(self, windows: WindowDataset, order: DrawOrder, num_workers: int) -> None:
+        """Take what is drawn, and the order; gather in this process or in so many others."""
+        self._order = order
+        self._loader = DataLoader(
+            windows,
+            sampler=order,
+            batch_size=None,  # a draw is a whole batch
+            collate_fn=_as_it_is,  # else the draw would be made tensors, and go to the device
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            self._order.drawn += 1  # not when it is fetched: workers are ahead
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the run stands, for Lightning's checkpoint."""
+        return {"drawn": self._order.drawn, "seed": self._order.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self._order.drawn, self._order.seed = state["drawn"], state["seed"]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

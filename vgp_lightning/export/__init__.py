@@ -1,0 +1,5 @@
+"""Checkpoints to a pipeline folder, written atomically."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,155 @@
+"""A pipeline folder on disk: how it is written atomically, the code that it carries, and how its defaults change."""
+
+import ast
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from vgp_lightning import __version__
+from vgp_lightning.pipeline import planner
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+
+_NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+
+
+def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
+    """Write a pipeline and the YAML texts of its training as a folder, which appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+    try:
+        pipeline.save_pretrained(building, safe_serialization=True)
+        (building / "pipeline.py").write_text(join_pipeline())
+        (building / "training").mkdir()
+        for name, config in configs.items():
+            (building / "training" / f"{name}.yaml").write_text(config)
+        _model_card(pipeline).save(building / "README.md")
+        # mkdtemp and safetensors write for the owner alone.
+        building.chmod(0o755)
+        for weights in building.rglob("*.safetensors"):
+            weights.chmod(0o644)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Change defaults of the planner in an existing folder, and renew the code that travels in it.
+
+    ``model_index.json`` and the table of the model card get the new settings; all else in them stays, and a card
+    without the table stays as it is. The code is this package's, for an older folder's may not know all settings. Each
+    file is replaced whole; the code comes first, for it knows the old defaults too.
+
+    Args:
+        folder: A folder that ``write_folder`` wrote.
+        settings: New defaults, by name; the others stay.
+
+    Raises:
+        ValueError: If a setting is unknown or cannot work with the folder's networks; nothing is written then.
+    """
+    old = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    planner = old.planner | dict(settings)
+    new = ValueGuidedPlannerPipeline(
+        old.unet, old.scheduler, old.value_function, old.normalization, planner, old.task
+    )  # which refuses what cannot work
+    _renew_code(folder / "pipeline.py")
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text()) | {"planner": planner}
+    _replace(index, json.dumps(content, indent=2, sort_keys=True) + "\n")  # as diffusers writes it
+    card = folder / "README.md"
+    if card.is_file():
+        table = _table(new)
+        _replace(card, re.sub(rf"{re.escape(_TABLE_HEAD)}(\|.*(\n|\Z))*", lambda _: table, card.read_text()))
+
+
+def _renew_code(path: Path) -> None:
+    """Write this package's code as a folder's ``pipeline.py``; up to version 0.1 it had files of ours beside it."""
+    neighbours = _NEIGHBOUR.findall(path.read_text()) if path.is_file() else []
+    _replace(path, join_pipeline())
+    for name in neighbours:
+        path.with_name(f"{name}.py").unlink(missing_ok=True)
+
+
+def join_pipeline() -> str:
+    """Return the code that travels with a folder as the text of one file.
+
+    diffusers executes a folder's ``pipeline.py`` anew at each load, but takes the files beside it from
+    ``sys.modules``: of two folders with different code in one process the second would run with the first one's. So
+    the files are joined, each after those that it imports, without their imports of each other.
+    """
+    room = Path(planner.__file__).parent
+    texts = {path.stem: path.read_text() for path in sorted(room.glob("*.py")) if path.stem != "__init__"}
+    neighbours = {name: [node for node in ast.parse(text).body if _is_relative(node)] for name, text in texts.items()}
+    needed = {name: [str(node.module) for node in nodes] for name, nodes in neighbours.items()}
+    parts = [
+        f'"""The planner: the files of vgp_lightning/pipeline/ of version {__version__}, joined by vgp export."""\n'
+    ]
+    for name in TopologicalSorter(needed).static_order():
+        lines = texts[name].splitlines(keepends=True)
+        for node in reversed(neighbours[name]):
+            del lines[node.lineno - 1 : node.end_lineno]
+        parts.append(f"# {'-' * 16} {name}.py\n\n{''.join(lines).strip()}\n")
+    return "\n\n".join(parts)
+
+
+def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
+    return isinstance(node, ast.ImportFrom) and node.level > 0
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+# ---------------------------------------------------------------- model card
+
+_TABLE_HEAD = "| default | value |\n|---|---|\n"
+
+
+def _table(pipeline: ValueGuidedPlannerPipeline) -> str:
+    """Return the planner's defaults as a table, which ends in a line break."""
+    return _TABLE_HEAD + "".join(f"| `{name}` | {value} |\n" for name, value in pipeline.resolve_settings().items())
+
+
+def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
+    task, settings = pipeline.task, pipeline.resolve_settings()
+    value = "with" if pipeline.value_function is not None else "without"
+    text = f"""
+# A diffusion planner for {task.get("env_id") or "an unnamed environment"}
+
+Plans {settings["planning_horizon"]} steps of {pipeline.action_dim} actions and {pipeline.observation_dim} observations
+by denoising, {value} a value function to guide it. Trained on {", ".join(task.get("dataset_id", [])) or "unnamed data"}
+(discount {task.get("discount")}), with the configs in `training/`. Method: Janner et al. 2022, "Planning with Diffusion
+for Flexible Behavior Synthesis".
+{_describe_checkpoints(task.get("checkpoints"))}
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+plan = pipeline(observation)  # (O,) or (N, O), in the environment's units
+plan.actions[0, 0]            # (A,), what to do now
+```
+
+{_table(pipeline)}"""
+    data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def _describe_checkpoints(checkpoints: Mapping[str, Any] | None) -> str:
+    """Return the line that says which checkpoints the networks are of; empty where it is unknown."""
+    if not checkpoints:
+        return ""
+    named = [
+        f"{name} `{one['file']}`" + (f" of step {one['step']}" if one["step"] is not None else "")
+        for name, one in checkpoints.items()
+    ]
+    return f"\nCheckpoints: {', '.join(named)}.\n"

@@ -1,0 +1,151 @@
+"""Two checkpoints -> one pipeline folder that diffusers loads with or without this package."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vgp_lightning.export.folder import write_folder
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.training.planner import DenoiserModule, PlannerModule, ValueModule, load_module, read_checkpoint
+
+
+def export(
+    denoiser: str,
+    output: str,
+    value: str | None = None,
+    batch_size: int = 16,
+    n_guide_steps: int = 0,
+    scale: float = 0.1,
+    guide_scaling: str = "variance",
+    guide_on: str = "noisy",
+    t_stopgrad: int = 2,
+    max_grad_norm: float | None = None,
+    sampler: str | None = "ddim",
+    num_inference_steps: int | None = 5,
+    temperature: float = 1.0,
+    warm_start_strength: float = 1.0,
+    replan_every: int = 1,
+) -> Path:
+    """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
+
+    The folder appears whole or not at all.
+
+    Args:
+        denoiser: Checkpoint of a DenoiserModule, or of a PlannerModule, which holds both networks.
+        output: The folder to write; it must not exist.
+        value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
+        batch_size: Default candidates for each observation.
+        n_guide_steps: Default gradient steps before each denoising; 0: the best of the candidates, without guidance.
+        scale: Default length of a gradient step, for the return in the environment's units.
+        guide_scaling: Default factor of the gradient: variance, std, none, or diffusers' stock factor.
+        guide_on: What guidance moves by default: the noisy sample, or the predicted clean plan.
+        t_stopgrad: No guidance at noise levels below this one, by default.
+        max_grad_norm: Default length to which a plan's gradient is shortened; None: no limit.
+        sampler: Default sampler: ddim, ddpm, dpmsolver or unipc.
+        num_inference_steps: Default number of noise levels that are visited; fewer than in training if that has fewer.
+        temperature: Default factor on the standard deviation of all noise.
+        warm_start_strength: Default share of the denoising steps that an agent's plan takes from its last one; 1: all
+            of them, from noise.
+        replan_every: Default steps that an agent executes from one plan before it makes the next; 0: it plans once an
+            episode.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If a checkpoint is of the wrong kind, the two do not belong together, a default cannot work, or the
+            folder exists.
+    """
+    folder = Path(output)
+    if folder.exists():
+        raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
+    denoiser_module, value_module = _load(denoiser, value)
+    levels = denoiser_module.levels
+    planner = {
+        "planning_horizon": denoiser_module.hparams["horizon"],
+        "batch_size": batch_size,
+        "n_guide_steps": n_guide_steps if value_module is not None else 0,
+        "scale": scale,
+        "guide_scaling": guide_scaling,
+        "guide_on": guide_on,
+        "t_stopgrad": t_stopgrad,
+        "max_grad_norm": max_grad_norm,
+        "sampler": sampler,
+        "num_inference_steps": min(levels if num_inference_steps is None else num_inference_steps, levels),
+        "temperature": temperature,
+        "warm_start_strength": warm_start_strength,
+        "replan_every": replan_every,
+    }
+    # Where one checkpoint holds both networks it is the planner's, and its config the denoiser's.
+    checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})
+    read = {name: _read_provenance(checkpoint) for name, checkpoint in checkpoints.items()}
+    together = value is None and value_module is not None
+    pipeline = ValueGuidedPlannerPipeline(
+        denoiser_module.network,
+        denoiser_module.noise_scheduler,
+        value_module.network if value_module is not None else None,
+        # The value function's, for its return and its discount; the rest is the same in both.
+        normalization=(value_module or denoiser_module).normalization,
+        planner=planner,
+        task=(value_module or denoiser_module).hparams["task"]
+        | {"checkpoints": {"planner" if together else name: which for name, (_, which) in read.items()}},
+    )
+    return write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder)
+
+
+def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule | None]:
+    """Load the networks from their checkpoints, or both from one."""
+    first = load_module(denoiser)
+    if isinstance(first, PlannerModule):
+        if value is not None:
+            raise ValueError(f"--denoiser {denoiser} holds both networks: leave --value away")
+        return first.denoiser, first.value_function
+    if not isinstance(first, DenoiserModule):
+        raise ValueError(f"--denoiser {denoiser} holds a {type(first).__name__}: give it as --value")
+    if value is None:
+        return first, None
+    second = load_module(value)
+    if not isinstance(second, ValueModule):
+        raise ValueError(f"--value {value} holds a {type(second).__name__}: give it as --denoiser")
+    _check_pair(first, second)
+    return first, second
+
+
+def _check_pair(denoiser: DenoiserModule, value: ValueModule) -> None:
+    """Refuse two networks that were not trained on the same data in the same way."""
+    for name in ("transition_dim", "action_dim", "horizon", "num_train_timesteps", "beta_schedule"):
+        ours, theirs = denoiser.hparams[name], value.hparams[name]
+        if ours != theirs:
+            raise ValueError(
+                f"denoiser and value function do not belong together: {name} is {ours} and {theirs}. Train both with "
+                "the same data and schedule"
+            )
+    for name in ("shift", "scale", "action_low", "action_high"):
+        ours, theirs = getattr(denoiser, name), getattr(value, name)
+        if not torch.equal(ours, theirs):
+            raise ValueError(
+                f"denoiser and value function do not belong together: the normaliser's {name} is {ours.tolist()} and "
+                f"{theirs.tolist()}. Train both on the same datasets with the same normaliser"
+            )
+    if value.hparams["task"].get("discount") is None:
+        raise ValueError("the value function's checkpoint names no discount: train it with vgp fit")
+    if denoiser.hparams["task"].get("env_spec") != value.hparams["task"].get("env_spec"):
+        raise ValueError(
+            "denoiser and value function do not belong together: their environments are "
+            f"{denoiser.hparams['task'].get('env_spec')} and {value.hparams['task'].get('env_spec')}"
+        )
+
+
+def _read_provenance(checkpoint: str) -> tuple[str, dict[str, Any]]:
+    """Return the run's merged config as YAML, and which checkpoint of the run it is.
+
+    The command line leaves the config in the checkpoint; where it is not, the hyper-parameters stand for it.
+    """
+    saved = read_checkpoint(checkpoint)
+    config: str | None = saved.get("vgp_config")
+    return (
+        config or yaml.safe_dump({"model": dict(saved["hyper_parameters"])}, sort_keys=False),
+        {"file": Path(checkpoint).name, "step": saved["global_step"]},
+    )

@@ -1,0 +1,1 @@
+"""Numbers, pictures and files that the other rooms write."""

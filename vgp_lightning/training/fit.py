@@ -1,0 +1,175 @@
+"""``vgp fit`` and ``vgp validate``: LightningCLI with our callbacks, and runs that go on where they stopped."""
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.training.base import LearningModule
+from vgp_lightning.training.callbacks import EMA
+from vgp_lightning.training.checkpoints import LastCheckpoint
+from vgp_lightning.training.fast import keep_freed_memory
+from vgp_lightning.training.health import Health
+from vgp_lightning.training.planner import read_checkpoint
+
+# What decides the weights. The number of processes does not: a batch is that of all of them.
+_DECIDING = (
+    *("seed_everything", "model", "data", "ema"),
+    *("trainer.max_steps", "trainer.max_epochs", "trainer.limit_train_batches", "trainer.overfit_batches"),
+    *("trainer.precision", "trainer.accumulate_grad_batches"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+)
+_FREE = ("model.init_args.compile", "data.num_workers", "data.download", "data.cache_dir")
+
+
+def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
+    """Hand over to LightningCLI: ``-c`` files, then options, later ones win.
+
+    Args:
+        args: Verb and options; None: the process's.
+        parse_error: Says what is wrong with the options.
+    """
+
+    class Parser(LightningArgumentParser):
+        error = parse_error
+
+    keep_freed_memory()
+    with warnings.catch_warnings():
+        # It suspects that arguments handed over by code (the demo, a test) were meant for the command line.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        _CLI(
+            LearningModule,
+            MinariDataModule,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            save_config_callback=_ConfigInCheckpoint,
+            save_config_kwargs={"overwrite": True},
+            load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            parser_kwargs={"prog": "vgp"},
+            args=args,
+        )
+
+
+class _ConfigInCheckpoint(SaveConfigCallback):
+    """Leaves the merged config in the checkpoint too, so that an export or a resumed run needs nothing else."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["vgp_config"] = self.parser.dump(self.config, skip_none=False)
+
+
+class _CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in ("transition_dim", "action_dim", "horizon", "task"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        # Groups of their own, so that an overlay or an option changes one number (a list of callbacks cannot).
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(Health, "health")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--may_differ",
+            type=list[str],
+            default=[],
+            help="Options in which a resumed run may differ from its checkpoint, such as trainer.max_steps.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        self.config[self.config.subcommand].weights_only = True  # a checkpoint is data, never code
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the last checkpoint, and refuse one of another run.
+
+        Lightning would put the checkpoint's hyper-parameters over the command line.
+        """
+        if self.config.subcommand != "fit" or not self.config.fit.ckpt_path:
+            return
+        config = self.config.fit
+        if config.ckpt_path == "last":
+            path = _go_on_in_last_folder(config)
+            if path is None:
+                print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
+            self._resume(path)
+        else:
+            self._resume(config.ckpt_path)
+
+    def _resume(self, path: str | None) -> None:
+        config = self.config.fit
+        config.ckpt_path = None
+        config_text = self._parser("fit").dump(config, skip_none=False)
+        config.ckpt_path = path
+        if path is not None:
+            _check_same(path, yaml.safe_load(config_text), config.may_differ)
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.config[self.config.subcommand].ckpt_path = None  # what is saved of the config repeats the whole run
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = LightningCLI.subcommands()
+        return {verb: skipped[verb] for verb in ("fit", "validate")}
+
+
+def _go_on_in_last_folder(config: Namespace) -> str | None:
+    """Return the newest last.ckpt of the runs of this logger, and let the logger go on in its folder."""
+    logger = config.trainer.logger
+    if isinstance(logger, list):
+        logger = logger[0] if logger else False
+    if isinstance(logger, Namespace):
+        settings = logger.init_args
+        root, version = Path(settings.save_dir) / (settings.get("name") or ""), settings.get("version")
+        pattern = "*" if version is None else f"version_{version}" if isinstance(version, int) else version
+    else:
+        # Without a word Lightning logs into lightning_logs, without a logger nothing has a number.
+        root = Path(config.trainer.default_root_dir or ".")
+        pattern = "." if logger is False else "lightning_logs/*"
+    found = sorted(root.glob(f"{pattern}/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return None
+    if isinstance(logger, Namespace):
+        name = found[-1].parent.parent.name
+        number = re.fullmatch(r"version_(\d+)", name)
+        logger.init_args.version = int(number[1]) if number else name
+    return str(found[-1])
+
+
+def _check_same(path: str, config: dict[str, Any], may_differ: list[str]) -> None:
+    """Refuse to go on from a checkpoint of a run that had other settings."""
+    text = read_checkpoint(path).get("vgp_config")
+    if text is None:
+        return  # no run of the command line
+    there, here = _flat(yaml.safe_load(text)), _flat(config)
+    names = [
+        name
+        for name in sorted(there.keys() | here.keys())
+        if _under(name, _DECIDING) and not _under(name, (*_FREE, *may_differ)) and there.get(name) != here.get(name)
+    ]
+    if names:
+        lines = "".join(f"\n  {name}: {there.get(name)} there, {here.get(name)} here" for name in names)
+        raise ValueError(
+            f"this run is another than that of the checkpoint {path}:{lines}\nGive the same options to go on as it "
+            f"was; to go on with these, allow it: --may_differ '[{', '.join(names)}]'"
+        )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
+
+
+def _under(name: str, keys: tuple[str, ...]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for key in keys)

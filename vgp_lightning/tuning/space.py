@@ -1,0 +1,96 @@
+"""The space of a planner's settings: which values are worth trying, and which combinations differ in what they do."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import DEFAULT_SETTINGS, warm_steps
+
+_MOST_DRAWS = 100_000  # of a space too large to be gone through
+
+
+def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[Any]] | None) -> dict[str, list[Any]]:
+    """Return the values of each setting that the search chooses from: the given ones, else some about the folder's.
+
+    Raises:
+        ValueError: If a given setting is unknown, has no values, or None where the folder has a value.
+    """
+    default = pipeline.resolve_settings()
+    trained, scale = pipeline.scheduler.config["num_train_timesteps"], default["scale"] or DEFAULT_SETTINGS["scale"]
+    offered: dict[str, list[Any]] = {
+        "scale": [float(f"{factor * scale:.3g}") for factor in (0.1, 0.3, 1, 3, 10)],
+        "n_guide_steps": [0, 1, 2],
+        "batch_size": [1, 4, 16, 64],
+        "num_inference_steps": [min(steps, trained) for steps in (2, 5, 10, trained)],
+        # A scheduler in the sampler's place draws its own noise. Without any the demo's hopper falls if its plans begin
+        # cold (167), and runs as well as with noise if they begin from the last ones (3242 and 3229, 3 episodes).
+        "temperature": [0.0, 0.5, 1.0] if default["sampler"] is not None else [1.0],
+        "warm_start_strength": [0.4, 1.0],
+        "replan_every": [steps for steps in (1, 2, 4) if steps <= default["planning_horizon"]],
+    }
+    space = {name: sorted({*values, default[name]}) for name, values in offered.items()}
+    if pipeline.value_function is None:  # nothing guides, and nothing tells candidates apart
+        del space["scale"], space["n_guide_steps"]
+        space["batch_size"] = [1]
+    given = given or {}
+    if unknown := sorted(set(given) - set(DEFAULT_SETTINGS)):
+        raise ValueError(f"space names unknown settings {unknown}: choose from {sorted(DEFAULT_SETTINGS)}")
+    if empty := sorted(name for name, values in given.items() if not values):
+        offers = {name: space.get(name, [default[name]]) for name in empty}
+        raise ValueError(f"space has no values for {empty}: give lists of at least one, such as {offers}")
+    # None stands for the folder's own wherever settings are given.
+    if hidden := {name: default[name] for name in given if None in given[name] and default[name] is not None}:
+        raise ValueError(f"space has null for {sorted(hidden)}, which would be the folder's own: write {hidden}")
+    return space | dict(given)
+
+
+def draw_configurations(
+    pipeline: ValueGuidedPlannerPipeline, space: Mapping[str, Sequence[Any]], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return the folder's defaults and others from the space, each with all settings.
+
+    Args:
+        pipeline: The planner.
+        space: The values of each setting; the folder's defaults hold for the others.
+        count: How many, with the defaults. There are fewer if no more of the space differ in what they do.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: If a combination that is drawn cannot work.
+    """
+    default = pipeline.resolve_settings()
+    # What differs in idle settings only is one, and the defaults stand for all that do what they do.
+    found = {_identify(_without_idle(default, default, pipeline)): default}
+    sizes = [len(values) for values in space.values()]
+    size = math.prod(sizes)
+    for place in random.Random(seed).sample(range(size), min(size, _MOST_DRAWS)):
+        if len(found) == count:
+            break
+        places = [int(i) for i in np.unravel_index(place, sizes)]
+        values = {name: values[i] for (name, values), i in zip(space.items(), places, strict=True)}
+        settings = _without_idle(pipeline.resolve_settings(**values), default, pipeline)
+        found.setdefault(_identify(settings), settings)
+    return list(found.values())
+
+
+def _identify(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(settings.items()))
+
+
+def _without_idle(
+    settings: Mapping[str, Any], default: Mapping[str, Any], pipeline: ValueGuidedPlannerPipeline
+) -> dict[str, Any]:
+    """Return the settings with those that have no effect beside the others set to one value."""
+    changed = dict(settings)
+    if pipeline.value_function is None or settings["n_guide_steps"] == 0 or settings["scale"] == 0:
+        idle = ("scale", "guide_scaling", "guide_on", "t_stopgrad", "max_grad_norm")
+        changed |= {"n_guide_steps": 0} | {name: default[name] for name in idle}
+    if settings["temperature"] == 0:
+        changed["batch_size"] = 1  # without noise all candidates are one
+    if settings["replan_every"] == 0 or warm_steps(settings) == settings["num_inference_steps"]:
+        changed["warm_start_strength"] = 1.0
+    return changed
