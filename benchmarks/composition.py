@@ -20,7 +20,8 @@ from rich.table import Table
 
 from benchmarks.plan_latency import cut_episodes
 from benchmarks.pointmaze import CONTROLLER, reach_goal
-from vgp_lightning.agent.planning import PlanningAgent, make_environments, rollout
+from vgp_lightning.agent.environments import make_environments, rollout
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 MARGIN = 0.1  # around the disc: the point has inertia and does not follow a plan exactly

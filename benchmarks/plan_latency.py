@@ -30,10 +30,12 @@ from gymnasium.envs.registration import EnvSpec
 from rich.console import Console
 from rich.table import Table
 
-from vgp_lightning.agent.planning import PlanningAgent, make_environments
+from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
-from vgp_lightning.pipeline.planner import StockEnvironment, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.stock import StockEnvironment
 from vgp_lightning.report.statistics import compare_pairs, summarize
 
 ACTIONS, OBSERVATIONS, HORIZON, LEVELS, WIDTHS = 3, 11, 32, 20, (32, 64, 128, 256)

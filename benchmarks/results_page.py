@@ -12,8 +12,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vgp_lightning.evaluation.scores import Reference, normalized_score
 from vgp_lightning.report.figures import BLUE, GREY, ORANGE
-from vgp_lightning.report.statistics import Reference, normalized_score
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -15,8 +15,10 @@ import torch
 from diffusers import DDPMScheduler
 from gymnasium import spaces
 
-from vgp_lightning.agent.episodes import Recording, record
-from vgp_lightning.agent.planning import PlanningAgent, make_environments
+from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.episodes import Episode as Recording
+from vgp_lightning.agent.episodes import play as record
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline

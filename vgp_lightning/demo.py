@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
-from vgp_lightning.agent.planning import make_environments
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.export.trained import export
 from vgp_lightning.report.figures import figure_to_image, plot_returns

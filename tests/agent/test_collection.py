@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from vgp_lightning.agent import collection as module
 from vgp_lightning.agent.behaviours import RandomBehaviour, make_behaviour
 from vgp_lightning.agent.collection import collect
-from vgp_lightning.agent.planning import make_environments, rollout
+from vgp_lightning.agent.environments import make_environments, rollout
 from vgp_lightning.pipeline.networks import make_denoiser
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 

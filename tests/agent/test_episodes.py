@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from fakes import HORIZON, Track, Walker, recorded
 
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.episodes import record, replay
-from vgp_lightning.agent.planning import PlanningAgent, make_environments
+from vgp_lightning.agent.planning import PlanningAgent
 
 
 def start(seed):

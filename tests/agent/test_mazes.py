@@ -8,8 +8,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import FilterObservation, FlattenObservation, TransformObservation
 
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.mazes import Maze, find_maze, plot_paths
-from vgp_lightning.agent.planning import make_environments
 
 
 def test_a_point_maze_tells_its_walls_and_where_point_and_goal_are():

@@ -1,7 +1,7 @@
 """Playing: every seed once, every reward counted, plans followed and renewed."""
 
+from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -10,8 +10,11 @@ import torch
 from fakes import UNITS, A, O, Stub, T, planner, zeros
 from gymnasium import spaces
 
-from vgp_lightning.agent.planning import PlanningAgent, PositionController, make_environments, rollout
+from vgp_lightning.agent.environments import make_environments, rollout
+from vgp_lightning.agent.planning import PlanningAgent, PositionController
+from vgp_lightning.pipeline.frame import Frame
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
+from vgp_lightning.pipeline.planner import Plan
 
 LIMIT = 5  # the time limit of Countdown
 
@@ -80,7 +83,7 @@ class FakePipeline:
         actions[:, :, 0] = 100 * len(self.calls) + torch.arange(4)
         for row, one in zip(actions, generator, strict=True):
             row[:, 1] = torch.rand(4, generator=one)
-        return SimpleNamespace(actions=actions, observations=torch.zeros(len(observation), 4, 3))
+        return Plan(actions, torch.zeros(len(observation), 4, 3), torch.zeros(len(observation)))
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +202,7 @@ def test_a_plan_is_followed_for_as_many_steps_as_asked_and_then_renewed():
     assert actions == [100, 101, 102, 200, 201, 202, 300]
     # Each plan was made from the observation of its first step, with the settings given.
     assert [float(observation[0, 0]) for observation, _ in agent.pipeline.calls] == [0, 3, 6]
-    assert all(settings == {"scale": 0.5} for _, settings in agent.pipeline.calls)
+    assert all(settings["scale"] == 0.5 for _, settings in agent.pipeline.calls)
 
 
 def test_a_whole_plan_can_be_followed_but_not_more():
@@ -212,10 +215,13 @@ def test_a_whole_plan_can_be_followed_but_not_more():
             PlanningAgent(planner(Stub(zeros)), replan_every=replan_every)
 
 
-@pytest.mark.parametrize(("default", "given", "calls"), [(3, None, 2), (3, 1, 6), (0, None, 1), (2, 0, 1), (0, 2, 3)])
+@pytest.mark.parametrize(
+    ("default", "given", "calls"),
+    [(3, {}, 2), (3, {"replan_every": 1}, 6), (0, {}, 1), (2, {"replan_every": 0}, 1), (0, {"replan_every": 2}, 3)],
+)
 def test_the_folder_says_how_long_a_plan_is_followed_where_the_agent_does_not(default, given, calls):
     unet = Stub(zeros)
-    agent = PlanningAgent(planner(unet, replan_every=default), given, num_inference_steps=1)
+    agent = PlanningAgent(planner(unet, replan_every=default), num_inference_steps=1, **given)
     agent.reset([0])
     acted(agent, 6)
     assert len(unet.timesteps) == calls
@@ -266,14 +272,14 @@ def test_a_planner_plays_an_episode_the_same_in_any_company():
 class Recorder(FakePipeline):
     """Also keeps what it plans from; its plans observe 1000 * call + 10 * step + dimension."""
 
-    normalization = UNITS
+    frame = Frame.of(UNITS, T)
 
     def __call__(self, observation, generator, conditions, warm_start, **settings):
         plan = super().__call__(observation, generator, conditions, warm_start, **settings)
         numbers = 1000.0 * len(self.calls) + 10 * torch.arange(4)[:, None] + torch.arange(3)
-        plan.observations = numbers.expand(len(observation), 4, 3)
+        plan = replace(plan, observations=numbers.expand(len(observation), 4, 3))
         self.calls[-1] = (observation.copy(), conditions, warm_start)
-        self.plans = [*getattr(self, "plans", []), torch.cat([plan.actions, plan.observations], dim=-1).numpy()]
+        self.plans = [*getattr(self, "plans", []), plan.trajectories.numpy()]
         return plan
 
 
@@ -297,7 +303,7 @@ def test_the_actions_of_a_seed_are_the_same_to_the_bit_alone_and_among_eight(hor
     def play(rows):
         agent = PlanningAgent(
             pipeline,
-            2,
+            replan_every=2,
             num_inference_steps=5,
             n_guide_steps=2,
             scale=0.01,
@@ -473,7 +479,7 @@ def test_a_controller_heads_for_the_last_step_where_a_plan_has_no_next_one():
 
 def test_a_controllers_actions_are_clipped_to_the_bounds():
     pipeline = Recorder()
-    pipeline.normalization = UNITS | {"action_low": [-1.0, None], "action_high": [None, 2.0]}
+    pipeline.frame = Frame.of(UNITS | {"action_low": [-1.0, None], "action_high": [None, 2.0]}, T)
     numbers = iter([[-5.0, -5.0], [5.0, 5.0]])
     agent = PlanningAgent(pipeline, controller=lambda observations, planned: np.array([next(numbers)]))
     agent.reset([0])

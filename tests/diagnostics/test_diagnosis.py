@@ -11,8 +11,8 @@ from fakes import NUMPY_2, Track, recorded, recording
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.mazes import Maze
-from vgp_lightning.agent.planning import make_environments
 from vgp_lightning.cli import main
 from vgp_lightning.diagnostics.diagnosis import diagnose
 from vgp_lightning.diagnostics.findings import (

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes import HORIZON, UNITS, A, H, O, Stub, T, Track, planner, recorded, recording
 
-from vgp_lightning.agent.planning import make_environments
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.diagnostics.measures import (
     Sampled,
     check_dynamics,

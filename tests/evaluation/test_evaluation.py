@@ -14,10 +14,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.agent.behaviours import make_behaviour
-from vgp_lightning.agent.planning import make_environments
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.evaluation import evaluation
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent, play
-from vgp_lightning.report.statistics import Reference
+from vgp_lightning.evaluation.scores import Reference
 
 
 class Staircase(gymnasium.Env):

@@ -10,7 +10,7 @@ from fakes import contents, run_elsewhere, settings_elsewhere, write_tiny
 from huggingface_hub import ModelCard
 
 from vgp_lightning.agent.behaviours import make_behaviour
-from vgp_lightning.agent.planning import make_environments
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.export.folder import join_pipeline, update_defaults
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 

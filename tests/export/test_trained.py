@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.export.trained import export
-from vgp_lightning.pipeline.planner import StockEnvironment, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.stock import StockEnvironment
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint
 from vgp_lightning.training.planner import DenoiserModule, PlannerModule, ValueModule

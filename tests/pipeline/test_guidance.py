@@ -30,10 +30,11 @@ from fakes import (
     zeros,
 )
 
-from vgp_lightning.pipeline.guidance import Frame, clip_norm, guide_factor, total_gradient
+from vgp_lightning.pipeline.frame import Frame
+from vgp_lightning.pipeline.guidance import clip_norm, guide_factor, total_gradient
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline.planner import StockEnvironment
 from vgp_lightning.pipeline.sampling import SAMPLERS
+from vgp_lightning.pipeline.stock import StockEnvironment
 
 # diffusers 0.42.1 makes the sigmas of both solvers by np.array(tensor), which numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -456,7 +457,7 @@ def test_the_factors_by_hand(scaling, variance):
 # ---------------------------------------------------------------- objectives
 
 
-FRAME = Frame(A, SHIFT, SCALE)
+FRAME = Frame(A, SHIFT, SCALE, torch.full((A,), -math.inf), torch.full((A,), math.inf))
 
 
 def fast(observations, actions):

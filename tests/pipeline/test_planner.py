@@ -1,5 +1,6 @@
 """The planner against diffusers' schedulers on the same noise, closed forms, and its own promises."""
 
+import copy
 import math
 
 import numpy as np
@@ -37,10 +38,10 @@ from fakes import (
     zeros,
 )
 
-from vgp_lightning.pipeline.fast_networks import accelerate_denoiser
+from vgp_lightning.pipeline.acceleration import accelerate_denoiser
 from vgp_lightning.pipeline.guidance import predict_values, value_gradient
 from vgp_lightning.pipeline.networks import make_value_function
-from vgp_lightning.pipeline.sampling import posterior_variance, spread_timesteps
+from vgp_lightning.pipeline.sampling import SAMPLERS, posterior_variance, spread_timesteps
 
 # ---------------------------------------------------------------- the samplers
 
@@ -481,6 +482,24 @@ def test_a_scheduler_that_was_put_in_goes_before_the_folders_sampler(kind, steps
     assert guided.values.isfinite().all()
 
 
+def test_a_ddpm_scheduler_that_was_put_in_goes_before_the_folders_sampler_too(tmp_path):
+    pipeline = planner(value_function=value_network(), sampler="ddim", num_inference_steps=5)
+    other = DDPMScheduler.from_config(pipeline.scheduler.config, variance_type="fixed_large", clip_sample=True)
+    pipeline.save_pretrained(tmp_path / "folder")
+    loaded = type(pipeline).from_pretrained(tmp_path / "folder", scheduler=other)
+    again = type(pipeline).from_pretrained(tmp_path / "folder")
+    assert again.resolve_settings()["sampler"] == "ddim"
+    again.scheduler = other
+    for swapped in (loaded, again, copy.deepcopy(again)):
+        assert swapped.resolve_settings()["sampler"] is None
+        plan = swapped(OBSERVATION, batch_size=1, num_inference_steps=20, n_guide_steps=0, generator=seeded())
+        generator = seeded()
+        noise = torch.randn(1, 1, H, T, generator=generator)
+        expected = run_diffusers(DDPMScheduler.from_config(other.config), swapped.unet, noise, 20, generator)
+        torch.testing.assert_close(joined(plan), expected[:, 0], rtol=1e-4, atol=1e-4)
+    assert copy.deepcopy(pipeline).resolve_settings()["sampler"] == "ddim"
+
+
 @NUMPY_2
 def test_a_scheduler_whose_corrector_undoes_guidance_is_refused():
     pipeline = planner(Uncalled(), Uncalled(), n_guide_steps=1)
@@ -631,3 +650,106 @@ def test_new_weights_are_planned_with_at_once():
         for weight in pipeline.unet.parameters():
             weight.mul_(1.1)
     assert not torch.allclose(joined(pipeline(OBSERVATION, generator=seeded())), before, atol=1e-4)
+
+
+# ---------------------------------------------------------------- values that are no numbers
+
+
+def nan_but_for(*candidates):
+    """An objective that is the number of a candidate, and NaN but for some."""
+
+    def objective(observations, actions):
+        values = torch.full((len(actions),), math.nan)
+        for one in candidates:
+            values[one : one + 1] = float(one)
+        return values + 0 * actions.sum((1, 2))
+
+    return objective
+
+
+def test_a_candidate_whose_value_is_nan_is_never_chosen_while_another_has_one():
+    pipeline = planner()
+    options = {"batch_size": 8, "n_guide_steps": 0, "return_candidates": True}
+    drawn = pipeline(OBSERVATION, **options, generator=seeded())
+    plan = pipeline(OBSERVATION, objectives=[(1.0, nan_but_for(2, 5))], **options, generator=seeded())
+    assert plan.values.tolist() == [5.0]
+    assert plan.candidates.values[0, :2].tolist() == [5.0, 2.0]
+    assert plan.candidates.values[0, 2:].isnan().all()
+    assert torch.equal(plan.actions[0], drawn.candidates.actions[0, 5])
+
+
+def test_where_all_values_are_nan_the_observation_is_named():
+    pipeline = planner()
+    observations = np.stack([OBSERVATION, OBSERVATION])
+    with pytest.raises(ValueError, match=r"values of all 3 candidates are NaN for observations \[1\]"):
+        pipeline(observations, objectives=[(1.0, nan_but_for(0, 1))], n_guide_steps=0)
+
+
+# ---------------------------------------------------------------- compiled networks and other types
+
+
+def make_backend():
+    """A compiler as CUDA graphs make one: an output is overwritten as soon as the next compiled call begins."""
+    living = []
+
+    def backend(module, inputs):
+        def run(*arguments):
+            with torch.no_grad():
+                arguments = [a.clone() if torch.is_tensor(a) and not a.requires_grad else a for a in arguments]
+                for tensor in living:
+                    tensor.fill_(math.nan)
+            living.clear()
+            outputs = tuple(output.clone() for output in module.forward(*arguments))
+            living.extend(output.detach() for output in outputs)
+            return outputs
+
+        return run
+
+    return backend
+
+
+@NUMPY_2
+# torch 2.13's dynamo looks at the gradient of what it is given, whatever it is.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": "ddim"},
+        {"sampler": "ddim", "guide_on": "clean"},
+        {"sampler": "dpmsolver", "guide_on": "clean"},
+        {"sampler": "unipc", "n_guide_steps": 0},
+    ],
+    ids=str,
+)
+def test_a_compiled_networks_output_is_not_read_after_the_next_call_began(settings):
+    settings = {"n_guide_steps": 1, "num_inference_steps": 3, "scale": 0.01} | settings
+    plain = planner(value_function=value_network())(OBSERVATION, **settings, generator=seeded())
+    torch.compiler.reset()
+    pipeline = planner(value_function=value_network())
+    pipeline.compile(backend=make_backend())
+    plan = pipeline(OBSERVATION, **settings, generator=seeded())
+    torch.testing.assert_close(joined(plan), joined(plain), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plan.values, plain.values, rtol=1e-4, atol=1e-4)
+
+
+@NUMPY_2
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_plans_do_not_depend_on_the_default_type(sampler):
+    options = {"sampler": sampler, "num_inference_steps": 3, "n_guide_steps": 1}
+    plan = planner(value_function=value_network())(OBSERVATION, **options, generator=seeded())
+    pipeline = planner(value_function=value_network())
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = pipeline(OBSERVATION, **options, generator=seeded())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again.actions.dtype == torch.float32
+    assert torch.equal(joined(again), joined(plan))
+
+
+def test_trajectories_are_what_a_warm_start_takes():
+    pipeline = planner(normalization=UNITS)
+    plan = pipeline(np.stack([OBSERVATION, OBSERVATION]), return_candidates=True)
+    assert torch.equal(plan.trajectories, joined(plan))
+    assert plan.candidates.trajectories.shape == (2, 3, H, T)
+    pipeline(np.stack([OBSERVATION, OBSERVATION]), warm_start=plan.trajectories, warm_start_strength=0.5)

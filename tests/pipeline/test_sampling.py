@@ -177,11 +177,11 @@ def some_plans(count=1):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("strength", [1.0, 0.9, None])
+@pytest.mark.parametrize("strength", [{"warm_start_strength": 1.0}, {"warm_start_strength": 0.9}, {}])
 def test_a_warm_start_of_all_steps_is_a_cold_start(sampler, strength):
     pipeline = planner(value_function=value_network(), normalization=UNITS, sampler=sampler, num_inference_steps=3)
     cold = pipeline(OBSERVATION, generator=seeded())
-    plan = pipeline(OBSERVATION, warm_start=some_plans(), warm_start_strength=strength, generator=seeded())
+    plan = pipeline(OBSERVATION, warm_start=some_plans(), generator=seeded(), **strength)
     assert torch.equal(joined(plan), joined(cold))
     assert torch.equal(plan.values, cold.values)
 

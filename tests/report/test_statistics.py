@@ -8,15 +8,13 @@ import pytest
 from scipy import stats
 
 from vgp_lightning.data.returns import discounted_returns
+from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
 from vgp_lightning.report.statistics import (
-    Reference,
     bootstrap_interval,
     calibrate,
-    choose_reference,
     compare_pairs,
     interquartile_mean,
     median_interval,
-    normalized_score,
     pairs_needed,
     permutation_test,
     rank_correlation,

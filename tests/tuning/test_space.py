@@ -6,7 +6,7 @@ import pytest
 from fakes import H, Stub, planner, write_tiny, zeros
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import DEFAULT_SETTINGS
+from vgp_lightning.pipeline.settings import DEFAULTS
 from vgp_lightning.tuning.space import choose_space, draw_configurations
 
 
@@ -76,7 +76,7 @@ def test_the_defaults_come_first_and_all_are_complete_and_different(load):
     drawn = draw_configurations(pipeline, choose_space(pipeline, None), 20, 0)
     assert len(drawn) == 20
     assert drawn[0] == pipeline.resolve_settings()
-    assert all(set(settings) == set(DEFAULT_SETTINGS) for settings in drawn)
+    assert all(set(settings) == set(DEFAULTS) for settings in drawn)
     assert all(one != other for one, other in itertools.combinations(drawn, 2))
     assert all(pipeline.resolve_settings(**settings) == settings for settings in drawn)
 

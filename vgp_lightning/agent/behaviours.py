@@ -14,7 +14,8 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from vgp_lightning.agent.planning import Agent, PlanningAgent
+from vgp_lightning.agent.environments import Agent
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 ASSETS = Path(__file__).parent / "assets"

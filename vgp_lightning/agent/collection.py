@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vgp_lightning.agent.behaviours import make_behaviour
-from vgp_lightning.agent.planning import Agent, make_environments, rollout
+from vgp_lightning.agent.environments import Agent, make_environments, rollout
 
 
 def collect(

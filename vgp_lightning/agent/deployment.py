@@ -1,20 +1,122 @@
-"""A planner's folder and the environments it acts in: loaded, found, and fit for each other."""
+"""A planner's folder and the environment that it acts in: loaded, found, checked to fit, described, timed."""
 
 import hashlib
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
+import gymnasium
 import numpy as np
 import torch
-from gymnasium import Env
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from vgp_lightning.agent.planning import make_environments
+from vgp_lightning import __version__
+from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings
+
+# Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
+# environment begins in the same state, so a planner would be evaluated on start states that it was trained on.
+FIRST_SEED = 1_000_000
+_LATENCY_WARM_UP, _LATENCY_CALLS = 2, 7
+
+
+class Deployment:
+    """A pipeline folder in its environment.
+
+    Attributes:
+        folder: The folder.
+        pipeline: The planner that it holds.
+        spec: The environment's id or specification.
+        env_id: The environment's id.
+    """
+
+    def __init__(self, folder: str, env_id: str | None = None, device: str = "auto") -> None:
+        """Load the planner and find its environment.
+
+        Args:
+            folder: Folder that ``vgp export`` wrote.
+            env_id: The environment; None: the one that the planner was trained for.
+            device: Where the planner runs; auto: cuda if there is one, else cpu.
+
+        Raises:
+            ValueError: If the folder is no planner's, or names no environment where none is given.
+        """
+        self.folder = Path(folder)
+        self.pipeline = load_pipeline(self.folder, device)
+        self.spec = self._find_environment(env_id)
+        self.env_id: str = self.spec if isinstance(self.spec, str) else self.spec.id
+
+    def _find_environment(self, env_id: str | None) -> str | EnvSpec:
+        task = self.pipeline.task
+        if env_id is not None:
+            return env_id
+        if task.get("env_spec") is not None:
+            return EnvSpec.from_json(json.dumps(task["env_spec"]))
+        if task.get("env_id") is not None:
+            return str(task["env_id"])
+        raise ValueError(
+            f"{self.folder} does not say which environment it is for: give one, such as --env_id Hopper-v5"
+        )
+
+    def agent(self, conditions: Conditions | None = None, **settings: Unpack[Settings]) -> PlanningAgent:
+        """Return an agent that plans with these settings in place of the folder's.
+
+        Raises:
+            ValueError: If a setting is wrong.
+        """
+        try:
+            return PlanningAgent(self.pipeline, conditions=conditions, **settings)
+        except ValueError as error:
+            raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
+
+    @contextmanager
+    def environments(self, count: int, video: bool = False) -> Iterator[VectorEnv]:
+        """Make the environments, able to draw if that is wanted and possible, and close them at the end.
+
+        Raises:
+            ValueError: If their dimensions are not those of the plans.
+        """
+        sample = make_environments(self.spec, 1)
+        observations, actions = sample.single_observation_space.shape, sample.single_action_space.shape
+        sample.close()
+        dimensions = int(np.prod(observations or 0)), int(np.prod(actions or 0))
+        planned = self.pipeline.observation_dim, self.pipeline.action_dim
+        if dimensions != planned:
+            raise ValueError(
+                f"{self.env_id} has {dimensions[0]} observation and {dimensions[1]} action dimensions, but "
+                f"{self.folder} plans {planned[0]} and {planned[1]}: give the environment of its training with --env_id"
+            )
+        draws = video and "rgb_array" in sample.metadata.get("render_modes", [])
+        environments = make_environments(self.spec, count, **({"render_mode": "rgb_array"} if draws else {}))
+        try:
+            yield environments
+        finally:
+            environments.close()
+
+    def describe(self, environments: VectorEnv) -> dict[str, Any]:
+        """Return what a report says of where its numbers are from: environment, folder, weights, versions, device."""
+        return {
+            "env_spec": _describe(first_of(environments)),
+            "pipeline": str(self.folder),
+            "checkpoints": self.pipeline.task.get("checkpoints"),
+            "weights_sha256": _hash_weights(self.folder),
+            "versions": _versions(),
+            "device": str(self.pipeline.device),
+        }
+
+
+def first_of(environments: VectorEnv) -> gymnasium.Env[Any, Any]:
+    """Return the first of the environments, in which the first episode is played."""
+    first: gymnasium.Env[Any, Any] = cast(SyncVectorEnv, environments).envs[0]
+    return first
 
 
 def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipeline:
@@ -38,56 +140,30 @@ def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipel
     return pipeline
 
 
-def find_environment(pipeline: ValueGuidedPlannerPipeline, env_id: str | None, folder: Path) -> str | EnvSpec:
-    """Return the user's environment, else the specification or the id that the planner was trained with.
+def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Unpack[Settings]) -> float:
+    """Return the milliseconds of one planning call for one observation: the median of several, after a warm-up.
 
-    Raises:
-        ValueError: If neither says one.
+    Where an agent starts warm, the call starts from a plan, as all calls of a control loop do after an episode's first
+    one. An agent that plans once an episode always starts cold.
+
+    Args:
+        pipeline: The planner.
+        settings: Those in place of the folder's.
     """
-    if env_id is not None:
-        return env_id
-    if pipeline.task.get("env_spec") is not None:
-        return EnvSpec.from_json(json.dumps(pipeline.task["env_spec"]))
-    if pipeline.task.get("env_id") is not None:
-        return str(pipeline.task["env_id"])
-    raise ValueError(f"{folder} does not say which environment it is for: give one, such as --env_id Hopper-v5")
+    observation = pipeline.frame.shift[pipeline.action_dim :]  # the middle of the data
+    replans = pipeline.resolve_settings(**settings)["replan_every"] > 0
+    generator = torch.Generator(pipeline.device).manual_seed(0)
+    in_hand, seconds = None, []
+    for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
+        begin = time.perf_counter()
+        plan = pipeline(observation, generator=generator, warm_start=in_hand, **settings)
+        made = plan.trajectories.cpu()  # which waits for the device
+        seconds.append(time.perf_counter() - begin)
+        in_hand = made if replans else None
+    return 1000 * float(np.median(seconds[_LATENCY_WARM_UP:]))
 
 
-def make_fitting(
-    spec: str | EnvSpec, count: int, pipeline: ValueGuidedPlannerPipeline, folder: Path, video: bool
-) -> VectorEnv:
-    """Make the environments, able to draw if that is wanted and possible, after a look at whether they fit.
-
-    Raises:
-        ValueError: If their dimensions are not those of the plans.
-    """
-    sample = make_environments(spec, 1)
-    observations, actions = sample.single_observation_space.shape, sample.single_action_space.shape
-    sample.close()
-    dimensions = int(np.prod(observations or 0)), int(np.prod(actions or 0))
-    if dimensions != (pipeline.observation_dim, pipeline.action_dim):
-        raise ValueError(
-            f"{spec if isinstance(spec, str) else spec.id} has {dimensions[0]} observation and {dimensions[1]} action "
-            f"dimensions, but {folder} plans {pipeline.observation_dim} and {pipeline.action_dim}: "
-            "give the environment of its training with --env_id"
-        )
-    draws = video and "rgb_array" in sample.metadata.get("render_modes", [])
-    return make_environments(spec, count, **({"render_mode": "rgb_array"} if draws else {}))
-
-
-def describe_run(folder: Path, pipeline: ValueGuidedPlannerPipeline, environment: Env[Any, Any]) -> dict[str, Any]:
-    """Return what a report says of where its numbers are from: environment, folder, weights, versions, device."""
-    return {
-        "env_spec": _describe(environment),
-        "pipeline": str(folder),
-        "checkpoints": pipeline.task.get("checkpoints"),
-        "weights_sha256": _hash_weights(folder),
-        "versions": _versions(),
-        "device": str(pipeline.device),
-    }
-
-
-def _describe(environment: Env[Any, Any]) -> dict[str, Any]:
+def _describe(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     """Return the specification as gymnasium would write it, less what ``make_environments`` and a video add to it."""
     spec = asdict(cast(EnvSpec, environment.spec))
     spec["kwargs"] = {key: value for key, value in spec["kwargs"].items() if key != "render_mode"}
@@ -114,8 +190,8 @@ def _hash_weights(folder: Path) -> str | None:
 
 def _versions() -> dict[str, str | None]:
     """Return the versions of what decides the returns; None: not installed."""
-    versions: dict[str, str | None] = {}
-    for name in ("vgp_lightning", "torch", "diffusers", "gymnasium", "gymnasium-robotics", "mujoco", "numpy"):
+    versions: dict[str, str | None] = {"vgp_lightning": __version__}
+    for name in ("torch", "diffusers", "gymnasium", "gymnasium-robotics", "mujoco", "numpy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -1,11 +1,11 @@
-"""Episodes as they were played, with the plans behind them, and what would have come of other actions.
+"""Episodes as they were played, with the plans behind them.
 
-Shapes: L steps of an episode, P plans that were made in it, H steps of a plan, A action and O observation dimensions,
-T = A + O; all in physical units, a plan action first.
+Shapes: N environments, L steps of an episode, P plans that were made in it, H steps of a plan, O observation and A
+action dimensions, T = A + O; all in the environment's units, a plan action first.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -13,116 +13,185 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from vgp_lightning.agent.planning import PlanningAgent, rollout
+from vgp_lightning.agent.environments import Agent, Step, rollout
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.planner import Plan
 from vgp_lightning.report.film import Recorder
 
+_SUCCESS = ("success", "is_success")  # what environments call it in their infos
+
 
 @dataclass(frozen=True)
-class Recording:
-    """One episode that a planner has played to its end."""
+class Episode:
+    """One episode.
 
-    seed: int  # of the environment and of the agent
-    observations: NDArray[np.floating]  # (L + 1, O), the final one included
-    actions: NDArray[np.float32]  # (L, A), as they were executed
-    rewards: NDArray[np.float64]  # (L,)
-    terminated: bool  # by the environment; else the time limit cut it short
-    plan_steps: NDArray[np.int64]  # (P,), at which plans were made
-    plans: NDArray[np.float32]  # (P, H, T)
-    values: NDArray[np.float32]  # (P,), that were predicted; NaN without a value function
+    Attributes:
+        seed: The environment's.
+        agent_seed: The agent's.
+        observations: (L + 1, O), the final one included.
+        actions: (L, A), as they were executed.
+        rewards: (L,).
+        terminated: Whether the environment ended it, such as by a fall.
+        truncated: Whether the time limit cut it short, or the end of the recording.
+        success: Whether a step reported one; None: the environment reports neither success nor failure.
+        plan_steps: (P,), at which plans were made.
+        plans: (P, H, T).
+        values: (P,), as they were predicted; NaN without a value function.
+    """
+
+    seed: int
+    agent_seed: int
+    observations: NDArray[np.floating]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float64]
+    terminated: bool
+    truncated: bool
+    success: bool | None = None
+    plan_steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    plans: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @property
     def length(self) -> int:
         """L."""
         return len(self.rewards)
 
+    @property
+    def total_reward(self) -> float:
+        """The undiscounted return: the sum of all rewards, in the order of the steps."""
+        return float(np.cumsum(self.rewards)[-1])
 
-def record(
-    agent: PlanningAgent,
+
+@dataclass(frozen=True)
+class Played:
+    """Episodes in the order of their seeds, and how long the agent took.
+
+    Attributes:
+        episodes: The episodes.
+        act_seconds: Of each call of the agent.
+        ages: At each call, the steps that the episodes under way already had.
+    """
+
+    episodes: list[Episode]
+    act_seconds: list[float]
+    ages: list[NDArray[np.int64]]
+
+
+@dataclass
+class _Log:
+    """What has happened in an episode so far."""
+
+    observations: list[NDArray[np.floating]] = field(default_factory=list)
+    actions: list[NDArray[np.float32]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    terminated: bool = False
+    truncated: bool = False
+    succeeded: bool = False
+    plan_steps: list[int] = field(default_factory=list)
+    plans: list[NDArray[np.float32]] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, step: Step, row: int) -> None:
+        """Note a step of the environment in that row."""
+        if not self.observations:
+            self.observations.append(step.observations[row].copy())
+        self.observations.append(step.next_observations[row].copy())
+        self.actions.append(step.actions[row].copy())
+        self.rewards.append(float(step.rewards[row]))
+        self.terminated, self.truncated = bool(step.terminated[row]), bool(step.truncated[row])
+        self.succeeded |= any(_reported(step, name)[row] and bool(step.infos[name][row]) for name in _SUCCESS)
+
+    def to_episode(self, seed: int, agent_seed: int, reports_success: bool) -> Episode:
+        """Return the episode; one that has not ended was cut short here."""
+        return Episode(
+            seed=seed,
+            agent_seed=agent_seed,
+            observations=np.stack(self.observations),
+            actions=np.stack(self.actions),
+            rewards=np.array(self.rewards),
+            terminated=self.terminated,
+            truncated=self.truncated or not self.terminated,
+            success=self.succeeded if reports_success else None,
+            plan_steps=np.array(self.plan_steps, dtype=np.int64),
+            plans=np.stack(self.plans) if self.plans else np.zeros((0, 0, 0), np.float32),
+            values=np.array(self.values, dtype=np.float32),
+        )
+
+
+def _reported(step: Step, name: str) -> NDArray[np.bool_]:
+    """Return which environments (N,) have something of that name in their infos."""
+    reported: NDArray[np.bool_] = np.asarray(step.infos.get(f"_{name}", np.zeros(len(step.episode), dtype=bool)))
+    return reported
+
+
+def play(
+    agent: Agent,
     environments: VectorEnv,
     seeds: Sequence[int],
     *,
+    agent_seeds: Sequence[int] | None = None,
+    most_steps: int | None = None,
+    keep_plans: bool = False,
     description: str = "Playing",
     recorder: Recorder | None = None,
-) -> list[Recording]:
-    """Play one episode per seed and keep all of it; the bar shows on a terminal only.
+) -> Played:
+    """Play one episode per seed and return them in the seeds' order; a progress bar shows on a terminal only.
 
     Args:
-        agent: The planner; its ``on_plan`` is taken.
+        agent: What acts.
         environments: From ``make_environments``.
-        seeds: One for each episode.
+        seeds: The environment's, one for each episode.
+        agent_seeds: The agent's, as many; by default the same.
+        most_steps: Steps of all episodes together, after which the recording ends; None: no limit.
+        keep_plans: Keep the plans of a PlanningAgent in the episodes; its ``on_plan`` is taken for it.
         description: What the progress bar says.
         recorder: Draws the first episode, if given.
     """
-    steps: list[list[tuple[NDArray[np.floating], NDArray[np.float32], float]]] = [[] for _ in seeds]
-    plans: list[list[tuple[int, NDArray[np.float32], float]]] = [[] for _ in seeds]
-    ends: list[tuple[NDArray[np.floating], bool]] = [(np.zeros(0), False) for _ in seeds]
+    agent_seeds = seeds if agent_seeds is None else agent_seeds
+    logs: dict[int, _Log] = {}
     made: list[tuple[NDArray[np.int64], Plan]] = []  # since the last step
-    agent.on_plan = lambda rows, plan: made.append((rows, plan))
+    act_seconds: list[float] = []
+    ages: list[NDArray[np.int64]] = []
+    reports_success, steps, ended = False, 0, 0
+    planner = agent if keep_plans and isinstance(agent, PlanningAgent) else None
+    if planner is not None:
+        planner.on_plan = lambda rows, plan: made.append((rows, plan))
     console = Console(stderr=True)
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task(description, total=len(seeds))
-            for step in rollout(agent, environments, seeds):
-                for rows, plan in made:
-                    trajectories = np.concatenate([plan.actions.cpu().numpy(), plan.observations.cpu().numpy()], axis=2)
-                    for row, trajectory, value in zip(rows, trajectories, plan.values.tolist(), strict=True):
-                        episode = step.episode[row]
-                        plans[episode].append((len(steps[episode]), trajectory, value))
+            task = progress.add_task(description, total=len(seeds) if most_steps is None else most_steps)
+            for step in rollout(agent, environments, seeds, agent_seeds):
+                rows = np.flatnonzero(step.episode >= 0)
+                of_row = {int(row): logs.setdefault(int(step.episode[row]), _Log()) for row in rows}
+                act_seconds.append(step.seconds)
+                ages.append(np.array([len(log.rewards) for log in of_row.values()]))
+                for planned, plan in made:
+                    plans, values = plan.trajectories.cpu().numpy(), plan.values.tolist()
+                    for row, trajectory, value in zip(planned, plans, values, strict=True):
+                        log = of_row[int(row)]
+                        log.plan_steps.append(len(log.rewards))
+                        log.plans.append(trajectory)
+                        log.values.append(value)
                 made.clear()
-                for row in np.flatnonzero(step.episode >= 0):
-                    episode = step.episode[row]
-                    steps[episode].append(
-                        (step.observations[row].copy(), step.actions[row].copy(), float(step.rewards[row]))
-                    )
-                    if step.terminated[row] or step.truncated[row]:
-                        ends[episode] = step.next_observations[row].copy(), bool(step.terminated[row])
-                        progress.update(task, advance=1)
+                for row in rows if most_steps is None else rows[: most_steps - steps]:
+                    of_row[int(row)].add(step, int(row))
+                    steps += 1
+                    ended += int(step.terminated[row] or step.truncated[row])
+                reports_success |= any(bool(_reported(step, name)[rows].any()) for name in _SUCCESS)
                 # The first seed is always played in the first environment.
                 if recorder is not None and step.episode[0] == 0:
                     recorder.record(step.observations[0], step.actions[0])
+                progress.update(
+                    task,
+                    completed=ended if most_steps is None else steps,
+                    description=f"{description}: {steps} steps, {ended} episodes",
+                )
+                if steps == most_steps:
+                    break
     finally:
-        agent.on_plan = None
-    return [
-        Recording(
-            seed=seed,
-            observations=np.stack([observation for observation, _, _ in steps[i]] + [ends[i][0]]),
-            actions=np.stack([action for _, action, _ in steps[i]]),
-            rewards=np.array([reward for _, _, reward in steps[i]]),
-            terminated=ends[i][1],
-            plan_steps=np.array([t for t, _, _ in plans[i]]),
-            plans=np.stack([trajectory for _, trajectory, _ in plans[i]]),
-            values=np.array([value for _, _, value in plans[i]], dtype=np.float32),
-        )
-        for i, seed in enumerate(seeds)
+        if planner is not None:
+            planner.on_plan = None
+    episodes = [
+        log.to_episode(seeds[i], agent_seeds[i], reports_success) for i, log in sorted(logs.items()) if log.rewards
     ]
-
-
-def replay(
-    environment: VectorEnv, recording: Recording, step: int, actions: NDArray[np.floating]
-) -> NDArray[np.floating] | None:
-    """Repeat an episode up to a step, go on with other actions (n, A), and return what is then observed (m + 1, O).
-
-    The first row is the observation at that step; m is less than n where the episode ends before. None: the environment
-    went another way with the same seed and the same actions, so its randomness does not come from its seed alone.
-
-    Args:
-        environment: A single one, from ``make_environments``.
-        recording: The episode.
-        step: Of the episode, at which the other actions begin.
-        actions: The other actions.
-    """
-    observations, _ = environment.reset(seed=recording.seed)
-    observed = [observations[0].copy()]
-    ended = False
-    for action in (*recording.actions[:step], *actions):
-        t = len(observed) - 1
-        # Simulators are exact on one machine; the tolerance is for those that are not quite.
-        if t <= step and (ended or not np.allclose(observed[t], recording.observations[t], rtol=1e-5, atol=1e-6)):
-            return None
-        if ended:
-            break
-        observations, _, terminated, truncated, _ = environment.step(action.reshape(environment.action_space.shape))
-        observed.append(observations[0].copy())
-        ended = bool(terminated[0] or truncated[0])
-    return np.stack(observed[step:])
+    return Played(episodes, act_seconds, ages)

@@ -13,9 +13,10 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import describe_run, find_environment, load_pipeline, make_fitting
+from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.episodes import record
 from vgp_lightning.agent.mazes import find_maze
-from vgp_lightning.agent.planning import PlanningAgent, make_environments
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.diagnostics.findings import Findings, examine, goal_condition
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report

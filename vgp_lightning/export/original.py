@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
@@ -19,6 +19,7 @@ from vgp_lightning.export.folder import write_folder
 from vgp_lightning.export.original_network import SCHEDULE, OriginalNetwork, read_denoiser, read_value_function
 from vgp_lightning.pipeline.networks import make_noise_scheduler
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import DEFAULTS, Settings
 
 # Normalisers that are an affine map of each dimension, and the attributes that it follows from.
 _NORMALIZERS = {
@@ -42,10 +43,7 @@ def import_original(
     clip_denoised: bool | None = None,
     discount: float | None = None,
     normed: bool | None = None,
-    batch_size: int = 64,
-    n_guide_steps: int = 2,
-    scale: float = 0.1,
-    t_stopgrad: int = 2,
+    **settings: Unpack[Settings],
 ) -> Path:
     """Write a pipeline folder of networks that the paper's own code has trained; it samples as that code does.
 
@@ -64,10 +62,7 @@ def import_original(
         clip_denoised: Whether clean plans are clipped to -1..1; of the published ones the maze's are.
         discount: Of the return that the value function predicts.
         normed: Whether the value function predicts returns scaled to -1..1; the published ones do not.
-        batch_size: Default candidates for each observation.
-        n_guide_steps: Default gradient steps before each denoising; 0 where there is no value function.
-        scale: Default length of a gradient step, for the return in the environment's units.
-        t_stopgrad: No guidance at noise levels below this one, by default.
+        settings: The folder's defaults of planning, in place of the paper's.
 
     Returns:
         The folder.
@@ -95,7 +90,9 @@ def import_original(
         plans.levels, SCHEDULE, "epsilon" if plans.known("predict_epsilon", predict_epsilon, "diffusion") else "sample"
     )
     if clipped:
-        scheduler = DDPMScheduler.from_config(scheduler.config, clip_sample=True, clip_sample_range=1.0)
+        scheduler = DDPMScheduler.from_config(
+            scheduler.config, clip_sample=True, clip_sample_range=1.0, timestep_spacing="trailing"
+        )
     dataset = str(plans.configs["dataset"].get("env") or "")
     kind = plans.known("normalizer", normalizer, "dataset")
     numbers = _read_statistics(Path(statistics), dataset)
@@ -116,22 +113,20 @@ def import_original(
         if values.known("normed", normed, "dataset"):
             low_and_high = _shift_and_scale("LimitsNormalizer", numbers, "values", statistics)
             normalization["return_shift"], normalization["return_scale"] = (x.item() for x in low_and_high)
+    planner: dict[str, Any] = dict(DEFAULTS) | {
+        "planning_horizon": plans.horizon,
+        "sampler": None if clipped else "ddpm",  # the schedule itself clips, the samplers by name do not
+        "num_inference_steps": plans.levels,
+    }
+    planner |= settings
+    if values is None:
+        planner["n_guide_steps"] = 0
     pipeline = ValueGuidedPlannerPipeline(
         plans.network,
         scheduler,
         values.network if values is not None else None,
         normalization=normalization,
-        planner={
-            "planning_horizon": plans.horizon,
-            "batch_size": batch_size,
-            "n_guide_steps": n_guide_steps if values is not None else 0,
-            "scale": scale,
-            "guide_scaling": "variance",
-            "t_stopgrad": t_stopgrad,
-            "sampler": None if clipped else "ddpm",  # the schedule itself clips, the samplers by name do not
-            "num_inference_steps": plans.levels,
-            "temperature": 1.0,
-        },
+        planner=planner,
         task=task,
     )
     write_folder(pipeline, {name: _provenance(network, weights) for name, network in networks.items()}, folder)

@@ -1,55 +1,28 @@
 """Two checkpoints -> one pipeline folder that diffusers loads with or without this package."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import yaml
 
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS, Settings
 from vgp_lightning.training.planner import DenoiserModule, PlannerModule, ValueModule, load_module, read_checkpoint
 
 
-def export(
-    denoiser: str,
-    output: str,
-    value: str | None = None,
-    batch_size: int = 16,
-    n_guide_steps: int = 0,
-    scale: float = 0.1,
-    guide_scaling: str = "variance",
-    guide_on: str = "noisy",
-    t_stopgrad: int = 2,
-    max_grad_norm: float | None = None,
-    sampler: str | None = "ddim",
-    num_inference_steps: int | None = 5,
-    temperature: float = 1.0,
-    warm_start_strength: float = 1.0,
-    replan_every: int = 1,
-) -> Path:
+def export(denoiser: str, output: str, value: str | None = None, **settings: Unpack[Settings]) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
-    The folder appears whole or not at all.
+    The folder is written atomically. Its defaults of planning are those of an export (``EXPORT_DEFAULTS``), else the
+    paper's; no more denoising steps than the training has noise levels, and no guidance without a value function.
 
     Args:
         denoiser: Checkpoint of a DenoiserModule, or of a PlannerModule, which holds both networks.
         output: The folder to write; it must not exist.
         value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
-        batch_size: Default candidates for each observation.
-        n_guide_steps: Default gradient steps before each denoising; 0: the best of the candidates, without guidance.
-        scale: Default length of a gradient step, for the return in the environment's units.
-        guide_scaling: Default factor of the gradient: variance, std, none, or diffusers' stock factor.
-        guide_on: What guidance moves by default: the noisy sample, or the predicted clean plan.
-        t_stopgrad: No guidance at noise levels below this one, by default.
-        max_grad_norm: Default length to which a plan's gradient is shortened; None: no limit.
-        sampler: Default sampler: ddim, ddpm, dpmsolver or unipc.
-        num_inference_steps: Default number of noise levels that are visited; fewer than in training if that has fewer.
-        temperature: Default factor on the standard deviation of all noise.
-        warm_start_strength: Default share of the denoising steps that an agent's plan takes from its last one; 1: all
-            of them, from noise.
-        replan_every: Default steps that an agent executes from one plan before it makes the next; 0: it plans once an
-            episode.
+        settings: The folder's defaults, in place of an export's.
 
     Returns:
         The folder.
@@ -62,22 +35,12 @@ def export(
     if folder.exists():
         raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
     denoiser_module, value_module = _load(denoiser, value)
-    levels = denoiser_module.levels
-    planner = {
-        "planning_horizon": denoiser_module.hparams["horizon"],
-        "batch_size": batch_size,
-        "n_guide_steps": n_guide_steps if value_module is not None else 0,
-        "scale": scale,
-        "guide_scaling": guide_scaling,
-        "guide_on": guide_on,
-        "t_stopgrad": t_stopgrad,
-        "max_grad_norm": max_grad_norm,
-        "sampler": sampler,
-        "num_inference_steps": min(levels if num_inference_steps is None else num_inference_steps, levels),
-        "temperature": temperature,
-        "warm_start_strength": warm_start_strength,
-        "replan_every": replan_every,
-    }
+    horizon, levels = denoiser_module.hparams["horizon"], denoiser_module.levels
+    planner: dict[str, Any] = dict(DEFAULTS) | EXPORT_DEFAULTS | {"planning_horizon": horizon} | settings
+    steps = planner["num_inference_steps"]
+    planner["num_inference_steps"] = levels if steps is None else min(steps, levels)
+    if value_module is None:
+        planner["n_guide_steps"] = 0
     # Where one checkpoint holds both networks it is the planner's, and its config the denoiser's.
     checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})
     read = {name: _read_provenance(checkpoint) for name, checkpoint in checkpoints.items()}

@@ -1,7 +1,7 @@
-"""What a plan is worth, and which way is up: learned values, a user's own objectives, and their gradients.
+"""Guidance: what a plan is worth, the gradients of learned values and of a user's objectives, and steps up them.
 
-Shapes: B plans, H steps, A action and O observation dimensions, T = A + O, action first.
-This file travels in exported folders, joined with pipeline.py.
+Shapes: N observations, K candidates for each, B plans, H steps, A action and O observation dimensions, T = A + O,
+action first.
 """
 
 import math
@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from diffusers import UNet1DModel
 
-from .fast_networks import FastValueFunction, accelerate_value_function
+from .acceleration import accelerate_value_function
+from .conditions import pin
+from .fast_networks import FastValueFunction
+from .frame import Frame
+from .networks import weights_dtype
+from .sampling import Level
+from .settings import GuideOn, GuideScaling, Settings
 
 # A user's reward or penalty: (observations (B, H, O), actions (B, H, A)), in the environment's units -> (B,), by
 # operations that torch can differentiate.
@@ -26,7 +32,8 @@ def predict_values(
     if fast is not None:
         return fast(trajectories, timestep)
     timesteps = torch.full((len(trajectories),), timestep, device=trajectories.device)
-    values: torch.Tensor = value_function(trajectories.transpose(1, 2).to(value_function.dtype), timesteps).sample
+    sample = trajectories.transpose(1, 2).to(weights_dtype(value_function))
+    values: torch.Tensor = value_function(sample, timesteps).sample
     return values.squeeze(-1).float()
 
 
@@ -43,10 +50,7 @@ def value_gradient(
     return gradient
 
 
-GUIDE_SCALINGS = ("variance", "std", "none", "stock")
-
-
-def guide_factor(scaling: str, variance: float) -> float:
+def guide_factor(scaling: GuideScaling, variance: float) -> float:
     """Return what the gradient is multiplied by besides the scale.
 
     ``variance`` is the paper's code. ``stock`` is what diffusers' ValueGuidedRLPipeline makes of it by taking a
@@ -57,7 +61,7 @@ def guide_factor(scaling: str, variance: float) -> float:
 
 
 def clip_norm(gradient: torch.Tensor, limit: float | None) -> torch.Tensor:
-    """Return the gradient (..., H, T), where a plan's is longer than the limit shortened to it."""
+    """Return the gradient (..., H, T); where a plan's is longer than the limit, it is shortened to the limit."""
     if limit is None:
         return gradient
     norm: torch.Tensor = torch.linalg.vector_norm(gradient, dim=(-2, -1), keepdim=True)
@@ -65,44 +69,32 @@ def clip_norm(gradient: torch.Tensor, limit: float | None) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How normalised trajectories and the environment's units hang together: ``raw = normalised * scale + shift``."""
-
-    action_dim: int
-    shift: torch.Tensor  # (T,)
-    scale: torch.Tensor  # (T,)
-
-    def to_raw(self, trajectories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the observations (..., O) and actions (..., A) of normalised trajectories (..., T)."""
-        raw = trajectories * self.scale + self.shift
-        return raw[..., self.action_dim :], raw[..., : self.action_dim]
-
-    def agrees(self, other: "Frame") -> bool:
-        """Tell whether the two normalise alike; of the same vectors without a look at them, which a GPU waits for."""
-        return all(
-            ours is theirs or torch.equal(ours, theirs)
-            for ours, theirs in ((self.shift, other.shift), (self.scale, other.scale))
-        )
-
-
-@dataclass(frozen=True)
 class LearnedValue:
-    """A pipeline's value function as an objective, in the units of its return; ``pipeline.learned_value`` makes it."""
+    """A pipeline's value function as an objective; ``pipeline.learned_value`` makes it.
+
+    Attributes:
+        network: Predicts the normalised return of a noised trajectory.
+        frame: The normaliser of its training.
+        return_shift: Of the return: ``return = normalised * return_scale + return_shift``.
+        return_scale: Of the return.
+        alphas_cumprod: Of the noise levels of its training.
+        fast: What evaluates the network fast; None: the network itself does.
+    """
 
     network: UNet1DModel
     frame: Frame
     return_shift: float
     return_scale: float
-    alphas_cumprod: torch.Tensor  # of the noise levels that it was trained on
+    alphas_cumprod: torch.Tensor
     fast: FastValueFunction | None = None
 
     def prepared(self, horizon: int, frame: Frame) -> "LearnedValue":
-        """Return the same, as fast as it can be evaluated for plans of a horizon with the weights of this moment.
+        """Return the same for the plans of one call: with the weights of this moment, on the device of their frame.
 
         Where its own frame agrees with the plans' it takes that one, so that no step has to compare them.
         """
-        fast = accelerate_value_function(self.network, horizon)
-        return replace(self, fast=fast, frame=frame if self.frame.agrees(frame) else self.frame)
+        fast, own = accelerate_value_function(self.network, horizon), self.frame.to(frame.shift.device)
+        return replace(self, fast=fast, frame=frame if own.agrees(frame) else own)
 
     def values(self, trajectories: torch.Tensor, timestep: int, frame: Frame) -> torch.Tensor:
         """Return the predicted return (B,) of trajectories (B, H, T) that are normalised in a frame."""
@@ -118,7 +110,7 @@ class LearnedValue:
         """Return the trajectories as this value function was trained to see them."""
         if self.frame.agrees(frame):
             return trajectories
-        return (trajectories * frame.scale + frame.shift - self.frame.shift) / self.frame.scale
+        return self.frame.normalise(frame.denormalise(trajectories))
 
 
 Weighted = Sequence[tuple[float, LearnedValue | Objective]]
@@ -160,6 +152,51 @@ def _gradient(objective: Objective, trajectories: torch.Tensor, frame: Frame) ->
         x = trajectories.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(objective(*frame.to_raw(x)).sum(), x)
     return gradient
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier guidance: gradient steps up the objectives at each noise level.
+
+    Attributes:
+        objectives: What is climbed, in pairs (weight, objective).
+        frame: The plans'.
+        settings: All settings of the call.
+    """
+
+    objectives: Weighted
+    frame: Frame
+    settings: Settings
+
+    @property
+    def moves_samples(self) -> bool:
+        """Whether noisy samples are moved between the denoising steps."""
+        wanted = self.settings["n_guide_steps"] > 0 and self.settings["guide_on"] == "noisy"
+        return bool(self.objectives) and wanted
+
+    def climb(self, trajectories: torch.Tensor, conditions: torch.Tensor, level: Level, on: GuideOn) -> torch.Tensor:
+        """Return the trajectories moved up the objectives; the same object where no guidance is due.
+
+        Args:
+            trajectories: (N, K, H, T), normalised: noisy samples of the level, or clean plans predicted from them.
+            conditions: (N, 1, H, T), normalised. What they pin does not move, nor does it count in the gradient's norm.
+            level: The noise level.
+            on: Which of the two the trajectories are.
+        """
+        settings, noisy = self.settings, on == "noisy"
+        # The variance of a clean plan given the noisy one is 1 - alpha if plans are standard normal.
+        factor = guide_factor(settings["guide_scaling"], level.variance if noisy else 1 - level.alpha)
+        step_size = settings["scale"] * factor
+        due = on == settings["guide_on"] and level.timestep >= settings["t_stopgrad"]
+        if not (due and self.objectives and step_size):
+            return trajectories
+        free = conditions.isnan()
+        for _ in range(settings["n_guide_steps"]):
+            flat = trajectories.flatten(0, 1)
+            gradient = total_gradient(self.objectives, flat, level.timestep if noisy else 0, self.frame)
+            gradient = clip_norm(gradient.view(trajectories.shape).where(free, 0), settings["max_grad_norm"])
+            trajectories = pin(trajectories + step_size * gradient, conditions)
+        return trajectories
 
 
 def check_objectives(

@@ -6,6 +6,7 @@ Both take (B, T, H), channels first, and T = A + O channels, action first. Weigh
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from diffusers import DDPMScheduler, UNet1DModel
 
 PredictionType = Literal["sample", "epsilon", "v_prediction"]
@@ -141,3 +142,13 @@ def make_noise_scheduler(levels: int, beta_schedule: str, prediction_type: Predi
         clip_sample=False,
         variance_type="fixed_small_log",
     )
+
+
+def weights_dtype(network: torch.nn.Module) -> torch.dtype:
+    """Return the type of a network's weights; diffusers' own property looks through all modules first."""
+    return next((weight.dtype for weight in network.parameters()), torch.float32)
+
+
+def weights_device(network: torch.nn.Module) -> torch.device:
+    """Return the device of a network's weights; diffusers' own property looks through all modules first."""
+    return next((weight.device for weight in network.parameters()), torch.device("cpu"))

@@ -1,27 +1,28 @@
-"""The arithmetic of sampling: noise levels, what a denoiser's output stands for, pinning, and the steps to less noise.
+"""The arithmetic of sampling: noise levels, what a denoiser's output stands for, and the steps to less noise.
 
 A noised trajectory is ``x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise``, where alpha is the cumulative product of
-Ho et al. 2020 (``alphas_cumprod`` in diffusers). Everything about the levels is known before sampling, as numbers.
-This file travels in exported folders, joined with pipeline.py.
+Ho et al. 2020 (``alphas_cumprod`` in diffusers). All noise levels are known before sampling begins, as numbers.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+Sampler = Literal["ddpm", "ddim", "dpmsolver", "unipc"]
 
-# In closed form: the share eta of the posterior's noise that a step adds (Song et al. 2021, eq. 16). diffusers' own are
-# biased where the steps do not divide the levels of the training.
+# Two in closed form: the share eta of the posterior's noise that a step adds (Song et al. 2021, eq. 16). diffusers' own
+# are biased where the number of steps does not divide the number of noise levels of the training.
 ETAS = {"ddpm": 1.0, "ddim": 0.0}
-# Multistep solvers of diffusers; deterministic, as DDIM is.
+# Two multistep solvers of diffusers; deterministic, as DDIM is.
 SOLVERS = {"dpmsolver": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
-SAMPLERS = (*ETAS, *SOLVERS)
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Level:
     def variance(self) -> float:
         """The variance of the next level's sample, given this one and the clean plan."""
         return posterior_variance(self.alpha, self.alpha_next)
+
+
+class Prediction(NamedTuple):
+    """What the denoiser says of noised trajectories; (N, K, H, T) each."""
+
+    output: torch.Tensor
+    clean: torch.Tensor
+    noise: torch.Tensor
 
 
 def make_levels(timesteps: Sequence[int], alphas_cumprod: Sequence[float]) -> list[Level]:
@@ -58,11 +67,6 @@ def posterior_variance(alpha: float, alpha_next: float) -> float:
     Ho et al. 2020, eq. 7, for a step over any number of noise levels; diffusers has no public name for it.
     """
     return (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
-
-
-def pin(trajectories: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
-    """Return the trajectories (N, K, H, T) with the conditions (N, 1, H, T) in place; NaN leaves an entry free."""
-    return torch.where(conditions.isnan(), trajectories, conditions)
 
 
 def split_prediction(
@@ -92,7 +96,7 @@ def join_prediction(
 
 def draw_noise(shape: tuple[int, ...], generator: Generators, device: torch.device, temperature: float) -> torch.Tensor:
     """Draw Gaussian noise (N, K, H, T); with one generator for each observation its rows are its own."""
-    noise: torch.Tensor = randn_tensor(shape, generator=generator, device=device)
+    noise: torch.Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
     return noise if temperature == 1 else temperature * noise
 
 
@@ -119,20 +123,111 @@ def make_solver(name: str, scheduler: Any, timesteps: Sequence[int], corrector: 
         timesteps: From noise to clean.
         corrector: Let UniPC correct a sample from the one before; that undoes whatever was done to it in between.
     """
-    # Without this key, for by it diffusers takes arguments that were given by position for defaults.
+    # diffusers takes arguments that were given by position for defaults where this key is present.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     options = {} if corrector or name != "unipc" else {"disable_corrector": list(range(len(timesteps)))}
     solver = SOLVERS[name].from_config(config, timestep_spacing="trailing", **options)
     solver.set_timesteps(len(timesteps))
-    # diffusers' own spacing can come out one level longer, by an error of rounding, and then ends in NaN.
+    # By a rounding error diffusers' own spacing can have one level too many, and then it ends in NaN.
     alphas = solver.alphas_cumprod[list(timesteps)]
     solver.timesteps = torch.tensor(timesteps)
-    solver.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), torch.zeros(1)])
+    solver.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), torch.zeros(1, dtype=torch.float32)])
     solver.num_inference_steps = len(timesteps)
     return solver
 
 
 def corrects(scheduler: Any) -> bool:
-    """Tell whether a scheduler computes samples anew from earlier ones, whatever was done to them since, as UniPC."""
+    """Tell whether a scheduler corrects a sample after its step, as UniPC does: that undoes what guidance did."""
     disabled = scheduler.config.get("disable_corrector")
     return disabled is not None and not set(range(1, len(scheduler.timesteps))) <= set(disabled)
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """How sampling gets from one noise level to the next.
+
+    Attributes:
+        levels: The noise levels that are visited, noisiest first.
+        prediction_type: What the denoiser's output stands for: sample, epsilon or v_prediction.
+        eta: Of the closed form; None: the scheduler takes the steps.
+        scheduler: diffusers' scheduler, which takes the steps; None: the closed form does.
+    """
+
+    levels: list[Level]
+    prediction_type: str
+    eta: float | None = None
+    scheduler: Any = None
+
+    def starting_at(self, index: int) -> "Stepper":
+        """Return the same from the level of that index on, for a warm start."""
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(index)
+        return replace(self, levels=self.levels[index:])
+
+    def predict(self, output: torch.Tensor, trajectories: torch.Tensor, level: Level) -> Prediction:
+        """Return what the denoiser's output (N, K, H, T) for the level's trajectories stands for."""
+        clean, noise = split_prediction(output, trajectories, level.alpha, self.prediction_type)
+        return Prediction(output, clean, noise)
+
+    def correct(self, clean: torch.Tensor, trajectories: torch.Tensor, level: Level) -> Prediction:
+        """Return the prediction whose clean trajectories are these, for guidance that has moved them."""
+        clean, noise = split_prediction(clean, trajectories, level.alpha, "sample")
+        return Prediction(join_prediction(clean, trajectories, level.alpha, self.prediction_type), clean, noise)
+
+    def step(
+        self,
+        prediction: Prediction,
+        trajectories: torch.Tensor,
+        level: Level,
+        generator: Generators,
+        temperature: float,
+    ) -> torch.Tensor:
+        """Return the next level's sample (N, K, H, T).
+
+        Args:
+            prediction: For the trajectories.
+            trajectories: (N, K, H, T).
+            level: Theirs.
+            generator: One, or one for each observation.
+            temperature: Factor on the standard deviation of the noise that is drawn.
+        """
+        if self.eta is not None:
+            drawn = step_std(level, self.eta) > 0
+            shape, device = tuple(trajectories.shape), trajectories.device
+            fresh = draw_noise(shape, generator, device, temperature) if drawn else None
+            return step_closed_form(prediction.clean, prediction.noise, level, self.eta, fresh)
+        options = {"generator": generator} if "generator" in signature(self.scheduler.step).parameters else {}
+        stepped = self.scheduler.step(prediction.output, level.timestep, trajectories, **options)
+        following: torch.Tensor = stepped.prev_sample
+        return following
+
+
+def make_stepper(scheduler: Any, sampler: Sampler | None, steps: int, moved: bool) -> Stepper:
+    """Return how so many steps are taken by a sampler, or by the scheduler itself.
+
+    Args:
+        scheduler: The pipeline's.
+        sampler: None: the scheduler takes the steps.
+        steps: Number of denoising steps.
+        moved: Whether guidance moves the samples between the steps.
+
+    Raises:
+        ValueError: If the scheduler would undo the guidance.
+    """
+    alphas, prediction_type = scheduler.alphas_cumprod, scheduler.config["prediction_type"]
+    if sampler is not None:
+        timesteps = spread_timesteps(scheduler.config["num_train_timesteps"], steps)
+        levels = make_levels(timesteps, alphas.tolist())
+        if sampler in ETAS:
+            return Stepper(levels, prediction_type, eta=ETAS[sampler])
+        solver = make_solver(sampler, scheduler, timesteps, corrector=not moved)
+        return Stepper(levels, prediction_type, scheduler=solver)
+    scheduler.set_timesteps(steps)  # on the CPU: no step waits for the device
+    if moved and corrects(scheduler):
+        raise ValueError(
+            f"the corrector of {type(scheduler).__name__} would undo the guidance of noisy samples: use "
+            "guide_on='clean', or sampler='unipc', which then works without its corrector, or make the scheduler with "
+            "disable_corrector for all steps"
+        )
+    timesteps = [int(timestep) for timestep in scheduler.timesteps]
+    return Stepper(make_levels(timesteps, alphas.tolist()), prediction_type, scheduler=scheduler)

@@ -1,61 +1,109 @@
-"""The settings of planning: their defaults, and what they may be.
-
-This file travels in exported folders, joined with pipeline.py.
-"""
+"""The settings of planning: each one once, with its meaning, its default and its range."""
 
 from collections.abc import Mapping
 from math import inf, isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, TypedDict, get_args
 
-from .guidance import GUIDE_SCALINGS
-from .sampling import SAMPLERS
+from .sampling import SAMPLERS, Sampler
 
-# What a call uses where neither it nor the folder says otherwise; the numbers are the paper's for Hopper.
-DEFAULT_SETTINGS: dict[str, Any] = {
+GuideScaling = Literal["variance", "std", "none", "stock"]
+GuideOn = Literal["noisy", "clean"]
+
+
+class Settings(TypedDict, total=False):
+    """How a planner plans; the folder's default holds for what is not given.
+
+    Attributes:
+        batch_size: K, the candidates for each observation.
+        planning_horizon: H, the steps of a plan.
+        num_inference_steps: Noise levels that are visited; None: as many as in training.
+        sampler: Sampler, with evenly spaced noise levels; None: the pipeline's scheduler as it is.
+        n_guide_steps: Gradient steps up the value before each denoising step; 0: no guidance.
+        scale: Guidance scale: length of a gradient step, for a value in the environment's units.
+        guide_scaling: Factor of the gradient: the variance of what guidance moves, its std, none, or stock, the factor
+            of diffusers' ValueGuidedRLPipeline.
+        guide_on: What guidance moves: the noisy sample before it is denoised (the paper's code), or the clean plan that
+            the denoiser predicts.
+        t_stopgrad: No guidance at noise levels below this one.
+        max_grad_norm: Length to which a plan's gradient is shortened, before scale and factor; None: no limit.
+        temperature: Factor on the standard deviation of all noise that is drawn.
+        warm_start_strength: Share of the denoising steps that a plan takes from the last plan, at least one step; 1:
+            all of them, from noise (a cold start).
+        replan_every: Replanning interval: steps that an agent executes from one plan; 0: one plan an episode. A single
+            call has no use for it.
+    """
+
+    batch_size: int
+    planning_horizon: int
+    num_inference_steps: int | None
+    sampler: Sampler | None
+    n_guide_steps: int
+    scale: float
+    guide_scaling: GuideScaling
+    guide_on: GuideOn
+    t_stopgrad: int
+    max_grad_norm: float | None
+    temperature: float
+    warm_start_strength: float
+    replan_every: int
+
+
+# Where neither the call nor the folder says otherwise: the paper's numbers for Hopper.
+DEFAULTS: Settings = {
     "batch_size": 64,
     "planning_horizon": 32,
-    "num_inference_steps": None,  # as many as in training
-    "sampler": None,  # pipeline.scheduler, as it is
+    "num_inference_steps": None,
+    "sampler": None,
     "n_guide_steps": 2,
     "scale": 0.1,
     "guide_scaling": "variance",
     "guide_on": "noisy",
     "t_stopgrad": 2,
-    "max_grad_norm": None,  # no limit
+    "max_grad_norm": None,
     "temperature": 1.0,
-    "warm_start_strength": 1.0,  # always from noise
-    "replan_every": 1,  # steps that an agent executes from one plan; 0: it plans once an episode
+    "warm_start_strength": 1.0,
+    "replan_every": 1,
 }
-CHOICES = {"guide_scaling": GUIDE_SCALINGS, "guide_on": ("noisy", "clean"), "sampler": (None, *SAMPLERS)}
+# What an export writes into a folder in their place, for planning in milliseconds: the best of few candidates returned
+# as much as the paper's settings in a fortieth of the time (docs/planning.md). Guidance needs a scale that suits the
+# task's returns, so it is for the user to switch on.
+EXPORT_DEFAULTS: Settings = {"batch_size": 16, "num_inference_steps": 5, "sampler": "ddim", "n_guide_steps": 0}
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "sampler": (None, *SAMPLERS),
+    "guide_scaling": get_args(GuideScaling),
+    "guide_on": get_args(GuideOn),
+}
+_WHOLE = {"batch_size", "planning_horizon", "num_inference_steps", "n_guide_steps", "t_stopgrad", "replan_every"}
 
 
 def check_settings(settings: Mapping[str, Any], trained: int) -> None:
-    """Refuse numbers out of their range and words that mean nothing here.
+    """Refuse a setting that is out of its range or not among its choices.
 
     Args:
-        settings: All of DEFAULT_SETTINGS.
+        settings: All of them.
         trained: Noise levels of the training.
 
     Raises:
         ValueError: If a setting is wrong.
     """
-    for name, low, high in (
-        ("batch_size", 1, inf),
-        ("planning_horizon", 1, inf),
-        ("num_inference_steps", 1, trained),
-        ("n_guide_steps", 0, inf),
-        ("scale", -inf, inf),
-        ("t_stopgrad", 0, inf),
-        ("max_grad_norm", 0, inf),
-        ("temperature", 0, inf),
-        ("warm_start_strength", 0, 1),
-        ("replan_every", 0, settings["planning_horizon"]),
-    ):
-        value = settings[name]
+    ranges = {
+        "batch_size": (1, inf),
+        "planning_horizon": (1, inf),
+        "num_inference_steps": (1, trained),
+        "n_guide_steps": (0, inf),
+        "scale": (-inf, inf),
+        "t_stopgrad": (0, inf),
+        "max_grad_norm": (0, inf),
+        "temperature": (0, inf),
+        "warm_start_strength": (0, 1),
+        "replan_every": (0, settings["planning_horizon"]),
+    }
+    for name, (low, high) in ranges.items():
+        value, whole = settings[name], name in _WHOLE
         if name == "max_grad_norm" and value is None:
             continue
-        whole = isinstance(DEFAULT_SETTINGS[name], int) or name == "num_inference_steps"
         number = isinstance(value, Integral if whole else Real) and isfinite(value)
         if not number or not low <= float(value) <= high:
             kind = "whole" if whole else "finite"

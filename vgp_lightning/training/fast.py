@@ -28,18 +28,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from vgp_lightning.pipeline.fast_networks import (
+from vgp_lightning.pipeline.acceleration import can_accelerate
+from vgp_lightning.pipeline.fast_layers import as_image, as_sequence, without_mean
+from vgp_lightning.pipeline.fast_toomcook import (
     KERNEL,
     SPAN_TILES,
     TILE,
-    as_image,
-    as_sequence,
-    can_accelerate,
     make_transforms,
     mish,
     mish_and_slope,
     pull_back_mish,
-    without_mean,
 )
 
 _LONGEST = 32  # horizon

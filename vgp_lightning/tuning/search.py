@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +17,12 @@ from vgp_lightning.agent.deployment import describe_run, find_environment, load_
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.evaluation.comparison import say_difference
 from vgp_lightning.evaluation.evaluation import evaluate_agent, play
+from vgp_lightning.evaluation.scores import choose_reference
 from vgp_lightning.export.folder import update_defaults
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.report.figures import figure_to_image, plot_halving
 from vgp_lightning.report.files import write_report
-from vgp_lightning.report.statistics import choose_reference, compare_pairs
+from vgp_lightning.report.statistics import compare_pairs
 from vgp_lightning.tuning.halving import Configuration, drop_worst, plan_rungs
 from vgp_lightning.tuning.space import choose_space, draw_configurations
 
@@ -176,30 +176,6 @@ def tune(
 
 
 # ---------------------------------------------------------------- the search
-
-
-def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Any) -> float:
-    """Return the milliseconds of one planning call for one observation: the median of several, after a warm-up.
-
-    Where an agent starts warm, a plan is in hand: that is what a control loop waits for, but for an episode's first
-    plan. One that plans once an episode never has any.
-
-    Args:
-        pipeline: The planner.
-        settings: Those of planning that are not the folder's.
-    """
-    observation = np.array(pipeline.normalization["shift"][pipeline.action_dim :])  # the middle of the data
-    arguments = pipeline.resolve_settings(**settings)
-    replans = arguments.pop("replan_every") > 0
-    generator = torch.Generator(pipeline.device).manual_seed(0)
-    in_hand, seconds = None, []
-    for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
-        begin = time.perf_counter()
-        plan = pipeline(observation, generator=generator, warm_start=in_hand, **arguments)
-        made = torch.cat([plan.actions, plan.observations], dim=-1).cpu()  # which waits for the device
-        seconds.append(time.perf_counter() - begin)
-        in_hand = made if replans else None
-    return 1000 * float(np.median(seconds[_LATENCY_WARM_UP:]))
 
 
 def _quick_enough(

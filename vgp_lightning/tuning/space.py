@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import DEFAULT_SETTINGS, warm_steps
+from vgp_lightning.pipeline.settings import DEFAULTS, warm_steps
 
 _MOST_DRAWS = 100_000  # of a space too large to be gone through
 
@@ -17,10 +17,10 @@ def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[
     """Return the values of each setting that the search chooses from: the given ones, else some about the folder's.
 
     Raises:
-        ValueError: If a given setting is unknown, has no values, or None where the folder has a value.
+        ValueError: If a given setting is unknown or has no values.
     """
-    default = pipeline.resolve_settings()
-    trained, scale = pipeline.scheduler.config["num_train_timesteps"], default["scale"] or DEFAULT_SETTINGS["scale"]
+    default: dict[str, Any] = dict(pipeline.resolve_settings())
+    trained, scale = pipeline.scheduler.config["num_train_timesteps"], default["scale"] or DEFAULTS["scale"]
     offered: dict[str, list[Any]] = {
         "scale": [float(f"{factor * scale:.3g}") for factor in (0.1, 0.3, 1, 3, 10)],
         "n_guide_steps": [0, 1, 2],
@@ -37,14 +37,11 @@ def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[
         del space["scale"], space["n_guide_steps"]
         space["batch_size"] = [1]
     given = given or {}
-    if unknown := sorted(set(given) - set(DEFAULT_SETTINGS)):
-        raise ValueError(f"space names unknown settings {unknown}: choose from {sorted(DEFAULT_SETTINGS)}")
+    if unknown := sorted(set(given) - set(DEFAULTS)):
+        raise ValueError(f"space names unknown settings {unknown}: choose from {sorted(DEFAULTS)}")
     if empty := sorted(name for name, values in given.items() if not values):
         offers = {name: space.get(name, [default[name]]) for name in empty}
         raise ValueError(f"space has no values for {empty}: give lists of at least one, such as {offers}")
-    # None stands for the folder's own wherever settings are given.
-    if hidden := {name: default[name] for name in given if None in given[name] and default[name] is not None}:
-        raise ValueError(f"space has null for {sorted(hidden)}, which would be the folder's own: write {hidden}")
     return space | dict(given)
 
 
@@ -62,7 +59,7 @@ def draw_configurations(
     Raises:
         ValueError: If a combination that is drawn cannot work.
     """
-    default = pipeline.resolve_settings()
+    default: dict[str, Any] = dict(pipeline.resolve_settings())
     # What differs in idle settings only is one, and the defaults stand for all that do what they do.
     found = {_identify(_without_idle(default, default, pipeline)): default}
     sizes = [len(values) for values in space.values()]
@@ -71,8 +68,8 @@ def draw_configurations(
         if len(found) == count:
             break
         places = [int(i) for i in np.unravel_index(place, sizes)]
-        values = {name: values[i] for (name, values), i in zip(space.items(), places, strict=True)}
-        settings = _without_idle(pipeline.resolve_settings(**values), default, pipeline)
+        chosen: Any = {name: values[i] for (name, values), i in zip(space.items(), places, strict=True)}
+        settings = _without_idle(dict(pipeline.resolve_settings(**chosen)), default, pipeline)
         found.setdefault(_identify(settings), settings)
     return list(found.values())
 

@@ -1,0 +1,123 @@
+"""N environments: what acts in them, how they are made, and the loop that steps them.
+
+Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
+"""
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import FlattenObservation
+from numpy.typing import NDArray
+
+_MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
+
+
+class Agent(Protocol):
+    """What acts in N environments at once: a planner, a behaviour, a user's policy."""
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        """Begin an episode in environment i for each seed that is not None; the others go on undisturbed.
+
+        All randomness of the new episode's actions comes from its seed.
+        """
+
+    def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the actions (N, A) for the observations (N, O); rows that are not active may hold anything finite."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of N environments. Row i belongs to episode ``episode[i]`` of the seeds; -1: idle, to be ignored."""
+
+    episode: NDArray[np.int64]  # (N,)
+    observations: NDArray[np.floating]  # (N, O), before the actions
+    actions: NDArray[np.float32]  # (N, A), as handed to the environments
+    rewards: NDArray[np.float64]  # (N,)
+    terminated: NDArray[np.bool_]  # (N,)
+    truncated: NDArray[np.bool_]  # (N,)
+    next_observations: NDArray[np.floating]  # (N, O), the final one where an episode ended
+    infos: dict[str, Any]  # gymnasium's: {name: (N,), _name: (N,), which of the environments gave it}
+    seconds: float  # that the agent took to act for all environments
+
+
+def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> VectorEnv:
+    """Make ``count`` environments that are stepped in turn, with flat observations and no automatic reset.
+
+    Args:
+        environment: An id (``Hopper-v5``, or ``module:Id``), or a full specification as datasets carry it.
+        count: Number of environments.
+        kwargs: Passed to the environment, such as ``render_mode``.
+
+    Raises:
+        ValueError: If the environment is unknown or has other than Box actions.
+    """
+    if count < 1:
+        raise ValueError(f"{count} environments: at least 1 is needed")
+    name = environment if isinstance(environment, str) else environment.id
+    # The mazes are an extra, and gymnasium has no plug-ins that would register them by themselves.
+    if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is not None:
+        gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+    try:
+        environments = gymnasium.make_vec(
+            environment,
+            num_envs=count,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+            wrappers=[FlattenObservation],
+            **kwargs,
+        )
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"environment {name!r} cannot be made: {error}. Environments of another package are named "
+            "'package:Id'; the mazes need: pip install 'vgp_lightning[maze]'"
+        ) from error
+    if not isinstance(environments.single_action_space, gymnasium.spaces.Box):
+        raise ValueError(f"environment {name!r} has actions {environments.single_action_space}: only Box is supported")
+    return environments
+
+
+def rollout(
+    agent: Agent, environments: VectorEnv, seeds: Sequence[int], agent_seeds: Sequence[int] | None = None
+) -> Iterator[Step]:
+    """Play exactly one episode per seed, several at a time, and yield every step.
+
+    An environment whose episode ended takes the next seed; when none is left it idles. Each episode has a seed for the
+    environment and one for the agent, so it does not depend on which others are played.
+
+    Args:
+        agent: What acts.
+        environments: From ``make_environments``.
+        seeds: The environment's, one for each episode.
+        agent_seeds: The agent's, as many; by default the same.
+    """
+    count = environments.num_envs
+    queue = list(enumerate(zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True)))[::-1]
+    episode = np.full(count, -1)
+    observations: NDArray[np.floating] = np.zeros((count, 0))
+    done = np.ones(count, dtype=bool)
+    while True:
+        if done.any():
+            begins: list[int | None] = [None] * count
+            agent_begins: list[int | None] = [None] * count
+            for i in np.flatnonzero(done):
+                episode[i], (begins[i], agent_begins[i]) = queue.pop() if queue else (-1, (None, None))
+            if (episode < 0).all():
+                return
+            # Idle environments are reset as well: gymnasium refuses to step one that has ended.
+            observations, _ = environments.reset(seed=begins, options={"reset_mask": done})  # type: ignore[arg-type]
+            agent.reset(agent_begins)
+        start = time.perf_counter()
+        actions = agent.act(observations, episode >= 0)
+        seconds = time.perf_counter() - start
+        shaped = actions.reshape(environments.action_space.shape)
+        following, rewards, terminated, truncated, infos = environments.step(shaped)
+        yield Step(episode.copy(), observations, actions, rewards, terminated, truncated, following, infos, seconds)
+        observations, done = following, terminated | truncated
