@@ -214,6 +214,14 @@ def test_a_missing_dataset_is_the_same_error_where_there_is_none_at_all():
         open_dataset("demo/hopper-v0", download=False)
 
 
+@pytest.mark.parametrize(("owner", "name"), [(minari.storage, "get_dataset_path"), (minari.MinariDataset, "storage")])
+def test_minari_still_has_the_names_that_its_documentation_does_not_list(owner, name):
+    assert hasattr(owner, name), (
+        f"Minari {minari.__version__} has no {owner.__name__}.{name} any more: see what took its place, and change "
+        "dataset_path and metadata in vgp_lightning/data/cache.py, the only places that use it"
+    )
+
+
 # ---------------------------------------------------------------- the cache
 
 

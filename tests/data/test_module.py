@@ -293,8 +293,8 @@ def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeyp
     cold = prepared(make_data(discount=0.9))
     for owner, name in ((MinariDataset, "iterate_episodes"), (MinariDataModule, "_write_returns")):
         monkeypatch.setattr(owner, name, None)  # must not be called
-    for name in ("discounted_returns", "_write_statistics"):
-        monkeypatch.setattr(f"vgp_lightning.data.module.{name}", None)
+    for name in ("returns.discounted_returns", "module._write_statistics"):
+        monkeypatch.setattr(f"vgp_lightning.data.{name}", None)
     (file,) = Path(os.environ["MINARI_DATASETS_PATH"]).rglob("*.hdf5")
     state = file.stat()
     file.write_bytes(bytes(state.st_size))  # there is nothing left to read
@@ -326,7 +326,7 @@ def test_an_interruption_while_returns_are_written_leaves_none_that_look_whole(m
 
     data = make_data()
     with monkeypatch.context() as patch:
-        patch.setattr("vgp_lightning.data.module.discounted_returns", interrupted)
+        patch.setattr("vgp_lightning.data.returns.discounted_returns", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data.prepare_data()
     assert list((tmp_path / "cache").rglob("*returns*")) == list((tmp_path / "cache").rglob("*.building-*")) == []

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vgp_lightning.data.returns import discounted_returns
 from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
 from vgp_lightning.report.statistics import (
     bootstrap_interval,
@@ -289,49 +288,6 @@ def test_half_a_reference_and_an_inverted_one_are_refused():
 def test_references_survive_json():
     reference = choose_reference("Hopper-v5")
     assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference
-
-
-# ---------------------------------------------------------------- returns
-
-
-def test_a_terminated_episodes_return_ends_with_the_penalty():
-    # From the last step: 4 - 10 = -6;  2 + 0.5 * -6 = -1;  1 + 0.5 * -1 = 0.5
-    returns = discounted_returns(np.array([1.0, 2.0, 4.0]), True, 0.5, termination_penalty=-10.0)
-    assert returns.tolist() == [0.5, -1, -6]
-
-
-@pytest.mark.parametrize("truncation", ["cut", "continue"])
-def test_a_terminated_episode_does_not_continue(truncation):
-    assert discounted_returns(np.array([1.0, 2.0, 4.0]), True, 0.5, truncation=truncation).tolist() == [3, 4, 4]
-
-
-def test_a_truncated_episode_is_cut_at_its_end_and_pays_no_penalty():
-    # 4;  2 + 0.5 * 4 = 4;  1 + 0.5 * 4 = 3
-    returns = discounted_returns(np.array([1.0, 2.0, 4.0]), False, 0.5, termination_penalty=-10.0)
-    assert returns.tolist() == [3, 4, 4]
-
-
-def test_a_truncated_episode_continues_with_its_mean_reward():
-    # The mean 3 for ever after is worth 3 / (1 - 0.5) = 6:  5 + 3 = 8;  3 + 4 = 7;  1 + 3.5 = 4.5
-    returns = discounted_returns(np.array([1.0, 3.0, 5.0]), False, 0.5, truncation="continue")
-    assert returns.tolist() == [4.5, 7, 8]
-
-
-@pytest.mark.parametrize("discount", [0.0, 0.9, 0.997])
-def test_a_constant_reward_that_continues_is_worth_the_same_at_every_step(discount):
-    returns = discounted_returns(np.full(50, -2.5), False, discount, truncation="continue")
-    np.testing.assert_allclose(returns, -2.5 / (1 - discount), rtol=1e-6)
-
-
-def test_without_discount_a_return_is_the_sum_of_what_is_left():
-    rewards = np.random.default_rng(0).normal(size=30)
-    np.testing.assert_allclose(discounted_returns(rewards, False, 1.0), np.cumsum(rewards[::-1])[::-1], rtol=1e-5)
-
-
-def test_the_rewards_are_not_changed():
-    rewards = np.array([1.0, 2.0])
-    discounted_returns(rewards, True, 0.5, termination_penalty=-10.0)
-    assert rewards.tolist() == [1, 2]
 
 
 # ---------------------------------------------------------------- promises

@@ -50,10 +50,26 @@ def open_dataset(dataset_id: str, download: bool) -> minari.MinariDataset:
     except FileNotFoundError as error:
         near = difflib.get_close_matches(dataset_id, minari.list_local_datasets(), n=3, cutoff=0.4)
         raise ValueError(
-            f"dataset {dataset_id!r} is not in {get_dataset_path()} (set MINARI_DATASETS_PATH to look elsewhere). "
+            f"dataset {dataset_id!r} is not in {dataset_path()} (set MINARI_DATASETS_PATH to look elsewhere). "
             + (f"Did you mean {', '.join(near)}? " if near else "")
             + f"Fetch it: minari download {dataset_id} (or --data.download true), or collect one: vgp collect --help"
         ) from error
+
+
+# Two names that Minari's documentation does not list; they are used here alone, as of Minari 0.5.4. Nothing documented
+# says where a dataset would be that is not there, or returns the metadata of one that is.
+
+
+def dataset_path(dataset_id: str = "") -> Path:
+    """Return the folder of a dataset, whether it exists or not; or the folder of all datasets."""
+    path: Path = get_dataset_path(dataset_id)
+    return path
+
+
+def metadata(dataset: minari.MinariDataset) -> dict[str, Any]:
+    """Return a dataset's metadata: specifications of environments, reference scores and so on."""
+    found: dict[str, Any] = dataset.storage.metadata
+    return found
 
 
 def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
@@ -93,7 +109,7 @@ def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
     """
     key = hashlib.blake2b(_FORMAT.encode(), digest_size=16)
     for dataset in datasets:
-        path = Path(dataset.storage.data_path)
+        path = Path(dataset.spec.data_path)
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             if file.name == "metadata.json":
                 key.update(file.read_bytes())

@@ -16,9 +16,9 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vgp_lightning.data.cache import Episodes, appended, built, cached, check_spaces, load, open_dataset
+from vgp_lightning.data.cache import Episodes, appended, built, cached, check_spaces, load, metadata, open_dataset
 from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
-from vgp_lightning.data.returns import Truncation, discounted_returns
+from vgp_lightning.data.returns import Truncation, returns_by_row
 from vgp_lightning.data.windows import DrawOrder, Padding, WindowDataset, WindowLoader
 
 _CHUNK = 1 << 18  # numbers that statistics are taken of at a time
@@ -78,71 +78,77 @@ class MinariDataModule(pl.LightningDataModule):
             ValueError: If an argument is out of range, or a dataset is missing or does not fit the others.
         """
         super().__init__()
-        for name, value, low, high in (
-            ("horizon", horizon, 1, None),
-            ("discount", discount, 0, 1),
-            ("batch_size", batch_size, 1, None),
-            ("validation_windows", validation_windows, 1, None),
-        ):
-            if not (low <= value and (high is None or value <= high)):  # so that NaN is refused
-                raise ValueError(
-                    f"data.{name} is {value}: it must be at least {low}" + (f", at most {high}" * bool(high))
-                )
-        for name, choice, choices in (
-            ("truncation", truncation, get_args(Truncation)),
-            ("padding", padding, get_args(Padding)),
-            ("normalizer", normalizer, get_args(NormalizerKind)),
-        ):
-            if choice not in choices:
-                raise ValueError(f"data.{name} is {choice!r}: choose from {choices}")
-        if not 0 <= validation_share < 1:
-            raise ValueError(f"data.validation_share is {validation_share}: it must lie in [0, 1)")
-        if truncation == "continue" and discount == 1:
-            raise ValueError("data.truncation is 'continue': it needs a discount below 1, since the tail never ends")
         self.dataset_ids = [dataset_id] if isinstance(dataset_id, str) else list(dataset_id)
-        if not self.dataset_ids:
-            raise ValueError("data.dataset_id is empty: name at least one Minari dataset")
-        if weights is not None and (
-            len(weights) != len(self.dataset_ids) or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0
-        ):
-            raise ValueError(
-                f"data.weights is {weights}: each of the {len(self.dataset_ids)} datasets in data.dataset_id needs "
-                "one, none below zero, not all of them zero"
-            )
         self.weights = weights
         self.horizon, self.discount, self.termination_penalty = horizon, discount, termination_penalty
         self.truncation, self.padding, self.normalizer = truncation, padding, normalizer
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.validation_share, self._validation_limit, self.split_seed = (
-            validation_share,
-            validation_windows,
-            split_seed,
-        )
+        self.validation_share, self._validation_limit = validation_share, validation_windows
+        self.split_seed = split_seed
         self._cache_dir = Path(
             cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
         ).expanduser()
+        self._check_options()
 
-        self._datasets = [open_dataset(name, download) for name in self.dataset_ids]
+        self._datasets = self._open(download)
         first = self._datasets[0]
-        for dataset, name in zip(self._datasets, self.dataset_ids, strict=True):
+        self.action_dim = spaces.flatdim(first.action_space)
+        self.observation_dim = spaces.flatdim(first.observation_space)
+        self.transition_dim = self.action_dim + self.observation_dim
+        self._bounds = {"action_low": _bound(first.action_space.low), "action_high": _bound(first.action_space.high)}
+        self.task = self._describe(first)
+
+    def _check_options(self) -> None:
+        for name, value, low, high in (
+            ("horizon", self.horizon, 1, None),
+            ("discount", self.discount, 0, 1),
+            ("batch_size", self.batch_size, 1, None),
+            ("validation_windows", self._validation_limit, 1, None),
+        ):
+            if not (low <= value and (high is None or value <= high)):  # written so that NaN is refused
+                raise ValueError(
+                    f"data.{name} is {value}: it must be at least {low}" + (f", at most {high}" * bool(high))
+                )
+        for name, choice, choices in (
+            ("truncation", self.truncation, get_args(Truncation)),
+            ("padding", self.padding, get_args(Padding)),
+            ("normalizer", self.normalizer, get_args(NormalizerKind)),
+        ):
+            if choice not in choices:
+                raise ValueError(f"data.{name} is {choice!r}: choose from {choices}")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"data.validation_share is {self.validation_share}: it must lie in [0, 1)")
+        if self.truncation == "continue" and self.discount == 1:
+            raise ValueError("data.truncation is 'continue': it needs a discount below 1, since the tail never ends")
+        if not self.dataset_ids:
+            raise ValueError("data.dataset_id is empty: name at least one Minari dataset")
+        weights, count = self.weights, len(self.dataset_ids)
+        if weights is not None and (
+            len(weights) != count or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0
+        ):
+            raise ValueError(
+                f"data.weights is {weights}: each of the {count} datasets in data.dataset_id needs one, none below "
+                "zero, not all of them zero"
+            )
+
+    def _open(self, download: bool) -> list[minari.MinariDataset]:
+        """Return the datasets, whose spaces must be the same."""
+        datasets = [open_dataset(name, download) for name in self.dataset_ids]
+        first = datasets[0]
+        for dataset, name in zip(datasets, self.dataset_ids, strict=True):
             check_spaces(dataset, name)
             if (dataset.observation_space, dataset.action_space) != (first.observation_space, first.action_space):
                 raise ValueError(
                     f"datasets cannot be mixed: {self.dataset_ids[0]} has observations {first.observation_space} and "
                     f"actions {first.action_space}, {name} has {dataset.observation_space} and {dataset.action_space}"
                 )
-        action_space = first.action_space
-        self.action_dim = spaces.flatdim(action_space)
-        self.observation_dim = spaces.flatdim(first.observation_space)
-        self.transition_dim = self.action_dim + self.observation_dim
-        self._bounds = {"action_low": _bound(action_space.low), "action_high": _bound(action_space.high)}
-        self.task = self._describe(first)
+        return datasets
 
     def _describe(self, dataset: minari.MinariDataset) -> dict[str, Any]:
-        metadata = dataset.storage.metadata
+        described = metadata(dataset)
         # The environment that is meant for evaluation, where the dataset names one.
-        spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
-        references = (metadata.get("ref_min_score"), metadata.get("ref_max_score"))
+        spec = described.get("eval_env_spec") or described.get("env_spec")
+        references = (described.get("ref_min_score"), described.get("ref_max_score"))
         reference = {"name": f"dataset {self.dataset_ids[0]}", "min": references[0], "max": references[1]}
         return {
             "env_id": json.loads(spec)["id"] if spec else None,
@@ -240,19 +246,12 @@ class MinariDataModule(pl.LightningDataModule):
             return episodes, Statistics(**found), np.load(returns, mmap_mode="r")
 
     def _write_returns(self, episodes: Episodes, path: Path) -> None:
-        """Write the discounted return from each row; the last row of an episode, its end, has none (0)."""
+        """Write the discounted return from each row."""
+        settings = (self.discount, self.termination_penalty, self.truncation)
         with appended(path, len(episodes.rows)) as file:
-            rewards, first = np.asarray(episodes.rewards), 0
-            for length, terminated in zip(episodes.lengths, episodes.terminated, strict=True):
-                returns = discounted_returns(
-                    rewards[first : first + length],
-                    bool(terminated),
-                    self.discount,
-                    self.termination_penalty,
-                    self.truncation,
-                )
-                file.write(np.append(returns, np.float32(0)).tobytes())
-                first += length + 1
+            rewards = np.asarray(episodes.rewards)
+            for returns in returns_by_row(rewards, episodes.lengths, episodes.terminated, *settings):
+                file.write(returns.tobytes())
 
 
 def _write_statistics(episodes: Episodes, path: Path) -> None:
