@@ -104,7 +104,7 @@ def test_neither_neighbours_nor_epochs_know_of_each_other():
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
-@pytest.mark.parametrize("batch_size", [5, 7, 16, 100])
+@pytest.mark.parametrize("batch_size", [10, 11, 16, 100])
 def test_every_window_is_drawn_once_an_epoch_by_one_of_the_processes(parts, batch_size):
     for total in (5, 16, 17, 18, 23, 33):
         windows = make_windows(*[1] * total)
@@ -120,14 +120,15 @@ def test_every_window_is_drawn_once_an_epoch_by_one_of_the_processes(parts, batc
                 assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
                 assert {(draw.total, draw.seed, draw.parts) for draw in draws} == {(sum(sizes), draws[0].seed, parts)}
                 assert [draw.part for draw in draws] == list(range(parts))
-                # Only what is left over makes a batch of another size: smaller, or joined to the last.
-                assert sum(sizes) == batch_size or draws[0] is shares[0][-1], number
+                # Only what is left over makes a batch smaller: the last one, and perhaps the one before it.
+                assert sum(sizes) == batch_size or any(draws[0] is draw for draw in shares[0][-2:]), number
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
-def test_processes_share_the_batch_that_a_single_one_has(parts):
-    windows = make_windows(*[1] * 47)
-    (whole,) = epochs(DrawOrder(windows, 20, shuffle=True, seed=9))  # 20, 20, 7
+@pytest.mark.parametrize("total", [40, 41, 44, 47, 53])  # 53 = 20 + 20 + 13, 41 = 20 + 11 + 10
+def test_processes_share_the_batch_that_a_single_one_has(parts, total):
+    windows = make_windows(*[1] * total)
+    (whole,) = epochs(DrawOrder(windows, 20, shuffle=True, seed=9))
     shares = [epochs(DrawOrder(windows, 20, part, parts, shuffle=True, seed=9))[0] for part in range(parts)]
     for draw, *parted in zip(whole, *shares, strict=True):
         whole_batch = np.full(draw.total, -1)
@@ -137,17 +138,32 @@ def test_processes_share_the_batch_that_a_single_one_has(parts):
         assert {share.seed for share in parted} == {draw.seed}
 
 
-def test_what_is_left_over_is_a_batch_unless_a_process_would_have_none():
-    windows = make_windows(*[1] * 22)
+def sizes(total, batch_size, parts=1):
+    return [draw.total for draw in DrawOrder(make_windows(*[1] * total), batch_size, 0, parts, shuffle=True)]
 
-    def sizes(parts, batch_size=10):
-        shares = [list(DrawOrder(windows, batch_size, part, parts, shuffle=True)) for part in range(parts)]
-        return [[len(draw.windows) for draw in draws] for draws in zip(*shares, strict=True)]
 
-    assert sizes(1) == [[10], [10], [2]]
-    assert sizes(2) == [[5, 5], [5, 5], [1, 1]]
-    assert sizes(3) == [[4, 3, 3], [4, 4, 4]]
-    assert sizes(2, 100) == [[11, 11]]
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [(20, [10, 10]), (25, [10, 10, 5]), (29, [10, 10, 9]), (24, [10, 7, 7]), (21, [10, 6, 5]), (11, [6, 5]), (7, [7])],
+)
+def test_half_a_batch_that_is_left_over_is_a_batch_and_less_shares_the_batch_before_it(total, expected):
+    assert sizes(total, 10) == expected
+
+
+@pytest.mark.parametrize("batch_size", [9, 10, 16])
+def test_the_number_of_processes_does_not_change_how_an_epoch_is_divided(batch_size):
+    for total in range(5, 60):
+        alone = sizes(total, batch_size)
+        assert len(alone) == -(-total // batch_size)
+        assert len(alone) == 1 or 2 * min(alone) >= batch_size  # no step is taken on a few windows
+        assert [sizes(total, batch_size, parts) for parts in (2, 3, 4, 5)] == [alone] * 4
+
+
+def test_more_processes_than_windows_in_the_last_batch_are_an_error_that_says_which_batch_size_fits():
+    assert sizes(13, 5, 3) == [5, 5, 3]
+    with pytest.raises(ValueError, match=r"last batch .* 3 of 13 windows, fewer than the 4 .*batch_size to 8 or more"):
+        sizes(13, 5, 4)
+    assert all(min(sizes(total, 8, 4)) >= 4 for total in range(4, 40))
 
 
 def test_fewer_windows_than_processes_are_an_error():
@@ -157,9 +173,9 @@ def test_fewer_windows_than_processes_are_an_error():
 
 
 def test_a_batch_of_fewer_windows_than_processes_is_an_error():
-    DrawOrder(make_windows(8), 3, 1, 3)
+    DrawOrder(make_windows(9), 3, 1, 3)
     with pytest.raises(ValueError, match=r"data\.batch_size is 2: it must be at least 3"):
-        DrawOrder(make_windows(8), 2, 0, 3)
+        DrawOrder(make_windows(9), 2, 0, 3)
 
 
 def test_each_epoch_and_each_seed_has_an_order_of_its_own():

@@ -183,11 +183,20 @@ class DrawOrder(Sampler[Draw]):
             raise ValueError(f"{total} windows cannot be divided among {parts} processes: each needs one")
         if batch_size < parts:
             raise ValueError(f"data.batch_size is {batch_size}: it must be at least {parts}, one for each process")
+        # The number of processes must not decide how an epoch is divided: it would decide what is learned. What is left
+        # over is a batch of its own, or shares the windows of the batch before it evenly, so that no optimizer step is
+        # taken on a few windows, and no batch needs more memory than the others.
+        self._batches = math.ceil(total / batch_size)
+        rest = total - (self._batches - 1) * batch_size
+        self._last = (rest + batch_size) // 2 if self._batches > 1 and 2 * rest < batch_size else rest
+        if self._last < parts:
+            raise ValueError(
+                f"the last batch of an epoch has {self._last} of {total} windows, fewer than the {parts} processes: "
+                f"use fewer processes, or set data.batch_size to {2 * parts} or more"
+            )
         self._total, self._batch_size, self._part, self._parts = total, batch_size, part, parts
         self._shuffle, self.seed = shuffle, seed
         self.drawn = 0
-        # What is left over is a batch of its own, unless a process would go without.
-        self._batches = max(total // batch_size + (total % batch_size >= parts), 1)
         self._sizes = windows.per_dataset if weights else np.array([total])
         shares = np.array(weights or [1.0])
         ends = np.round(np.cumsum(shares / shares.sum()) * total).astype(np.int64)
@@ -214,7 +223,10 @@ class DrawOrder(Sampler[Draw]):
 
     def _ends(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many windows of an epoch come before each batch."""
-        return np.where(batch == self._batches, self._total, batch * self._batch_size)
+        before = batch * self._batch_size
+        return np.select(
+            [batch == self._batches, batch == self._batches - 1], [self._total, self._total - self._last], before
+        )
 
     def _windows(self, epoch: int, place: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the windows that stand at these places of an epoch."""
