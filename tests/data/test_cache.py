@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -13,7 +14,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from vgp_lightning.data import cache as module
@@ -203,15 +204,15 @@ def test_discrete_actions_and_observations_are_refused_by_name(make_dataset, mak
 def test_a_missing_dataset_names_the_command_and_a_near_name(make_dataset, make_episode):
     make_dataset("demo/hopper-v0", [make_episode(1)])
     with pytest.raises(ValueError, match=r"'demo/hoper-v0' .*Did you mean demo/hopper-v0\?.*download demo/hoper-v0"):
-        open_dataset("demo/hoper-v0", download=False)
+        open_dataset("demo/hoper-v0")
     with pytest.raises(ValueError, match="'zzz/qqq-v0' is not in") as caught:
-        open_dataset("zzz/qqq-v0", download=False)
+        open_dataset("zzz/qqq-v0")
     assert "Did you mean" not in str(caught.value)
 
 
 def test_a_missing_dataset_is_the_same_error_where_there_is_none_at_all():
     with pytest.raises(ValueError, match=r"minari download demo/hopper-v0.*vgp collect"):
-        open_dataset("demo/hopper-v0", download=False)
+        open_dataset("demo/hopper-v0")
 
 
 @pytest.mark.parametrize(("owner", "name"), [(minari.storage, "get_dataset_path"), (minari.MinariDataset, "storage")])
@@ -220,6 +221,29 @@ def test_minari_still_has_the_names_that_its_documentation_does_not_list(owner, 
         f"Minari {minari.__version__} has no {owner.__name__}.{name} any more: see what took its place, and change "
         "dataset_path and metadata in vgp_lightning/data/cache.py, the only places that use it"
     )
+
+
+# ---------------------------------------------------------------- downloading
+
+
+def test_processes_that_may_download_wait_for_each_other_by_a_file_of_the_users_own(make_data, tmp_path, monkeypatch):
+    make_data()
+    shared = tmp_path / "shared"  # the temporary folder of all users of the machine
+    shared.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    lock, load_dataset = tmp_path / "mine" / "download.lock", minari.load_dataset
+
+    def locked(*args, **kwargs):
+        with pytest.raises(Timeout), FileLock(lock, timeout=0):
+            pass
+        return load_dataset(*args, **kwargs)
+
+    monkeypatch.setattr(minari, "load_dataset", locked)
+    data = make_data(dataset_id="test/tiny-v0", download=True, cache_dir=str(tmp_path / "mine"))
+    assert data.transition_dim == 3
+    assert list(shared.iterdir()) == []
+    with FileLock(lock, timeout=0):  # it is free again
+        pass
 
 
 # ---------------------------------------------------------------- the cache

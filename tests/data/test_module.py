@@ -311,7 +311,7 @@ def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeyp
 
 def test_everything_but_episode_lengths_is_mapped_not_held(make_data):
     windows = prepared(make_data()).train_windows
-    for array in (windows._episodes.rows, windows._episodes.rewards, windows._returns):
+    for array in (windows._rows, windows._returns):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
 

@@ -1,7 +1,9 @@
 """The order of the windows: each once an epoch over any number of processes, as chance would have it, and resumable."""
 
+import pickle
 from collections import Counter
 from itertools import chain, islice, pairwise
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -244,6 +246,15 @@ def test_a_dataset_goes_through_all_its_windows_before_it_begins_again():
     assert [int(own.sum()) for own in (counts[:3], counts[3:7], counts[7:])] == [150, 150, 300]
 
 
+def test_the_order_of_an_epoch_and_that_within_a_dataset_are_not_the_same_permutation():
+    # All draws of the first epoch are those of the first dataset's first round: one permutation after another.
+    windows = make_windows(*[1] * 40, per_dataset=[40, 0])
+    for seed in range(3):
+        (epoch,) = epochs(DrawOrder(windows, 40, shuffle=True, weights=[1, 0], seed=seed))
+        twice = shuffled(shuffled(np.arange(40), 40, seed, 0), 40, seed, 0)
+        assert drawn(epoch) != twice.tolist()
+
+
 def test_the_datasets_are_mixed_within_an_epoch():
     windows = make_windows(500, 500, per_dataset=[1, 1])
     (epoch,) = epochs(DrawOrder(windows, 100, shuffle=True, weights=[1, 1]))
@@ -338,6 +349,21 @@ def test_a_limit_takes_windows_evenly():
     assert len(windows.limited(1000)) == 100
 
 
+def test_a_worker_that_is_spawned_maps_the_rows_again_and_gets_no_copy_of_them(make_data, make_episode):
+    data = make_data([make_episode(500, number) for number in range(8)], validation_share=0.5)
+    data.prepare_data()
+    data.setup("fit")
+    for windows in (data.train_windows, data.validation_windows):
+        sent = pickle.dumps(windows)
+        assert len(sent) < 4000 < 8 * 501 * 3 * 4  # bytes of all rows
+        found, every = pickle.loads(sent), range(len(windows))
+        assert isinstance(found._rows, np.memmap)
+        assert isinstance(found._returns, np.memmap)
+        assert len(found) == len(windows)
+        for given, expected in zip(found.batch(every)[:2], windows.batch(every)[:2], strict=True):
+            assert torch.equal(given, expected)
+
+
 # ---------------------------------------------------------------- through Lightning
 
 
@@ -410,3 +436,19 @@ def test_weights_hold_in_training(epochs_of_training, make_data, make_dataset, m
         seen = joined(epoch)
         assert len(seen) == 81
         assert sum(first >= 5000 for first in seen) == 54
+
+
+@pytest.mark.parametrize(("accelerator", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_are_pinned_where_the_trainer_uses_a_gpu_and_not_where_the_machine_only_has_one(
+    make_data, monkeypatch, accelerator, pinned
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = make_data()
+    data.prepare_data()
+    data.setup("fit")
+    strategy = SimpleNamespace(root_device=torch.device(accelerator), broadcast=lambda seed: seed)
+    data.trainer = SimpleNamespace(strategy=strategy, overfit_batches=0, global_rank=0, world_size=1)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert loader._loader.pin_memory is pinned
+    data.trainer = None  # as in a notebook
+    assert data.train_dataloader()._loader.pin_memory is False

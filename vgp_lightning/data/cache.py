@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -42,11 +42,24 @@ class Episodes(NamedTuple):
     per_dataset: NDArray[np.int64]  # (D,), episodes of each dataset
 
 
-def open_dataset(dataset_id: str, download: bool) -> minari.MinariDataset:
-    """Read a dataset's metadata."""
+def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.MinariDataset:
+    """Open a Minari dataset, whose metadata are read and no episode.
+
+    Args:
+        dataset_id: ``(namespace/)name-vN``.
+        download_lock: Lock file of the processes that may download the dataset if it is missing: one does, the others
+            wait. It must lie in a folder of the user's own: another user's lock file cannot be opened. None: do not
+            download.
+
+    Raises:
+        ValueError: If the dataset is missing.
+    """
     try:
-        with FileLock(Path(tempfile.gettempdir()) / "vgp_lightning_download.lock") if download else nullcontext():
-            return minari.load_dataset(dataset_id, download=download)
+        if download_lock is None:
+            return minari.load_dataset(dataset_id)
+        download_lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(download_lock):
+            return minari.load_dataset(dataset_id, download=True)
     except FileNotFoundError as error:
         near = difflib.get_close_matches(dataset_id, minari.list_local_datasets(), n=3, cutoff=0.4)
         raise ValueError(

@@ -71,7 +71,8 @@ class MinariDataModule(pl.LightningDataModule):
             validation_windows: At most so many windows of the held-out episodes, evenly spread.
             split_seed: Decides which episodes are held out.
             num_workers: Of the loaders; 0 is usually best, since a batch is a single gather.
-            download: Fetch missing datasets from Minari's remote.
+            download: Download missing datasets from Minari's remote; processes with the same ``cache_dir`` wait for
+                each other.
             cache_dir: Of the flat arrays; default ``$XDG_CACHE_HOME/vgp_lightning`` or ``~/.cache/vgp_lightning``.
 
         Raises:
@@ -133,7 +134,8 @@ class MinariDataModule(pl.LightningDataModule):
 
     def _open(self, download: bool) -> list[minari.MinariDataset]:
         """Return the datasets, whose spaces must be the same."""
-        datasets = [open_dataset(name, download) for name in self.dataset_ids]
+        lock = self._cache_dir / "download.lock" if download else None
+        datasets = [open_dataset(name, lock) for name in self.dataset_ids]
         first = datasets[0]
         for dataset, name in zip(datasets, self.dataset_ids, strict=True):
             check_spaces(dataset, name)
@@ -219,8 +221,13 @@ class MinariDataModule(pl.LightningDataModule):
         return self._loader(self.validation_windows) if len(self.validation_windows) else []
 
     def _loader(self, windows: WindowDataset, **options: Any) -> WindowLoader:
-        part, parts = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return WindowLoader(windows, DrawOrder(windows, self.batch_size, part, parts, **options), self.num_workers)
+        part, parts, on_gpu = 0, 1, False
+        if self.trainer is not None:
+            part, parts = self.trainer.global_rank, self.trainer.world_size
+            # That the machine has a GPU is not enough: pinning would open a CUDA context in a run on the CPU.
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        order = DrawOrder(windows, self.batch_size, part, parts, **options)
+        return WindowLoader(windows, order, self.num_workers, pin_memory=on_gpu)
 
     def _split(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the held-out episodes and the others, drawn by the split's seed."""

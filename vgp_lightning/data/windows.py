@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from vgp_lightning.data.cache import Episodes
 Padding = Literal["none", "terminated", "all"]
 
 _ROUNDS = 8  # of the Feistel network; four make it a pseudo-random permutation (Luby & Rackoff 1988)
+_WITHIN = 1  # ends the key of a dataset's own order: SeedSequence takes (seed, n) and (seed, n, 0) for the same key
 _AHEAD = 64  # batches whose windows are worked out at a time
 
 
@@ -66,7 +68,7 @@ class WindowDataset(Dataset[Batch]):
             padding: Whose end a window may run over: ``none``, ``terminated`` or ``all`` episodes'.
         """
         self.horizon = horizon
-        self._episodes, self._returns = episodes, returns
+        self._rows, self._returns = episodes.rows, returns
         last_rows = np.cumsum(episodes.lengths + 1) - 1
         lengths = episodes.lengths[chosen]
         self._last_rows = last_rows[chosen]
@@ -82,6 +84,14 @@ class WindowDataset(Dataset[Batch]):
         self.total = int(self._ends[-1]) if len(self._ends) else 0
         self._length = self.total
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Send a memory-mapped file by its path: a worker that is not forked would get a copy of all rows else."""
+        return {k: Path(v.filename) if isinstance(v, np.memmap) else v for k, v in vars(self).items()}  # type: ignore[arg-type]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the files again."""
+        vars(self).update({k: np.load(v, mmap_mode="r") if isinstance(v, Path) else v for k, v in state.items()})
+
     def __len__(self) -> int:
         return self._length
 
@@ -89,7 +99,7 @@ class WindowDataset(Dataset[Batch]):
         """Return the drawn windows as one batch: one gather, whatever their number."""
         first, last = self._first(draw.windows * self.total // max(self._length, 1))
         rows = np.minimum(first[:, None] + np.arange(self.horizon), last[:, None])
-        return Batch(torch.from_numpy(self._episodes.rows[rows]), torch.from_numpy(self._returns[first]), draw)
+        return Batch(torch.from_numpy(self._rows[rows]), torch.from_numpy(self._returns[first]), draw)
 
     def limited(self, limit: int) -> "WindowDataset":
         """Return a set of at most so many of these windows, evenly spread."""
@@ -244,7 +254,9 @@ class DrawOrder(Sampler[Draw]):
         for number, size in enumerate(self._sizes):
             for turn in np.unique(rounds[dataset == number]):
                 chosen = (dataset == number) & (rounds == turn)
-                index[chosen] = shuffled(index[chosen], int(size), self.seed, number, int(turn)) + before[number]
+                index[chosen] = (
+                    shuffled(index[chosen], int(size), self.seed, number, int(turn), _WITHIN) + before[number]
+                )
         return index
 
 
@@ -254,8 +266,17 @@ class WindowLoader:
     It has a DataLoader and is none: Lightning would put a sampler of its own in the place of the order.
     """
 
-    def __init__(self, windows: WindowDataset, order: DrawOrder, num_workers: int) -> None:
-        """Take what is drawn, and the order; gather in this process or in so many others."""
+    def __init__(
+        self, windows: WindowDataset, order: DrawOrder, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        """Make the DataLoader.
+
+        Args:
+            windows: What is drawn from.
+            order: Which windows make a batch, and where the run is.
+            num_workers: Processes that gather the batches; 0: this one does.
+            pin_memory: Put batches into page-locked memory, from where they are copied to a GPU without blocking.
+        """
         self._order = order
         self._loader = DataLoader(
             windows,
@@ -263,7 +284,7 @@ class WindowLoader:
             batch_size=None,  # a draw is a whole batch
             collate_fn=_as_it_is,  # else the draw would be made tensors, and go to the device
             num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
         )
 
