@@ -403,11 +403,15 @@ def test_held_out_episodes_that_are_too_short_are_an_error_too(make_data, make_e
         ({"validation_share": 1}, r"data.validation_share is 1: it must lie in \[0, 1\)"),
         ({"validation_share": -0.1}, "data.validation_share is -0.1"),
         ({"truncation": "continue", "discount": 1}, "needs a discount below 1"),
+        ({"termination_penalty": float("nan")}, "data.termination_penalty is nan: it must be a finite number"),
+        ({"termination_penalty": -float("inf")}, "data.termination_penalty is -inf"),
+        ({"split_seed": -1}, "data.split_seed is -1: it must be at least 0"),
+        ({"num_workers": -1}, "data.num_workers is -1: it must be at least 0"),
         ({"dataset_id": []}, "data.dataset_id is empty"),
         ({"padding": "ALL"}, "padding.*'ALL'"),
         ({"truncation": "go on"}, "truncation.*'go on'"),
         ({"normalizer": "minmax"}, "'minmax'"),
-        ({"weights": [1, 2]}, r"data.weights is \[1, 2\]: each of the 1 datasets"),
+        ({"weights": [1, 2]}, r"data.weights is \[1, 2\]: give one finite weight for each of the 1 datasets"),
         ({"weights": [-1]}, r"data.weights is \[-1\]: .*none below zero"),
         ({"weights": [0]}, r"data.weights is \[0\]: .*not all of them zero"),
         ({"weights": [float("nan")]}, r"data.weights is \[nan\]"),
@@ -416,6 +420,12 @@ def test_held_out_episodes_that_are_too_short_are_an_error_too(make_data, make_e
 def test_a_wrong_argument_is_refused_with_its_value(make_data, bad, message):
     with pytest.raises(ValueError, match=message):
         prepared(make_data(**bad))
+
+
+def test_a_dataset_without_episodes_is_refused_with_the_command_that_removes_it(make_data, make_dataset):
+    make_dataset("test/none-v0", [], action_space=spaces.Box(-1, 1, (1,), np.float32))
+    with pytest.raises(ValueError, match=r"test/none-v0 has no episodes.*`minari delete test/none-v0`"):
+        make_data(dataset_id="test/none-v0")
 
 
 def test_discrete_actions_are_refused_when_the_module_is_made(make_dataset, make_episode):

@@ -1,4 +1,4 @@
-"""Recordings to windows: Minari datasets, cached, normalised, and drawn in batches with their returns."""
+"""Minari datasets -> batches of windows with their returns; and episodes -> Minari datasets."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""Minari datasets -> flat memory-mapped arrays in a cache, checked on the way.
+"""Minari datasets -> flat memory-mapped arrays in a cache. Episodes are checked on the way.
 
 Shapes: D datasets, E episodes of n steps, A action and O observation dimensions, T = A + O, all in physical units.
 
-An episode of n steps fills n + 1 rows (T,): action and observation of each step, then the final observation with the
-action of rest (zero).
+An episode of n steps has n + 1 rows (T,): the action and observation of each step, then the final observation with the
+zero action (where the bounds exclude zero: the action nearest to it).
 """
 
 import difflib
@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.progress import track
 
 _BUILDING = ".building-"
-_OPEN = 100  # episodes read before the file is opened anew: HDF5 keeps 28 kB of each until then
-_FORMAT = "2"  # of the cache and of what is derived from it; another number makes other keys
+_OPEN = 100  # episodes read before the file is opened again: until then HDF5 keeps 28 kB for each
+_FORMAT = "2"  # version of the cached arrays; part of the cache's keys
 
 
 class Episodes(NamedTuple):
@@ -38,8 +38,8 @@ class Episodes(NamedTuple):
     rows: NDArray[np.float32]  # (sum of n + 1, T)
     rewards: NDArray[np.float32]  # (sum of n + 1,), zero in an episode's last row
     lengths: NDArray[np.int64]  # (E,), steps n of each episode
-    terminated: NDArray[np.bool_]  # (E,), False: truncated, the episode could have gone on
-    per_dataset: NDArray[np.int64]  # (D,), episodes of each dataset
+    terminated: NDArray[np.bool_]  # (E,), False: the episode was truncated
+    per_dataset: NDArray[np.int64]  # (D,), number of episodes of each dataset
 
 
 def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.MinariDataset:
@@ -47,9 +47,8 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
 
     Args:
         dataset_id: ``(namespace/)name-vN``.
-        download_lock: Lock file of the processes that may download the dataset if it is missing: one does, the others
-            wait. It must lie in a folder of the user's own: another user's lock file cannot be opened. None: do not
-            download.
+        download_lock: Download a missing dataset, while holding this lock file: other processes wait. It must lie in a
+            folder of this user, since another user's lock file cannot be opened. None: do not download.
 
     Raises:
         ValueError: If the dataset is missing.
@@ -65,28 +64,33 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
         raise ValueError(
             f"dataset {dataset_id!r} is not in {dataset_path()} (set MINARI_DATASETS_PATH to look elsewhere). "
             + (f"Did you mean {', '.join(near)}? " if near else "")
-            + f"Fetch it: minari download {dataset_id} (or --data.download true), or collect one: vgp collect --help"
+            + f"Download it: minari download {dataset_id} (or --data.download true), or collect one: vgp collect --help"
         ) from error
 
 
-# Two names that Minari's documentation does not list; they are used here alone, as of Minari 0.5.4. Nothing documented
-# says where a dataset would be that is not there, or returns the metadata of one that is.
+# The next two functions are the only users of two names that Minari's documentation does not list (as of 0.5.4):
+# get_dataset_path and MinariDataset.storage. Nothing documented tells where a missing dataset would lie, or returns the
+# metadata of an open one. A test says when they are gone.
 
 
 def dataset_path(dataset_id: str = "") -> Path:
-    """Return the folder of a dataset, whether it exists or not; or the folder of all datasets."""
+    """Return the folder of a dataset, whether it exists or not, or the folder of all datasets."""
     path: Path = get_dataset_path(dataset_id)
     return path
 
 
 def metadata(dataset: minari.MinariDataset) -> dict[str, Any]:
-    """Return a dataset's metadata: specifications of environments, reference scores and so on."""
+    """Return a dataset's metadata, such as the specification of its environment and reference scores."""
     found: dict[str, Any] = dataset.storage.metadata
     return found
 
 
 def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
-    """Refuse spaces that cannot be flattened into one vector of numbers."""
+    """Check that actions and observations can be flattened into one vector of numbers.
+
+    Raises:
+        ValueError: If actions are no Box, or observations no Box and no Dict or Tuple of Box.
+    """
     if not isinstance(dataset.action_space, spaces.Box):
         raise ValueError(f"dataset {name} has actions {dataset.action_space}: only Box actions are supported")
     if not _is_boxes(dataset.observation_space):
@@ -105,7 +109,7 @@ def _is_boxes(space: spaces.Space[Any]) -> bool:
 
 
 def _flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.floating]:
-    """Return a batch of a space's elements as (n, D), in the order of ``gymnasium.spaces.flatten``."""
+    """Return n elements of a space as rows (n, D), in the order of ``gymnasium.spaces.flatten``."""
     if isinstance(space, spaces.Dict):
         return np.concatenate([_flatten(part, values[key]) for key, part in space.items()], axis=1)
     if isinstance(space, spaces.Tuple):
@@ -114,11 +118,18 @@ def _flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.floating]:
 
 
 def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
-    """Return the folder of the datasets' flat arrays; build it if it is missing.
+    """Return the folder of the datasets' flat arrays. Build it if it is missing.
 
-    Its name tells the datasets apart by their metadata and by name, size and time of change of their other files,
-    wherever they lie: to read gigabytes at every start would take longer than to start. A copy that does not keep the
-    times is another dataset.
+    Its name is a hash of the datasets' metadata and of name, size and modification time of their other files; it does
+    not depend on where they lie. Hashing the contents would mean reading gigabytes at every start. A copy with other
+    modification times counts as another dataset.
+
+    Args:
+        datasets: With the same spaces.
+        cache_dir: The folder of all caches.
+
+    Raises:
+        ValueError: If an episode is invalid, or the disk is full.
     """
     key = hashlib.blake2b(_FORMAT.encode(), digest_size=16)
     for dataset in datasets:
@@ -135,10 +146,15 @@ def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
 
 
 def built(path: Path, folder: Path, write: Callable[[Path], None]) -> None:
-    """Have a file or a folder written, if it is not there: the cache's folder, or something in it.
+    """Build a file or folder of the cache atomically, if it does not exist.
 
-    It is written beside the cache's folder and renamed, under a lock: a second process waits, and an interrupted build
-    leaves nothing that looks whole. What a killed one left is removed by the next that builds anything.
+    It is built beside the cache's folder and then renamed. A lock makes other processes wait. What the build of a
+    killed process left is removed by the next build.
+
+    Args:
+        path: To build: the cache's folder, or a file in it.
+        folder: The cache's folder.
+        write: Writes the file or folder to the path that it is given.
 
     Raises:
         ValueError: If the disk is full.
@@ -165,14 +181,14 @@ def built(path: Path, folder: Path, write: Callable[[Path], None]) -> None:
             free = shutil.disk_usage(cache_dir).free / 1e6
             raise ValueError(
                 f"no space is left in {cache_dir} to build the datasets' cache, {free:.0f} MB are free: "
-                "make room, or name a folder on another disk: --data.cache_dir FOLDER"
+                "free some, or choose a folder on another disk: --data.cache_dir FOLDER"
             ) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove half-built folders that no living process is building: nobody holds their lock."""
+    """Remove unfinished builds of processes that are gone: nobody holds their lock."""
     for building in cache_dir.glob(f"*{_BUILDING}*"):
         lock = FileLock(cache_dir / f"{building.name.split(_BUILDING)[0]}.lock", timeout=0)
         with suppress(Timeout, OSError), lock:
@@ -180,16 +196,17 @@ def _remove_leftovers(cache_dir: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written, or a power cut could leave the new name with nothing in it."""
+    """Flush a file to the disk. Otherwise a power failure after the renaming could leave it empty."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def appended(path: Path, *shape: int) -> Iterator[BinaryIO]:
-    """Open a new npy file of float32, whose numbers are then written one after the other.
+    """Open a new npy file of float32 numbers of a known shape, to be written in sequence.
 
-    Mapped memory would count as this process's until the disk has it, and a full disk would kill the process.
+    Writing by a memory map would count as memory of this process until it is on the disk, and a full disk would kill
+    the process.
     """
     with path.open("wb") as file:
         header = {"descr": dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
@@ -203,28 +220,32 @@ def _write_arrays(datasets: Sequence[minari.MinariDataset], folder: Path) -> Non
     count = sum(int(dataset.total_steps) for dataset in datasets) + int(per_dataset.sum())
     action_space = datasets[0].action_space
     width = spaces.flatdim(action_space) + spaces.flatdim(datasets[0].observation_space)
-    # After the end nothing is done; where the bounds exclude zero, as little as they allow.
-    rest = np.clip(np.zeros(action_space.shape), action_space.low, action_space.high).reshape(1, -1)
+    zero_action = np.clip(np.zeros(action_space.shape), action_space.low, action_space.high).reshape(1, -1)
     lengths, terminated = [], []
     written = 0
     quiet = not Console().is_terminal
     with appended(folder / "rows.npy", count, width) as rows, appended(folder / "rewards.npy", count) as rewards:
         for episode, dataset in track(_episodes(datasets), "Caching episodes", int(per_dataset.sum()), disable=quiet):
             steps = len(episode.actions)
-            actions = np.concatenate([_flatten(action_space, episode.actions), rest])
+            actions = np.concatenate([_flatten(action_space, episode.actions), zero_action])
             observations = _flatten(dataset.observation_space, episode.observations)
             _check_episode(f"episode {episode.id} of {dataset.id}", actions[:-1], observations, episode)
             written += steps + 1
             if written > count:
                 raise ValueError(
-                    f"dataset {dataset.id} holds more steps than its metadata says ({dataset.total_steps})"
+                    f"dataset {dataset.id} has more steps than its metadata say ({dataset.total_steps}): "
+                    "download or collect it again"
                 )
             rows.write(np.concatenate([actions, observations], axis=1, dtype=np.float32).tobytes())
             rewards.write(np.append(episode.rewards, 0).astype(np.float32).tobytes())
             lengths.append(steps)
             terminated.append(bool(episode.terminations[-1]))
     if written != count:
-        raise ValueError(f"{[d.id for d in datasets]} hold {written} rows, their metadata says {count}")
+        expected = ", ".join(f"{dataset.id} {dataset.total_steps}" for dataset in datasets)
+        raise ValueError(
+            f"{count - written} steps are missing of those that the datasets' metadata say ({expected}): download or "
+            "collect the dataset again"
+        )
     np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64))
     np.save(folder / "terminated.npy", np.array(terminated, dtype=bool))
     np.save(folder / "per_dataset.npy", per_dataset)
@@ -243,10 +264,10 @@ def _episodes(
 def _check_episode(
     name: str, actions: NDArray[np.floating], observations: NDArray[np.floating], episode: minari.EpisodeData
 ) -> None:
-    """Refuse what Minari does not check when it writes."""
+    """Check what Minari does not check when it writes."""
     steps = len(actions)
     if steps == 0:
-        raise ValueError(f"{name} has no step: delete it from the dataset")
+        raise ValueError(f"{name} has no steps: remove it from the dataset")
     lengths = {
         "observations": (len(observations), steps + 1),
         "rewards": (len(episode.rewards), steps),
@@ -261,15 +282,18 @@ def _check_episode(
         ("observations", observations),
         ("rewards", np.asarray(episode.rewards)),
     ):
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in the cache
+        with np.errstate(over="ignore"):  # a number that is too large for float32 would be infinite in the cache
             finite = np.isfinite(values.astype(np.float32))
         if not finite.all():
             step = int(np.argwhere(~finite)[0, 0])
-            raise ValueError(f"{name} has {part} that are not finite, first at step {step}: {values[step]}")
+            raise ValueError(
+                f"{name} has {part} that are not finite in float32, first at step {step}: {values[step]}. Correct the "
+                "episode, or remove it from the dataset"
+            )
 
 
 def load(folder: Path) -> Episodes:
-    """Open the arrays that ``cached`` has built."""
+    """Open the arrays in a folder that ``cached`` has returned."""
     return Episodes(
         np.load(folder / "rows.npy", mmap_mode="r"),
         np.load(folder / "rewards.npy", mmap_mode="r"),

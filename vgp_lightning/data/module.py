@@ -1,4 +1,4 @@
-"""Minari datasets -> loaders of windows with their returns, and the statistics that normalise them.
+"""MinariDataModule: Minari datasets -> loaders of windows with their returns, and the normaliser's statistics.
 
 Shapes: H steps, A action and O observation dimensions, T = A + O, all in physical units.
 """
@@ -21,17 +21,20 @@ from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, s
 from vgp_lightning.data.returns import Truncation, returns_by_row
 from vgp_lightning.data.windows import DrawOrder, Padding, WindowDataset, WindowLoader
 
-_CHUNK = 1 << 18  # numbers that statistics are taken of at a time
+_CHUNK = 1 << 18  # numbers that are read at a time for statistics
 
 
 class MinariDataModule(pl.LightningDataModule):
-    """Windows of one or several Minari datasets, some episodes held out for validation.
+    """Windows of one or several Minari datasets; some episodes are held out for validation.
 
     Attributes:
         action_dim: A.
         observation_dim: O.
         transition_dim: T = A + O.
-        task: Environment, datasets, discount and reference scores, as an exported folder tells them.
+        task: Environment, datasets, discount and reference scores, as they are stored in an exported folder.
+        normalization: After ``setup``: the statistics that the modules normalise by. Those of actions and observations
+            are of all rows in the cache: held-out episodes are counted, and so is the final row of each episode with
+            its zero action. Those of the returns are of the training windows.
     """
 
     def __init__(
@@ -52,31 +55,35 @@ class MinariDataModule(pl.LightningDataModule):
         download: bool = False,
         cache_dir: str | None = None,
     ) -> None:
-        """Read the datasets' metadata; nothing else is read before training starts.
+        """Read the datasets' metadata. Episodes are not read before training starts.
 
         Args:
             dataset_id: A Minari dataset, or several that are mixed.
-            weights: Share of each dataset in what is trained on, in proportion to the weights; default: that of its
-                windows, so that each window is drawn as often as any other.
+            weights: Share of each dataset in the training windows, in proportion to the weights; default: in
+                proportion to its number of windows, so that each window is drawn equally often.
             horizon: H, the steps of a window.
-            discount: Of the return.
-            termination_penalty: Added to the reward of a terminating step; the paper has -100 where it is a fall.
-            truncation: What a truncated episode's return is: ``cut`` at its end, or as if it would ``continue``.
-            padding: Whose end a window may run over. A terminated episode stays where it ended, a truncated one would
-                have gone on: hence the default. Use ``all`` where episodes are shorter than the horizon.
-            normalizer: ``gaussian`` (mean 0, deviation 1) or ``limits`` (-1..1), per dimension.
-            batch_size: Windows in a batch, of all processes together: it decides what is learned, and the number of
-                processes only how quickly.
+            discount: Discount of the return.
+            termination_penalty: Added to the reward of a terminating step; the paper uses -100 where that is a fall.
+            truncation: The return of a truncated episode: ``cut`` at its end, or as if its mean reward would
+                ``continue``.
+            padding: Windows may run past the end of these episodes. A terminated episode stays in its final
+                observation; a truncated one would have gone on, so it is not padded by default. Use ``all`` where
+                episodes are shorter than the horizon.
+            normalizer: ``gaussian`` (mean 0, standard deviation 1) or ``limits`` (-1..1), per dimension.
+            batch_size: Windows in a batch, of all processes together. It decides what is learned; the number of
+                processes only decides how fast.
             validation_share: Share of the episodes that is held out.
-            validation_windows: At most so many windows of the held-out episodes, evenly spread.
+            validation_windows: Largest number of windows of the held-out episodes to validate on, evenly spread.
             split_seed: Decides which episodes are held out.
-            num_workers: Of the loaders; 0 is usually best, since a batch is a single gather.
+            num_workers: Processes that gather batches; 0 is usually best, since a batch is a single gather.
             download: Download missing datasets from Minari's remote; processes with the same ``cache_dir`` wait for
                 each other.
-            cache_dir: Of the flat arrays; default ``$XDG_CACHE_HOME/vgp_lightning`` or ``~/.cache/vgp_lightning``.
+            cache_dir: Folder of the flat arrays; default ``$XDG_CACHE_HOME/vgp_lightning`` or
+                ``~/.cache/vgp_lightning``.
 
         Raises:
-            ValueError: If an argument is out of range, or a dataset is missing or does not fit the others.
+            ValueError: If an argument is out of range, or a dataset is missing, is empty, has actions or observations
+                that are not supported, or has other spaces than the first one.
         """
         super().__init__()
         self.dataset_ids = [dataset_id] if isinstance(dataset_id, str) else list(dataset_id)
@@ -100,11 +107,18 @@ class MinariDataModule(pl.LightningDataModule):
         self.task = self._describe(first)
 
     def _check_options(self) -> None:
+        """Check the constructor's arguments.
+
+        Raises:
+            ValueError: If one is out of range.
+        """
         for name, value, low, high in (
             ("horizon", self.horizon, 1, None),
             ("discount", self.discount, 0, 1),
             ("batch_size", self.batch_size, 1, None),
             ("validation_windows", self._validation_limit, 1, None),
+            ("split_seed", self.split_seed, 0, None),
+            ("num_workers", self.num_workers, 0, None),
         ):
             if not (low <= value and (high is None or value <= high)):  # written so that NaN is refused
                 raise ValueError(
@@ -119,8 +133,13 @@ class MinariDataModule(pl.LightningDataModule):
                 raise ValueError(f"data.{name} is {choice!r}: choose from {choices}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"data.validation_share is {self.validation_share}: it must lie in [0, 1)")
+        if not math.isfinite(self.termination_penalty):
+            raise ValueError(f"data.termination_penalty is {self.termination_penalty}: it must be a finite number")
         if self.truncation == "continue" and self.discount == 1:
-            raise ValueError("data.truncation is 'continue': it needs a discount below 1, since the tail never ends")
+            raise ValueError(
+                "data.truncation is 'continue' and data.discount is 1: the sum of rewards that continue for ever needs "
+                "a discount below 1"
+            )
         if not self.dataset_ids:
             raise ValueError("data.dataset_id is empty: name at least one Minari dataset")
         weights, count = self.weights, len(self.dataset_ids)
@@ -128,17 +147,26 @@ class MinariDataModule(pl.LightningDataModule):
             len(weights) != count or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0
         ):
             raise ValueError(
-                f"data.weights is {weights}: each of the {count} datasets in data.dataset_id needs one, none below "
-                "zero, not all of them zero"
+                f"data.weights is {weights}: give one finite weight for each of the {count} datasets in "
+                "data.dataset_id, none below zero, not all of them zero"
             )
 
     def _open(self, download: bool) -> list[minari.MinariDataset]:
-        """Return the datasets, whose spaces must be the same."""
+        """Open the datasets.
+
+        Raises:
+            ValueError: If one is missing or empty, or its spaces are not supported or differ from the first one's.
+        """
         lock = self._cache_dir / "download.lock" if download else None
         datasets = [open_dataset(name, lock) for name in self.dataset_ids]
         first = datasets[0]
         for dataset, name in zip(datasets, self.dataset_ids, strict=True):
             check_spaces(dataset, name)
+            if dataset.total_episodes == 0:
+                raise ValueError(
+                    f"dataset {name} has no episodes; perhaps its collection was interrupted. Remove it by "
+                    f"`minari delete {name}`, and collect or download it again"
+                )
             if (dataset.observation_space, dataset.action_space) != (first.observation_space, first.action_space):
                 raise ValueError(
                     f"datasets cannot be mixed: {self.dataset_ids[0]} has observations {first.observation_space} and "
@@ -148,7 +176,7 @@ class MinariDataModule(pl.LightningDataModule):
 
     def _describe(self, dataset: minari.MinariDataset) -> dict[str, Any]:
         described = metadata(dataset)
-        # The environment that is meant for evaluation, where the dataset names one.
+        # Where a dataset names an environment for evaluation, it is that one.
         spec = described.get("eval_env_spec") or described.get("env_spec")
         references = (described.get("ref_min_score"), described.get("ref_max_score"))
         reference = {"name": f"dataset {self.dataset_ids[0]}", "min": references[0], "max": references[1]}
@@ -162,14 +190,14 @@ class MinariDataModule(pl.LightningDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Build what is missing of the cache; Lightning calls this in one process of each machine."""
+        """Build what is missing in the cache. Lightning calls this in one process of each machine."""
         self._cached()
 
     def setup(self, stage: str) -> None:
-        """Map the cache, split the episodes and take the statistics of the training returns.
+        """Map the cache, split the episodes, and compute the statistics of the training windows' returns.
 
         Raises:
-            ValueError: If no window fits, or too few episodes are there to hold some out.
+            ValueError: If no window fits, or there are too few episodes to hold some out.
         """
         del stage
         if hasattr(self, "normalization"):
@@ -183,7 +211,7 @@ class MinariDataModule(pl.LightningDataModule):
             if windows.total == 0 and (windows is self.train_windows or len(held_out)):
                 raise ValueError(
                     f"no window of {self.horizon} steps fits the {name} episodes of {self.dataset_ids}, whose longest "
-                    f"has {episodes.lengths.max()} steps: set data.padding to 'all', or data.horizon lower"
+                    f"has {episodes.lengths.max()} steps: set data.padding to 'all', or set data.horizon lower"
                 )
         shift, scale = shift_and_scale(statistics, self.normalizer)
         windows = self.train_windows
@@ -201,23 +229,23 @@ class MinariDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> WindowLoader:
-        """Return shuffled windows: each once an epoch, in one of the processes.
+        """Return a loader of the training windows, in a new order each epoch.
 
         Raises:
-            ValueError: If there are fewer windows than processes, or the Trainer asks for a share of the batches.
+            ValueError: If a process would have no window of some batch, or ``trainer.overfit_batches`` is a fraction.
         """
         windows, weights, seed = self.train_windows, self.weights, torch.initial_seed()
         if self.trainer is not None:
             seed = self.trainer.strategy.broadcast(seed)
-            # Lightning takes so many batches of an epoch; that they are always the same ones is up to us.
+            # Lightning stops each epoch after that many batches; that they are the same windows is done here.
             if batches := self.trainer.overfit_batches:  # type: ignore[attr-defined]
                 if isinstance(batches, float):
-                    raise ValueError(f"trainer.overfit_batches is {batches}: give it as a whole number of batches")
+                    raise ValueError(f"trainer.overfit_batches is {batches}: give a whole number of batches")
                 windows, weights = windows.limited(batches * self.batch_size), None
         return self._loader(windows, shuffle=True, weights=weights, seed=seed)
 
     def val_dataloader(self) -> WindowLoader | list[Any]:
-        """Return the held-out windows, or no loader where no episode is held out."""
+        """Return a loader of the held-out windows, or no loader if no episode is held out."""
         return self._loader(self.validation_windows) if len(self.validation_windows) else []
 
     def _loader(self, windows: WindowDataset, **options: Any) -> WindowLoader:
@@ -230,18 +258,18 @@ class MinariDataModule(pl.LightningDataModule):
         return WindowLoader(windows, order, self.num_workers, pin_memory=on_gpu)
 
     def _split(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the held-out episodes and the others, drawn by the split's seed."""
+        """Return the indices of the held-out episodes and of the others, ascending; the split's seed draws them."""
         share = max(round(self.validation_share * count), 1) if self.validation_share > 0 else 0
         if share >= count:
             raise ValueError(
-                f"{self.dataset_ids} has {count} episodes, too few to hold out a share of {self.validation_share}: "
-                "set data.validation_share to 0"
+                f"{self.dataset_ids} has {count} episodes, too few to hold out a share of {self.validation_share} for "
+                "validation: set data.validation_share to 0"
             )
         order = np.random.default_rng(self.split_seed).permutation(count)
         return np.sort(order[:share]), np.sort(order[share:])
 
     def _cached(self) -> tuple[Episodes, Statistics, NDArray[np.float32]]:
-        """Map episodes and returns, and read the rows' statistics; what is missing is built, once for all processes."""
+        """Map episodes and returns, and read the rows' statistics. One process builds what is missing."""
         folder = cached(self._datasets, self._cache_dir)
         episodes = load(folder)
         statistics = folder / "statistics.npz"
@@ -262,11 +290,16 @@ class MinariDataModule(pl.LightningDataModule):
 
 
 def _write_statistics(episodes: Episodes, path: Path) -> None:
+    """Write the statistics of all rows: those of held-out episodes and final rows too.
+
+    Leaving these out would change little (an action's standard deviation by 0.7 % in mazes, 0.08 % in Hopper), but older
+    checkpoints could not be resumed: their statistics would be others.
+    """
     rows = max(_CHUNK // episodes.rows.shape[1], 1)
     found = measure(episodes.rows[i : i + rows] for i in range(0, len(episodes.rows), rows))
     np.savez(path, **vars(found))
 
 
 def _bound(limits: NDArray[np.floating]) -> list[float | None]:
-    """Return action limits as JSON can hold them: None where there is none."""
+    """Return action bounds as JSON can store them: None for an infinite one."""
     return [float(limit) if np.isfinite(limit) else None for limit in limits.ravel()]

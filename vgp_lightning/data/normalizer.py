@@ -1,4 +1,7 @@
-"""The affine map between physical and normalised numbers: ``normalised = (raw - shift) / scale``, per dimension."""
+"""Statistics of a dataset -> the affine map of the normaliser: ``normalised = (raw - shift) / scale``, per dimension.
+
+Shapes: n rows of a chunk, T dimensions, in physical units.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,13 +12,13 @@ from numpy.typing import NDArray
 
 NormalizerKind = Literal["gaussian", "limits"]
 
-# A dimension whose spread is below this share of its size is constant but for rounding (float32 keeps 7 digits).
+# A dimension whose range is a smaller share of its largest value is constant up to rounding (float32 has 7 digits).
 _CONSTANT = 1e-6
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the kinds of normaliser need to know of a dataset, per dimension (T,)."""
+    """What the normalisers need to know of a dataset, per dimension (T,)."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -24,10 +27,13 @@ class Statistics:
 
 
 def measure(chunks: Iterator[NDArray[np.floating]]) -> Statistics:
-    """Measure chunks (n, T) in one pass and bounded memory; chunks are merged as in Chan et al. 1983.
+    """Return the statistics of all rows, in one pass and bounded memory, by the updates of Chan et al. 1983.
+
+    Args:
+        chunks: Parts (n, T) of the rows.
 
     Raises:
-        ValueError: If there is no row at all.
+        ValueError: If there are no rows.
     """
     count = 0
     mean = squares = minimum = maximum = np.zeros(0)
@@ -53,9 +59,13 @@ def measure(chunks: Iterator[NDArray[np.floating]]) -> Statistics:
 
 
 def shift_and_scale(statistics: Statistics, kind: NormalizerKind) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return shift and scale (T,): to mean 0 and deviation 1 (``gaussian``), or to -1..1 (``limits``).
+    """Return the normaliser's shift and scale, (T,) each.
 
-    A constant dimension is shifted to 0 and keeps its units (scale 1); it has no influence on the others.
+    A constant dimension is shifted to 0 and keeps its unit (scale 1).
+
+    Args:
+        statistics: Of the rows.
+        kind: ``gaussian`` maps to mean 0 and standard deviation 1, ``limits`` maps the range to -1..1.
 
     Raises:
         ValueError: If the kind is unknown.

@@ -1,10 +1,10 @@
-"""Windows of H steps, and the order in which they are drawn: batches are a pure function of a seed and a number.
+"""Windows of H steps, and the order in which they are drawn. A batch depends only on the seed and its index.
 
-Shapes: G windows in a global batch, B of them this process's, H steps, T = A + O dimensions, in physical units.
+Shapes: G windows in a global batch, B of them for this process, H steps, T = A + O dimensions, in physical units.
 
-A window that runs over the end of its episode stays in the episode's last row: final observation, action of rest.
-Nothing here has a state but the number of batches drawn, so a run that was cut off goes on where it stopped, and any
-number of processes draws what a single one would.
+A window that runs past the end of its episode repeats the episode's final row: final observation, zero action. The only
+state is the number of batches drawn so far: a resumed run continues where it stopped, and several processes together
+draw the same batches as one.
 """
 
 import math
@@ -25,30 +25,32 @@ from vgp_lightning.data.cache import Episodes
 Padding = Literal["none", "terminated", "all"]
 
 _ROUNDS = 8  # of the Feistel network; four make it a pseudo-random permutation (Luby & Rackoff 1988)
-_WITHIN = 1  # ends the key of a dataset's own order: SeedSequence takes (seed, n) and (seed, n, 0) for the same key
-_AHEAD = 64  # batches whose windows are worked out at a time
+# Ends the keys of the orders within a dataset. SeedSequence takes (seed, n) and (seed, n, 0) for the same key: without
+# it, dataset n's first round would have the key of epoch n.
+_WITHIN = 1
+_AHEAD = 64  # batches whose windows are computed at a time
 
 
 class Draw(NamedTuple):
-    """Which windows a process's share of a global batch has, and the seed of the global batch's noise."""
+    """The windows of a process's share of a global batch, and the seed of the global batch's noise."""
 
-    windows: NDArray[np.int64]  # (B,), every ``parts``-th of the global batch's G, from the ``part``-th on
+    windows: NDArray[np.int64]  # (B,), indices: every ``parts``-th of the global batch's G, starting at the ``part``-th
     total: int  # G
-    part: int
-    parts: int
-    seed: int
+    part: int  # number of this process
+    parts: int  # number of processes
+    seed: int  # of the global batch, the same in all processes
 
 
 class Batch(NamedTuple):
     """B windows."""
 
-    trajectories: torch.Tensor  # (B, H, T), raw, action first
-    returns: torch.Tensor  # (B,), discounted, from the window's first step to the episode's end
+    trajectories: torch.Tensor  # (B, H, T), in physical units, action first
+    returns: torch.Tensor  # (B,), discounted, from the window's first step to the end of the episode
     draw: Draw
 
 
 class WindowDataset(Dataset[Batch]):
-    """All windows of some episodes; any set of them is one gather from the memory-mapped rows."""
+    """All windows of some episodes. Any batch of them is one gather from the memory-mapped rows."""
 
     def __init__(
         self,
@@ -62,10 +64,10 @@ class WindowDataset(Dataset[Batch]):
 
         Args:
             episodes: All episodes.
-            returns: The return from each row.
-            chosen: Indices of the episodes whose windows these are, ascending.
+            returns: (sum of n + 1,), the return from each row.
+            chosen: Indices of the episodes to take windows from, ascending.
             horizon: H.
-            padding: Whose end a window may run over: ``none``, ``terminated`` or ``all`` episodes'.
+            padding: Windows may run past the end of which episodes: ``none``, ``terminated`` ones or ``all``.
         """
         self.horizon = horizon
         self._rows, self._returns = episodes.rows, returns
@@ -75,7 +77,7 @@ class WindowDataset(Dataset[Batch]):
         self._first_rows = self._last_rows - lengths
         padded = np.full(len(chosen), padding == "all") | (episodes.terminated[chosen] & (padding == "terminated"))
         windows = np.where(padded, lengths, np.maximum(lengths - horizon + 1, 0))
-        self._ends = np.cumsum(windows)  # windows of the chosen episodes up to and including each
+        self._ends = np.cumsum(windows)  # number of windows up to and including each chosen episode
         self.per_dataset = np.bincount(
             np.repeat(np.arange(len(episodes.per_dataset)), episodes.per_dataset)[chosen],
             weights=windows,
@@ -85,7 +87,7 @@ class WindowDataset(Dataset[Batch]):
         self._length = self.total
 
     def __getstate__(self) -> dict[str, Any]:
-        """Send a memory-mapped file by its path: a worker that is not forked would get a copy of all rows else."""
+        """Replace memory-mapped files by their paths, so that a worker that is spawned gets no copy of them."""
         return {k: Path(v.filename) if isinstance(v, np.memmap) else v for k, v in vars(self).items()}  # type: ignore[arg-type]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -96,23 +98,23 @@ class WindowDataset(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, draw: Draw) -> Batch:
-        """Return the drawn windows as one batch: one gather, whatever their number."""
+        """Return the drawn windows as one batch."""
         first, last = self._first(draw.windows * self.total // max(self._length, 1))
         rows = np.minimum(first[:, None] + np.arange(self.horizon), last[:, None])
         return Batch(torch.from_numpy(self._rows[rows]), torch.from_numpy(self._returns[first]), draw)
 
     def limited(self, limit: int) -> "WindowDataset":
-        """Return a set of at most so many of these windows, evenly spread."""
+        """Return a dataset of at most ``limit`` of these windows, evenly spread."""
         fewer = copy(self)
         fewer._length = min(limit, self.total)
         return fewer
 
     def batch(self, windows: Sequence[int]) -> Batch:
-        """Return the windows of these indices."""
+        """Return the windows with these indices."""
         return self[Draw(np.asarray(windows, dtype=np.int64), len(windows), 0, 1, 0)]
 
     def first_rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the row that each window starts in, of all windows from ``start`` to before ``stop``."""
+        """Return the row in which each window starts, for the windows ``start`` to ``stop - 1`` of all."""
         return self._first(np.arange(start, min(stop, self.total)))[0]
 
     def _first(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -123,10 +125,18 @@ class WindowDataset(Dataset[Batch]):
 
 
 def shuffled(index: NDArray[np.int64], total: int, *key: int) -> NDArray[np.int64]:
-    """Return where a permutation of 0..total - 1, chosen by the key, puts each index; in no memory but the answer's.
+    """Return the positions of indices in a pseudo-random permutation of 0..total - 1, without storing the permutation.
 
-    It is a balanced Feistel network over the next power of four, walked along its cycles until it lands inside (Black
-    & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A balanced Feistel network permutes the numbers below the next power of four; it is applied again to every result
+    that is not below ``total`` (cycle walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+
+    Args:
+        index: (n,), each in 0..total - 1.
+        total: How many numbers are permuted.
+        key: Integers that choose the permutation. Trailing zeros of a key do not matter.
+
+    Returns:
+        (n,), each in 0..total - 1; different indices have different positions.
     """
     half = max(math.ceil(math.log2(max(total, 2)) / 2), 1)
     keys = _keys(key)
@@ -147,7 +157,7 @@ def _feistel(index: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> 
     width, mask = np.uint64(half), np.uint64(2**half - 1)
     left, right = index >> width, index & mask
     for key in keys:
-        # The finaliser of splitmix64 (Steele, Lea & Flood 2014); products wrap around, as they should.
+        # The finaliser of splitmix64 (Steele, Lea & Flood 2014); its products overflow by design.
         mixed = right + key
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -156,11 +166,11 @@ def _feistel(index: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> 
 
 
 class DrawOrder(Sampler[Draw]):
-    """The draws of a process from its ``drawn``-th on, as many as an epoch has; epoch follows epoch.
+    """The draws of one process. Each iteration yields one epoch's number of them, starting at number ``drawn``.
 
-    Every window is drawn once in an epoch, by one of the processes, in another order each epoch. Where the datasets
-    have weights, an epoch has as many draws, each dataset its weight's share of them, and each goes through all of its
-    windows before it begins again.
+    In an epoch every window is drawn once, by one of the processes, in a new order. With weights an epoch has the same
+    number of windows, of which each dataset gets its share; a dataset draws all of its windows once before it draws any
+    of them again.
     """
 
     def __init__(
@@ -177,32 +187,36 @@ class DrawOrder(Sampler[Draw]):
         """Divide an epoch into batches.
 
         Args:
-            windows: What is drawn from.
-            batch_size: G, windows in a global batch; the last one of an epoch has what is left.
+            windows: The windows to draw from.
+            batch_size: G, windows in a global batch. The last batch of an epoch is smaller if windows are left over,
+                and so is the one before it if they are less than half a batch.
             part: Number of this process.
             parts: Number of processes.
-            shuffle: Whether the order is another one each epoch; else it is that of the windows.
-            weights: Share of each dataset in the draws, in proportion, if they are shuffled.
-            seed: Of order and noise.
+            shuffle: Whether each epoch has a new order; otherwise the order is that of the windows.
+            weights: Each dataset's share of the draws, in proportion to the weights; used only with ``shuffle``.
+            seed: Seed of order and noise.
 
         Raises:
-            ValueError: If windows or batch are fewer than the processes, or a dataset with a weight has no window.
+            ValueError: If a process would have no window of some batch, or a dataset with a weight has no window.
         """
         total = len(windows)
         if total < parts:
-            raise ValueError(f"{total} windows cannot be divided among {parts} processes: each needs one")
+            raise ValueError(
+                f"{total} windows cannot be divided among {parts} processes: each needs one. Use fewer processes "
+                "(trainer.devices, trainer.num_nodes)"
+            )
         if batch_size < parts:
             raise ValueError(f"data.batch_size is {batch_size}: it must be at least {parts}, one for each process")
-        # The number of processes must not decide how an epoch is divided: it would decide what is learned. What is left
-        # over is a batch of its own, or shares the windows of the batch before it evenly, so that no optimizer step is
-        # taken on a few windows, and no batch needs more memory than the others.
+        # How an epoch is divided must not depend on the number of processes, or what is learned would. Windows that are
+        # left over are a batch of their own; if they are less than half a batch, they and the batch before are divided
+        # evenly: so no optimizer step is taken on a few windows, and no batch needs more memory than the others.
         self._batches = math.ceil(total / batch_size)
         rest = total - (self._batches - 1) * batch_size
         self._last = (rest + batch_size) // 2 if self._batches > 1 and 2 * rest < batch_size else rest
         if self._last < parts:
             raise ValueError(
                 f"the last batch of an epoch has {self._last} of {total} windows, fewer than the {parts} processes: "
-                f"use fewer processes, or set data.batch_size to {2 * parts} or more"
+                f"use fewer processes (trainer.devices), or set data.batch_size to {2 * parts} or more"
             )
         self._total, self._batch_size, self._part, self._parts = total, batch_size, part, parts
         self._shuffle, self.seed = shuffle, seed
@@ -212,7 +226,11 @@ class DrawOrder(Sampler[Draw]):
         ends = np.round(np.cumsum(shares / shares.sum()) * total).astype(np.int64)
         self._draws = np.diff(ends, prepend=0)
         if (self._sizes[self._draws > 0] == 0).any():
-            raise ValueError(f"a dataset with a weight has no window: windows {self._sizes.tolist()}, weights {shares}")
+            raise ValueError(
+                f"data.weights is {weights}, but the datasets have {self._sizes.tolist()} windows to train on: a "
+                "dataset with a weight has no window. Give it the weight 0, set data.padding to 'all', or set "
+                "data.horizon lower"
+            )
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -227,25 +245,26 @@ class DrawOrder(Sampler[Draw]):
             ahead = self._windows(epoch, np.arange(ends[0], ends[-1]))
             for first, last in pairwise(ends):
                 share = ahead[first - ends[0] : last - ends[0]][self._part :: self._parts]
-                # Counted, not hashed: of a generator's seed only 32 bits count on a CPU, and no two shall be alike.
+                # Seeds are counted, not hashed: a generator on the CPU uses 32 bits of its seed, and no two batches may
+                # have the same.
                 yield Draw(share, int(last - first), self._part, self._parts, (noise + number) % 2**64)
                 number += 1
 
     def _ends(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many windows of an epoch come before each batch."""
+        """Return the number of windows of an epoch that come before each batch."""
         before = batch * self._batch_size
         return np.select(
             [batch == self._batches, batch == self._batches - 1], [self._total, self._total - self._last], before
         )
 
     def _windows(self, epoch: int, place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the windows that stand at these places of an epoch."""
+        """Return the windows at these places of an epoch's order."""
         if not self._shuffle:
             return place
         place = shuffled(place, self._total, self.seed, epoch)
         if len(self._sizes) == 1:
             return place
-        # The places belong to the datasets in turn; a dataset counts its draws over all epochs.
+        # The datasets own consecutive ranges of places. A dataset counts its draws over all epochs.
         ends = np.cumsum(self._draws)
         dataset = np.searchsorted(ends, place, side="right")
         count = epoch * self._draws[dataset] + place - (ends - self._draws)[dataset]
@@ -261,9 +280,9 @@ class DrawOrder(Sampler[Draw]):
 
 
 class WindowLoader:
-    """The order's batches; one goes on where the last was left, also in the process that resumes the run.
+    """Batches in the given order. Iterating again continues after the last batch taken, also in a resumed run.
 
-    It has a DataLoader and is none: Lightning would put a sampler of its own in the place of the order.
+    It contains a DataLoader but is not one: Lightning would replace the sampler of a DataLoader by its own.
     """
 
     def __init__(
@@ -272,17 +291,17 @@ class WindowLoader:
         """Make the DataLoader.
 
         Args:
-            windows: What is drawn from.
-            order: Which windows make a batch, and where the run is.
-            num_workers: Processes that gather the batches; 0: this one does.
-            pin_memory: Put batches into page-locked memory, from where they are copied to a GPU without blocking.
+            windows: The windows to draw from.
+            order: The draws, one for each batch; its ``drawn`` is the position.
+            num_workers: Processes that gather batches; 0: this process does.
+            pin_memory: Put batches into page-locked memory, from which they are copied to a GPU without blocking.
         """
         self._order = order
         self._loader = DataLoader(
             windows,
             sampler=order,
             batch_size=None,  # a draw is a whole batch
-            collate_fn=_as_it_is,  # else the draw would be made tensors, and go to the device
+            collate_fn=_as_it_is,  # the default would convert the draw to tensors, which go to the device
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
@@ -294,15 +313,15 @@ class WindowLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            self._order.drawn += 1  # not when it is fetched: workers are ahead
+            self._order.drawn += 1  # here, not where it is fetched: workers fetch ahead
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the run stands, for Lightning's checkpoint."""
+        """Return the position, for Lightning's checkpoint."""
         return {"drawn": self._order.drawn, "seed": self._order.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Continue from a saved position."""
         self._order.drawn, self._order.seed = state["drawn"], state["seed"]
 
 
