@@ -1,7 +1,4 @@
-"""Let a behaviour act, and write what happens as a Minari dataset.
-
-Shapes: N environments, T steps of an episode, O observation and A action dimensions, both flat, in physical units.
-"""
+"""``vgp collect``: let a behaviour policy act in environments, and write its episodes as a Minari dataset."""
 
 from pathlib import Path
 from typing import Any
@@ -34,34 +31,38 @@ def collect(
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
 ) -> minari.MinariDataset:
-    """Let a behaviour act and write what happens as a Minari dataset of exactly ``steps`` transitions.
+    """Collect a Minari dataset of exactly ``steps`` transitions by a behaviour policy.
 
-    Episode e has the seed ``seed + e``, for the environment and for the behaviour alike; the dataset is ordered by it
-    and stores it. The episodes that are under way when the last transition is taken are cut there and marked as
-    truncated. Everything is kept in memory and written at the end: a collection that fails leaves no dataset.
+    Episode e has the seed ``seed + e``, for the environment and the behaviour policy; the dataset is ordered by the
+    seeds and stores them. Episodes that are unfinished when the last transition is collected are marked as truncated
+    there. All episodes are kept in memory and written at the end: a collection that fails or is interrupted leaves no
+    dataset.
 
     Args:
         env_id: The environment, such as ``Hopper-v5``.
-        behaviour: A name for ``make_behaviour``.
+        behaviour: The behaviour policy, by a name that ``make_behaviour`` knows.
         steps: Transitions to collect.
-        dataset_id: What the dataset is to be called, such as ``demo/hopper-v0``; it must not exist yet.
+        dataset_id: Id of the new dataset, such as ``demo/hopper-v0``; it must not exist.
         seed: The first episode's seed.
-        environments: How many are stepped together.
+        environments: Number of environments that are stepped together.
         weight_noise: See ``make_behaviour``.
         action_noise: See ``make_behaviour``.
-        max_episode_steps: The time limit, if not the environment's own.
+        max_episode_steps: Time limit of an episode; default: the environment's own.
         env_kwargs: Passed to the environment, such as ``{"continuing_task": False}``.
-        ref_min_score: The return that a normalised score calls 0; to be given with ``ref_max_score``.
-        ref_max_score: The return that a normalised score calls 1.
+        ref_min_score: The return that is a normalised score of 0; to be given with ``ref_max_score``.
+        ref_max_score: The return that is a normalised score of 1.
+
+    Returns:
+        The new dataset.
 
     Raises:
-        ValueError: If the dataset exists, its id is malformed, or an argument is wrong; nothing was collected then.
+        ValueError: If the dataset exists, its id is malformed, or an argument is wrong. Nothing is collected then.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: at least 1 transition is needed")
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError(f"ref_min_score {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
-    free_path(dataset_id)  # before hours of collecting
+    free_path(dataset_id)  # fail before a long collection, not after it
     kwargs = dict(env_kwargs or {})
     if max_episode_steps is not None:
         kwargs["max_episode_steps"] = max_episode_steps
@@ -73,7 +74,7 @@ def collect(
     finally:
         vector.close()
 
-    plain = gymnasium.make(env_id, **kwargs)  # the dataset gets its specification and its spaces, not flattened
+    plain = gymnasium.make(env_id, **kwargs)  # not flattened: its specification and spaces describe the dataset
     try:
         dataset = write_dataset(
             dataset_id,
@@ -97,12 +98,12 @@ def collect(
 
 
 def _record(agent: Agent, environments: VectorEnv, steps: int, seed: int) -> list[EpisodeBuffer]:
-    """Play until ``steps`` transitions are recorded and return the flat episodes in the order of their seeds."""
+    """Record ``steps`` transitions and return the episodes, with flat observations and actions, ordered by seed."""
     episodes: dict[int, EpisodeBuffer] = {}
     missing = steps
     with Progress(disable=not Console().is_terminal) as progress:
         task = progress.add_task("collecting", total=steps)
-        # There cannot be more episodes than steps.
+        # More seeds are not needed: an episode has at least one step.
         for step in rollout(agent, environments, range(seed, seed + steps)):
             for i in np.flatnonzero(step.episode >= 0)[:missing]:
                 e = int(step.episode[i])
@@ -118,5 +119,5 @@ def _record(agent: Agent, environments: VectorEnv, steps: int, seed: int) -> lis
             if not missing:
                 break
     for episode in episodes.values():
-        episode.truncations[-1] |= not episode.terminations[-1]  # those that were under way
+        episode.truncations[-1] |= not episode.terminations[-1]  # unfinished episodes
     return [episode for _, episode in sorted(episodes.items())]

@@ -175,6 +175,7 @@ class MinariDataModule(pl.LightningDataModule):
         return datasets
 
     def _describe(self, dataset: minari.MinariDataset) -> dict[str, Any]:
+        """Return the task as plain values that JSON and checkpoints can hold."""
         described = metadata(dataset)
         # Where a dataset names an environment for evaluation, it is that one.
         spec = described.get("eval_env_spec") or described.get("env_spec")
@@ -292,8 +293,8 @@ class MinariDataModule(pl.LightningDataModule):
 def _write_statistics(episodes: Episodes, path: Path) -> None:
     """Write the statistics of all rows: those of held-out episodes and final rows too.
 
-    Leaving these out would change little (an action's standard deviation by 0.7 % in mazes, 0.08 % in Hopper), but older
-    checkpoints could not be resumed: their statistics would be others.
+    Leaving these out would change little (the actions' standard deviation by 0.7 % in mazes, 0.08 % in Hopper), but
+    older checkpoints could not be resumed: their statistics would differ.
     """
     rows = max(_CHUNK // episodes.rows.shape[1], 1)
     found = measure(episodes.rows[i : i + rows] for i in range(0, len(episodes.rows), rows))
