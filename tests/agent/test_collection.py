@@ -1,3 +1,5 @@
+"""Collecting: what is recorded, by which behaviour policies, and what is refused."""
+
 import json
 import warnings
 
@@ -53,7 +55,7 @@ def test_an_episode_has_one_observation_more_than_steps_and_none_is_empty():
         assert len(episode.terminations) == len(episode.truncations) == steps
 
 
-def test_only_the_last_step_ends_an_episode_and_those_under_way_are_truncated():
+def test_only_the_last_step_ends_an_episode_and_unfinished_episodes_are_truncated():
     episodes = collected("flags", "Hopper-v5", "random", 300, environments=4)
     for episode in episodes:
         ends = episode.terminations | episode.truncations
@@ -128,7 +130,7 @@ def test_reference_scores_are_stored_when_given():
     assert minari.get_normalized_score(dataset, np.array([-20.272305, 3234.3])) == pytest.approx([0, 1])
 
 
-def test_the_printed_line_tells_the_returns_of_what_was_written(capsys):
+def test_the_printed_line_has_the_returns_of_the_dataset(capsys):
     dataset = collect("Hopper-v5", "random", 200, "test/printed-v0")
     returns = np.array([episode.rewards.sum() for episode in dataset.iterate_episodes()])
     assert f"{len(returns)} episodes, 200 steps, return {returns.mean():.1f} mean, {returns.std():.1f} standard" in (

@@ -1,4 +1,4 @@
-"""The cache: what is refused on the way in, in which order vectors are flattened, and that it is whole or not there."""
+"""The cache: its rows, what is refused, and that it is built atomically, once for all processes."""
 
 import errno
 import hashlib
@@ -33,7 +33,7 @@ def hdf5(dataset):
 
 
 def replace(dataset, path, values):
-    """Overwrite an array of the stored dataset, as nothing of Minari's would."""
+    """Overwrite an array of the stored dataset in a way that Minari itself would not."""
     with hdf5(dataset) as file:
         del file[path]
         file[path] = values
@@ -42,7 +42,9 @@ def replace(dataset, path, values):
 # ---------------------------------------------------------------- what is in the arrays
 
 
-def test_an_episode_fills_its_steps_and_one_row_of_rest_with_its_last_observation(make_dataset, make_episode, cache):
+def test_an_episode_has_a_row_for_each_step_and_one_of_final_observation_and_zero_action(
+    make_dataset, make_episode, cache
+):
     first, second = make_episode(3, 0), make_episode(2, 1, terminated=True)
     episodes = load(cached([make_dataset("test/two-v0", [first, second])], cache))
     assert episodes.rows.dtype == episodes.rewards.dtype == np.float32
@@ -57,7 +59,7 @@ def test_an_episode_fills_its_steps_and_one_row_of_rest_with_its_last_observatio
     np.testing.assert_array_equal(episodes.rewards, np.float32(rewards))
 
 
-def test_the_action_of_rest_is_as_near_zero_as_the_bounds_allow(make_dataset, make_episode, cache):
+def test_the_zero_action_is_as_near_zero_as_the_bounds_allow(make_dataset, make_episode, cache):
     action_space = spaces.Box(np.float32([-1, 0.25, -3]), np.float32([1, 2, -0.5]))
     dataset = make_dataset("test/rest-v0", [make_episode(2, action_dim=3)], action_space=action_space)
     np.testing.assert_array_equal(load(cached([dataset], cache)).rows[-1, :3], [0, 0.25, -0.5])
@@ -116,9 +118,7 @@ def test_several_datasets_follow_one_another(make_dataset, make_episode, cache):
     np.testing.assert_array_equal(episodes.rows[:, 1], [0, 1, 2, 100, 101, 102, 103])
 
 
-def test_an_episode_is_neither_lost_nor_doubled_where_the_file_is_opened_anew(
-    make_dataset, make_episode, cache, monkeypatch
-):
+def test_no_episode_is_lost_or_doubled_where_the_file_is_opened_again(make_dataset, make_episode, cache, monkeypatch):
     monkeypatch.setattr(module, "_OPEN", 2)
     episodes = load(cached([make_dataset("test/five-v0", [make_episode(1, number) for number in range(5)])], cache))
     np.testing.assert_array_equal(episodes.rows[::2, 1], [0, 100, 200, 300, 400])
@@ -130,7 +130,7 @@ def test_an_episode_is_neither_lost_nor_doubled_where_the_file_is_opened_anew(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("part", ["observations", "actions", "rewards"])
-def test_a_number_that_is_not_finite_is_refused_by_episode_array_and_step(
+def test_a_number_that_is_not_finite_is_refused_with_its_episode_array_and_step(
     make_dataset, make_episode, cache, part, value
 ):
     episodes = [make_episode(4, number) for number in range(3)]
@@ -175,18 +175,18 @@ def test_an_episode_without_a_step_is_refused(make_dataset, make_episode, cache)
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_metadata_that_count_other_steps_are_refused(make_dataset, make_episode, cache, change):
+def test_metadata_with_another_number_of_steps_are_refused(make_dataset, make_episode, cache, change):
     dataset = make_dataset("test/count-v0", [make_episode(3)])
     dataset._total_steps = dataset.total_steps + change
     with pytest.raises(ValueError, match=r"test/count-v0.*download or collect (it|the dataset) again"):
         cached([dataset], cache)
 
 
-def test_a_dataset_that_was_refused_leaves_nothing_that_looks_whole(make_dataset, make_episode, cache):
+def test_a_refused_dataset_leaves_no_cache(make_dataset, make_episode, cache):
     episode = make_episode(3)
     episode.rewards[1] = np.nan
     dataset = make_dataset("test/nan-v0", [episode])
-    for _ in range(2):  # the second call finds no cache to take for good
+    for _ in range(2):  # the second call must not find a cache
         with pytest.raises(ValueError, match="not finite"):
             cached([dataset], cache)
     assert [path for path in cache.iterdir() if path.is_dir()] == []
@@ -212,7 +212,7 @@ def test_a_missing_dataset_names_the_command_and_a_near_name(make_dataset, make_
     assert "Did you mean" not in str(caught.value)
 
 
-def test_a_missing_dataset_is_the_same_error_where_there_is_none_at_all():
+def test_a_missing_dataset_is_the_same_error_where_there_are_no_datasets():
     with pytest.raises(ValueError, match=r"minari download demo/hopper-v0.*vgp collect"):
         open_dataset("demo/hopper-v0")
 
@@ -251,7 +251,7 @@ def test_processes_that_may_download_wait_for_each_other_by_a_file_of_the_users_
 # ---------------------------------------------------------------- the cache
 
 
-def test_the_cache_is_found_again_where_the_dataset_has_been_moved_to(
+def test_the_cache_is_found_again_after_the_dataset_has_been_moved(
     make_dataset, make_episode, cache, tmp_path, monkeypatch
 ):
     dataset = make_dataset("test/one-v0", [make_episode(3)])
@@ -262,7 +262,7 @@ def test_the_cache_is_found_again_where_the_dataset_has_been_moved_to(
     assert cached([minari.load_dataset("test/one-v0")], cache) == folder
 
 
-def test_another_content_has_another_cache(make_dataset, make_episode, cache):
+def test_changed_content_has_another_cache(make_dataset, make_episode, cache):
     dataset = make_dataset("test/one-v0", [make_episode(3)])
     before = cached([dataset], cache)
     replace(dataset, "episode_0/rewards", np.array([1.0, 2.0, 3.5]))
@@ -272,9 +272,7 @@ def test_another_content_has_another_cache(make_dataset, make_episode, cache):
     assert load(before).rewards[2] != 3.5
 
 
-def test_a_dataset_that_was_written_anew_has_another_cache_though_it_has_the_same_name_and_size(
-    make_dataset, make_episode, cache
-):
+def test_a_rewritten_dataset_of_the_same_name_and_size_has_another_cache(make_dataset, make_episode, cache):
     def collected(number):
         dataset = make_dataset("test/one-v0", [make_episode(3, number)])
         file = Path(dataset.storage.data_path) / "main_data.hdf5"
@@ -286,7 +284,7 @@ def test_a_dataset_that_was_written_anew_has_another_cache_though_it_has_the_sam
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interrupted_build_leaves_nothing_that_looks_whole(make_dataset, make_episode, cache, monkeypatch, error):
+def test_an_interrupted_build_leaves_no_cache(make_dataset, make_episode, cache, monkeypatch, error):
     dataset = make_dataset("test/two-v0", [make_episode(3, number) for number in range(2)])
     check = module._check_episode
 
@@ -304,7 +302,9 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(make_dataset, make
     assert load(cached([dataset], cache)).rows[-1, 1] == 103
 
 
-def test_a_full_disk_is_told_with_its_folder_and_leaves_nothing(make_dataset, make_episode, cache, monkeypatch):
+def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_no_cache(
+    make_dataset, make_episode, cache, monkeypatch
+):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -340,7 +340,7 @@ print("FOLDER", folder, hashlib.blake2b(episodes.load(folder).rows.tobytes()).he
 
 
 def start_build(cache, own, seconds):
-    """Build in another process, which lingers so many seconds after the first of two episodes."""
+    """Build in another process, which sleeps for so many seconds after the second episode."""
     arguments = [sys.executable, "-c", BUILD, str(cache), str(own), str(seconds)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
@@ -353,7 +353,7 @@ def wait_for(paths, *processes):
         time.sleep(0.01)
 
 
-def test_what_a_killed_build_leaves_is_no_cache_and_the_next_build_removes_it(
+def test_the_rest_of_a_killed_build_is_no_cache_and_the_next_build_removes_it(
     make_dataset, make_episode, cache, tmp_path
 ):
     dataset = make_dataset("test/one-v0", [make_episode(3, number) for number in range(2)])
@@ -384,7 +384,7 @@ from pathlib import Path
 import minari
 from vgp_lightning.data.cache import cached, load
 
-def peak():  # of this process alone, mapped files included; getrusage starts with its parent's
+def peak():  # of this process, with mapped files; getrusage would start with the parent's peak
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1000
 
@@ -394,11 +394,9 @@ for name in ("test/small-v0", "test/large-v0"):
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells no peak")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not report a peak")
 @pytest.mark.parametrize(("small", "large", "steps"), [(2, 60, 20_000), (200, 2000, 2)])
-def test_a_dataset_of_many_times_the_size_is_built_in_the_same_memory(
-    make_dataset, make_episode, cache, small, large, steps
-):
+def test_a_much_larger_dataset_is_built_in_the_same_memory(make_dataset, make_episode, cache, small, large, steps):
     space = spaces.Box(-np.inf, np.inf, (16,), np.float32)
     for name, count in (("small", small), ("large", large)):
         episode = make_episode(steps, observations=np.zeros((steps + 1, 16), np.float32))

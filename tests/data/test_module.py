@@ -1,4 +1,4 @@
-"""Windows against plain Python loops over the episodes, returns by hand, and splits that share no episode."""
+"""The data module: windows against plain loops over the episodes, splits, statistics, and what is refused."""
 
 import ast
 import itertools
@@ -28,12 +28,12 @@ def prepared(data):
 
 
 def seen(windows):
-    """The first observation value, 100 * episode + step, that each window starts with."""
+    """Return the first observation value, 100 * episode + step, of each window."""
     return windows.batch(range(len(windows))).trajectories[:, 0, -2].int().tolist()
 
 
-def expected_windows(episodes, horizon, padding, discount, rest=0.0):
-    """All windows and their returns, by loops over the episodes as they were recorded."""
+def expected_windows(episodes, horizon, padding, discount):
+    """Return all windows and their returns, by loops over the recorded episodes."""
     trajectories, returns = [], []
     for episode in episodes:
         steps = len(episode.rewards)
@@ -43,7 +43,7 @@ def expected_windows(episodes, horizon, padding, discount, rest=0.0):
                 continue
             window = []
             for t in range(first, first + horizon):
-                action = episode.actions[t] if t < steps else np.full_like(episode.actions[0], rest)
+                action = episode.actions[t] if t < steps else np.zeros_like(episode.actions[0])
                 window.append([*action, *episode.observations[min(t, steps)]])
             trajectories.append(window)
             returns.append(sum(discount ** (t - first) * episode.rewards[t] for t in range(first, steps)))
@@ -55,7 +55,7 @@ def expected_windows(episodes, horizon, padding, discount, rest=0.0):
 
 @pytest.mark.parametrize("horizon", [1, 3, 5])
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_the_windows_are_those_of_a_loop_over_the_episodes_each_once(make_data, make_episode, padding, horizon):
+def test_the_windows_are_those_of_a_loop_over_the_episodes(make_data, make_episode, padding, horizon):
     lengths = [5, 2, 7, 1, 6]  # some are shorter than the horizon
     episodes = [make_episode(length, i, terminated=i % 2 == 1) for i, length in enumerate(lengths)]
     data = prepared(make_data(episodes, horizon=horizon, padding=padding, discount=0.9, validation_share=0))
@@ -67,7 +67,7 @@ def test_the_windows_are_those_of_a_loop_over_the_episodes_each_once(make_data, 
     np.testing.assert_allclose(torch.cat([window.returns for window in found]), returns, rtol=1e-5)
 
 
-def test_a_padded_tail_rests_as_near_zero_as_the_bounds_allow(make_data, make_episode):
+def test_padding_repeats_the_final_observation_with_the_action_nearest_to_zero(make_data, make_episode):
     episodes = [make_episode(2, actions=np.float32([[1], [2]]))]
     bounds = {"action_space": spaces.Box(0.5, 2, (1,), np.float32)}
     data = prepared(make_data(episodes, bounds, padding="all", validation_share=0))
@@ -78,7 +78,7 @@ def test_a_padded_tail_rests_as_near_zero_as_the_bounds_allow(make_data, make_ep
     np.testing.assert_array_equal(late[:, 1:], observations[[1, 2, 2, 2]])
 
 
-def test_a_batch_is_its_windows_one_by_one_in_the_order_asked_for(make_data):
+def test_a_batch_has_the_requested_windows_in_the_requested_order(make_data):
     windows = prepared(make_data(validation_share=0)).train_windows
     indices = [5, 0, 71, 5, 30]
     batch, singles = windows.batch(indices), [windows.batch([i]) for i in indices]
@@ -88,7 +88,7 @@ def test_a_batch_is_its_windows_one_by_one_in_the_order_asked_for(make_data):
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(9, [9] * 8), (16, [16] * 4 + [8]), (100, [72])])
-def test_the_loader_shows_every_training_window_once_an_epoch(make_data, batch_size, sizes):
+def test_the_loader_yields_every_training_window_once_an_epoch(make_data, batch_size, sizes):
     data = prepared(make_data(validation_share=0, batch_size=batch_size))  # 8 episodes of 9 windows
     shown = [batch.trajectories[:, 0, -2] for batch in data.train_dataloader()]
     assert [len(batch) for batch in shown] == sizes
@@ -177,7 +177,7 @@ def test_weights_decide_how_often_each_dataset_is_drawn(make_data, make_dataset,
 
 
 @pytest.mark.parametrize("part", ["observation_space", "action_space"])
-def test_datasets_of_different_spaces_are_refused_by_both_names(make_data, make_dataset, make_episode, part):
+def test_datasets_of_different_spaces_are_refused_with_both_names(make_data, make_dataset, make_episode, part):
     make_dataset("test/one-v0", [make_episode(2)])
     dimension = {"observation_space": 2, "action_space": 1}[part]
     make_dataset("test/two-v0", [make_episode(2)], **{part: spaces.Box(-7, 7, (dimension,), np.float32)})
@@ -203,7 +203,7 @@ def test_the_statistics_are_numpys_of_all_rows_and_of_the_training_windows_retur
     np.testing.assert_allclose(normalization["return_scale"], returns.std(), rtol=1e-4)
 
 
-def test_chunks_of_statistics_miss_no_row(make_data, monkeypatch, tmp_path):
+def test_statistics_in_chunks_are_those_of_all_rows(make_data, monkeypatch, tmp_path):
     whole = prepared(make_data()).normalization
     monkeypatch.setattr("vgp_lightning.data.module._CHUNK", 7)
     chunked = prepared(make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "other"))).normalization
@@ -225,7 +225,7 @@ def test_infinite_action_bounds_are_none_and_everything_is_json(make_data, make_
     assert json.loads(json.dumps([data.normalization, data.task])) == [data.normalization, data.task]
 
 
-def test_the_task_tells_environment_datasets_and_the_reference_scores_if_there_are_both(
+def test_the_task_has_the_environment_the_datasets_and_the_reference_scores_if_there_are_both(
     make_data, make_dataset, make_episode
 ):
     environment = gymnasium.make("Pendulum-v1", max_episode_steps=7)
@@ -253,7 +253,7 @@ def test_making_a_data_module_reads_no_episode(make_data, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_cache_lies_in_xdg_cache_home_or_where_it_is_told_to(make_data, tmp_path):
+def test_the_cache_lies_in_xdg_cache_home_or_in_cache_dir(make_data, tmp_path):
     prepared(make_data())
     prepared(make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "mine")))
     for folder in ("cache/vgp_lightning", "mine"):
@@ -264,7 +264,7 @@ def test_returns_of_other_settings_lie_side_by_side(make_data, make_episode, tmp
     episodes = [make_episode(9, number, terminated=number % 2 == 1) for number in range(4)]
     settings = [{}, {"discount": 0.9}, {"termination_penalty": -100.0}, {"truncation": "continue"}]
     make_data(episodes)
-    for _ in range(2):  # made, and found again
+    for _ in range(2):  # built, then found
         for options in settings:
             options = {"discount": 0.5, "padding": "all", "validation_share": 0} | options
             data = prepared(make_data(dataset_id="test/tiny-v0", **options))
@@ -283,7 +283,7 @@ def test_returns_of_other_settings_lie_side_by_side(make_data, make_episode, tmp
     assert len(list((tmp_path / "cache").glob("*/*/returns_*.npy"))) == len(settings)
 
 
-def test_whole_numbers_and_fractions_name_the_same_returns(make_data, tmp_path):
+def test_integers_and_floats_of_one_value_share_the_cached_returns(make_data, tmp_path):
     prepared(make_data(discount=1, termination_penalty=-1))
     prepared(make_data(dataset_id="test/tiny-v0", discount=1.0, termination_penalty=-1.0))
     assert len(list((tmp_path / "cache").glob("*/*/returns_*.npy"))) == 1
@@ -309,14 +309,14 @@ def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeyp
         assert torch.equal(windows.batch(every).returns, before.batch(every).returns)
 
 
-def test_everything_but_episode_lengths_is_mapped_not_held(make_data):
+def test_rows_and_returns_are_memory_mapped(make_data):
     windows = prepared(make_data()).train_windows
     for array in (windows._rows, windows._returns):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
 
 
-def test_an_interruption_while_returns_are_written_leaves_none_that_look_whole(make_data, monkeypatch, tmp_path):
+def test_an_interruption_while_returns_are_written_leaves_no_file(make_data, monkeypatch, tmp_path):
     calls = itertools.count()
 
     def interrupted(*args):
@@ -376,7 +376,7 @@ def test_two_processes_that_prepare_the_same_data_build_each_part_once_and_find_
 
 
 @pytest.mark.parametrize("padding", ["none", "terminated"])
-def test_a_horizon_that_no_episode_has_names_the_padding_and_the_longest(make_data, padding):
+def test_a_horizon_longer_than_all_episodes_is_an_error_with_padding_and_longest_episode(make_data, padding):
     with pytest.raises(ValueError, match=r"no window of 13 steps .*longest has 12 steps: set data\.padding to 'all'"):
         prepared(make_data(horizon=13, padding=padding))
     prepared(make_data(dataset_id="test/tiny-v0", horizon=13, padding="all"))

@@ -1,4 +1,4 @@
-"""Statistics against NumPy's, and what the affine map makes of them."""
+"""Statistics against NumPy's, and the affine map that they give."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_limits_run_from_minus_one_to_one(rows):
 
 @pytest.mark.parametrize("kind", ["gaussian", "limits"])
 @pytest.mark.parametrize("value", [0.0, np.float32(0.1), -7e5])
-def test_a_constant_dimension_becomes_zero_in_its_own_units_and_leaves_the_others_alone(rows, kind, value):
+def test_a_constant_dimension_becomes_zero_in_its_own_units_and_does_not_change_the_others(rows, kind, value):
     rows = rows.astype(np.float32)
     with_constant = np.insert(rows, 1, value, axis=1)
     shift, scale = shift_and_scale(measure(iter([with_constant])), kind)
@@ -70,7 +70,7 @@ def test_a_constant_dimension_becomes_zero_in_its_own_units_and_leaves_the_other
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "limits"])
-def test_rounding_is_no_spread_but_a_tiny_signal_around_zero_is(kind):
+def test_rounding_errors_count_as_constant_but_a_tiny_signal_around_zero_does_not(kind):
     signs = np.resize([-1.0, 1.0], 100)
     rows = np.stack([1e6 + signs / 16, 1e-9 * signs], axis=1)
     _, scale = shift_and_scale(measure(iter([rows])), kind)

@@ -1,4 +1,4 @@
-"""The order of the windows: each once an epoch over any number of processes, as chance would have it, and resumable."""
+"""Windows and their order: each once an epoch over any number of processes, pseudo-random, and resumable."""
 
 import pickle
 from collections import Counter
@@ -20,7 +20,7 @@ two_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 w
 
 
 def make_windows(*lengths, horizon=1, per_dataset=None, chosen=None):
-    """Windows of episodes of these lengths; row r holds (r, r), its return is r too."""
+    """Return the windows of episodes of these lengths; row r holds (r, r), and its return is r."""
     lengths = np.array(lengths)
     count = int((lengths + 1).sum())
     rows = np.repeat(np.arange(count, dtype=np.float32)[:, None], 2, axis=1)
@@ -32,7 +32,7 @@ def make_windows(*lengths, horizon=1, per_dataset=None, chosen=None):
 
 
 def epochs(order, count=1):
-    """Return so many epochs' draws, as a run takes them."""
+    """Return the draws of ``count`` epochs, as a run takes them."""
     found = []
     for _ in range(count):
         found.append(list(order))
@@ -49,7 +49,7 @@ def drawn(draws):
 
 
 def plain(draws):
-    """What can be compared with ``==``."""
+    """Return draws in a form that ``==`` compares."""
     return [(draw.windows.tolist(), *draw[1:]) for draw in draws]
 
 
@@ -57,11 +57,11 @@ def plain(draws):
 
 
 @pytest.mark.parametrize("total", [*range(1, 71), 1000, 4**5 - 1, 4**5, 4**5 + 1, 123_457])
-def test_shuffling_puts_every_index_somewhere_else_inside(total):
+def test_shuffling_is_a_permutation(total):
     assert sorted(shuffled(np.arange(total), total, 3, 4).tolist()) == list(range(total))
 
 
-def test_an_index_goes_to_the_same_place_whoever_else_is_asked_for_even_among_billions():
+def test_the_place_of_an_index_does_not_depend_on_the_other_indices():
     for total in (50, 2**40 + 7):
         index = np.random.default_rng(0).integers(total, size=30)
         together = shuffled(index, total, 1, 2)
@@ -69,13 +69,13 @@ def test_an_index_goes_to_the_same_place_whoever_else_is_asked_for_even_among_bi
         assert 0 <= together.min() <= together.max() < total
 
 
-def test_other_keys_make_other_permutations():
+def test_different_keys_make_different_permutations():
     found = {tuple(shuffled(np.arange(40), 40, *key).tolist()) for key in [(0, 0), (0, 1), (1, 0), (1, 1), (1, 0, 1)]}
     assert len(found) == 5
 
 
 @pytest.mark.parametrize("total", [2, 3, 5, 7, 20])
-def test_each_index_comes_to_each_place_and_each_pair_to_each_two_as_often_as_by_chance(total):
+def test_places_of_indices_and_of_pairs_are_uniformly_distributed(total):
     found = np.stack([shuffled(np.arange(total), total, 8, key) for key in range(1200)])
     for places in found.T:
         assert chisquare(np.bincount(places, minlength=total)).pvalue > 1e-4
@@ -83,11 +83,11 @@ def test_each_index_comes_to_each_place_and_each_pair_to_each_two_as_often_as_by
     assert chisquare([pairs[a, b] for a in range(total) for b in range(total) if a != b]).pvalue > 1e-4
 
 
-def test_neither_neighbours_nor_epochs_know_of_each_other():
+def test_neighbours_and_epochs_are_uncorrelated():
     total, count = 1000, 100
     found = [shuffled(np.arange(total), total, 0, epoch).astype(float) for epoch in range(count)]
 
-    def correlations(pairs):  # times sqrt(total): standard normal, if there is none
+    def correlations(pairs):  # times sqrt(total): standard normal if there is none
         return np.array([np.corrcoef(a, b)[0, 1] for a, b in pairs]) * np.sqrt(total)
 
     for pairs in (
@@ -180,7 +180,7 @@ def test_a_batch_of_fewer_windows_than_processes_is_an_error():
         DrawOrder(make_windows(9), 2, 0, 3)
 
 
-def test_each_epoch_and_each_seed_has_an_order_of_its_own():
+def test_each_epoch_and_each_seed_has_its_own_order():
     windows = make_windows(40)
     orders = [DrawOrder(windows, 7, shuffle=True, seed=seed) for seed in (0, 1)]
     found = [tuple(drawn(epoch)) for order in orders for epoch in epochs(order, 3)]
@@ -188,15 +188,15 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own():
     assert len({frozenset(epoch[:7]) for epoch in found}) == 6
 
 
-def test_the_order_does_not_depend_on_the_size_of_a_batch_nor_on_how_many_are_worked_out_at_a_time(monkeypatch):
+def test_the_order_does_not_depend_on_batch_size_nor_on_how_many_batches_are_computed_at_a_time(monkeypatch):
     windows = make_windows(*[1] * 150)
-    small = drawn(list(DrawOrder(windows, 1, shuffle=True, seed=4)))  # 150 batches: more than are worked out at a time
+    small = drawn(list(DrawOrder(windows, 1, shuffle=True, seed=4)))  # 150 batches: more than are computed at a time
     assert small == drawn(list(DrawOrder(windows, 64, shuffle=True, seed=4)))
     monkeypatch.setattr("vgp_lightning.data.windows._AHEAD", 1)
     assert small == drawn(list(DrawOrder(windows, 1, shuffle=True, seed=4)))
 
 
-def test_no_two_draws_have_the_same_seed_and_other_runs_have_others():
+def test_no_two_draws_of_one_or_of_several_runs_have_the_same_seed():
     windows = make_windows(30)
     seeds = [
         draw.seed
@@ -205,18 +205,18 @@ def test_no_two_draws_have_the_same_seed_and_other_runs_have_others():
         for draw in epoch
     ]
     assert len(set(seeds)) == len(seeds) == 20 * 25 * 8
-    # A generator on the CPU looks at 32 bits only.
+    # A generator on the CPU uses 32 bits of its seed.
     one = [draw.seed % 2**32 for epoch in epochs(DrawOrder(windows, 4, shuffle=True), 25) for draw in epoch]
     assert len(set(one)) == len(one)
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 
-def test_what_is_not_shuffled_is_in_order_and_the_same_every_time():
+def test_without_shuffling_the_order_is_that_of_the_windows():
     order = DrawOrder(make_windows(10), 4, seed=3)
     first, second = epochs(order, 2)
     assert drawn(first) == list(range(10))
     assert plain(first) == plain(second)
-    assert len({draw.seed for draw in first}) == 3  # but each batch has noise of its own
+    assert len({draw.seed for draw in first}) == 3  # but each batch has its own noise
 
 
 # ---------------------------------------------------------------- weights
@@ -235,7 +235,7 @@ def test_an_epoch_has_each_datasets_share_of_the_draws(weights, counts):
         assert np.bincount(dataset, minlength=3).tolist() == list(counts)
 
 
-def test_a_dataset_goes_through_all_its_windows_before_it_begins_again():
+def test_a_dataset_draws_all_its_windows_before_it_repeats_one():
     windows = make_windows(3, 4, 13, per_dataset=[1, 1, 1])
     order, counts = DrawOrder(windows, 6, shuffle=True, weights=[1, 1, 2], seed=1), np.zeros(20, dtype=int)
     for epoch in epochs(order, 30):
@@ -280,13 +280,13 @@ def test_a_weight_for_a_dataset_without_a_window_is_an_error():
         DrawOrder(windows, 6, shuffle=True, weights=[1, 1])
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 @two_workers
 @pytest.mark.parametrize("weights", [None, [1, 2]])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_goes_on_from_every_position_with_just_what_is_left(weights, workers):
+def test_a_loader_resumes_at_every_position(weights, workers):
     windows = make_windows(12, 11, per_dataset=[1, 1])
 
     def loader(seed, workers=0):
@@ -309,7 +309,7 @@ def test_a_loader_goes_on_from_every_position_with_just_what_is_left(weights, wo
         assert before + after == whole[: len(before) + len(after)]
 
 
-def test_epochs_that_are_cut_short_go_on_where_they_were_left():
+def test_the_next_of_several_short_epochs_continues_where_the_last_stopped():
     windows = make_windows(20)
     loader = WindowLoader(windows, DrawOrder(windows, 4, shuffle=True, seed=1), 0)
     seen = [batch.draw for _ in range(5) for batch in islice(loader, 2)]  # as with limit_train_batches 2
@@ -330,7 +330,7 @@ def test_workers_change_nothing_in_a_batch():
 # ---------------------------------------------------------------- windows
 
 
-def test_windows_know_the_row_they_start_at():
+def test_windows_start_at_the_rows_of_their_steps():
     windows = make_windows(5, 4, 3, 6, horizon=3, chosen=[0, 2, 3])
     starts = [(0, 0), (0, 1), (0, 2), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]  # episode and step
     begins = np.cumsum([0, 6, 5, 4])  # an episode of n steps has n + 1 rows
@@ -342,7 +342,7 @@ def test_windows_know_the_row_they_start_at():
     assert batch.trajectories[:, :, 0].tolist() == [[row, row + 1, row + 2] for row in rows]
 
 
-def test_a_limit_takes_windows_evenly():
+def test_a_limit_takes_windows_at_even_distances():
     windows = make_windows(60, 40)
     few = windows.limited(10)
     assert (len(few), few.total, len(windows)) == (10, 100, 100)
@@ -370,7 +370,7 @@ def test_a_worker_that_is_spawned_maps_the_rows_again_and_gets_no_copy_of_them(m
 
 
 class Seen(pl.Callback):
-    """The windows of each training step, epoch by epoch."""
+    """Note the windows of each training step, epoch by epoch."""
 
     def __init__(self):
         self.epochs = []
@@ -417,12 +417,12 @@ def test_overfitting_shows_the_same_few_windows_in_every_epoch(epochs_of_trainin
     assert len(set(windows[0])) == 10 * batches
 
 
-def test_a_share_of_the_batches_is_refused(epochs_of_training):
-    with pytest.raises(ValueError, match=r"overfit_batches is 0\.5: give it as a whole number"):
+def test_a_fraction_of_the_batches_is_refused(epochs_of_training):
+    with pytest.raises(ValueError, match=r"overfit_batches is 0\.5: give a whole number"):
         epochs_of_training(overfit_batches=0.5)
 
 
-def test_a_window_is_overfitted_whatever_the_weights(epochs_of_training, make_data, make_dataset, make_episode):
+def test_overfitting_ignores_the_weights(epochs_of_training, make_data, make_dataset, make_episode):
     make_dataset("test/other-v0", [make_episode(12, 50)])
     data = make_data(validation_share=0, batch_size=10)
     data = make_data(dataset_id=["test/tiny-v0", "test/other-v0"], weights=[0, 1], validation_share=0, batch_size=5)
