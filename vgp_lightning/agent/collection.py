@@ -6,13 +6,11 @@ from typing import Any
 import gymnasium
 import minari
 import numpy as np
-from gymnasium.vector import VectorEnv
 from minari.data_collector import EpisodeBuffer
-from rich.console import Console
-from rich.progress import Progress
 
 from vgp_lightning.agent.behaviours import make_behaviour
-from vgp_lightning.agent.environments import Agent, make_environments, rollout
+from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.episodes import Episode, play
 from vgp_lightning.data.writing import free_path, write_dataset
 
 
@@ -70,7 +68,8 @@ def collect(
     vector = make_environments(env_id, environments, **kwargs)
     try:
         agent = make_behaviour(behaviour, vector, weight_noise=weight_noise, action_noise=action_noise)
-        episodes = _record(agent, vector, steps, seed)
+        # More seeds are not needed: an episode has at least one step.
+        episodes = play(agent, vector, range(seed, seed + steps), most_steps=steps, description="Collecting").episodes
     finally:
         vector.close()
 
@@ -78,7 +77,7 @@ def collect(
     try:
         dataset = write_dataset(
             dataset_id,
-            episodes,
+            [_to_buffer(episode) for episode in episodes],
             plain,
             algorithm_name=Path(behaviour).name,
             description=f"{steps} steps of {env_id} by vgp collect: behaviour {behaviour}, seed {seed}, "
@@ -89,7 +88,7 @@ def collect(
     finally:
         plain.close()
 
-    returns = np.array([sum(episode.rewards) for episode in episodes])
+    returns = np.array([episode.total_reward for episode in episodes])
     print(
         f"{dataset_id}: {len(returns)} episodes, {steps} steps, return {returns.mean():.1f} mean, "
         f"{returns.std():.1f} standard deviation, {returns.min():.1f} to {returns.max():.1f}"
@@ -97,27 +96,14 @@ def collect(
     return dataset
 
 
-def _record(agent: Agent, environments: VectorEnv, steps: int, seed: int) -> list[EpisodeBuffer]:
-    """Record ``steps`` transitions and return the episodes, with flat observations and actions, ordered by seed."""
-    episodes: dict[int, EpisodeBuffer] = {}
-    missing = steps
-    with Progress(disable=not Console().is_terminal) as progress:
-        task = progress.add_task("collecting", total=steps)
-        # More seeds are not needed: an episode has at least one step.
-        for step in rollout(agent, environments, range(seed, seed + steps)):
-            for i in np.flatnonzero(step.episode >= 0)[:missing]:
-                e = int(step.episode[i])
-                if e not in episodes:
-                    episodes[e] = EpisodeBuffer(seed=seed + e, observations=[step.observations[i]], actions=[])
-                episodes[e].observations.append(step.next_observations[i])
-                episodes[e].actions.append(step.actions[i])
-                episodes[e].rewards.append(float(step.rewards[i]))
-                episodes[e].terminations.append(bool(step.terminated[i]))
-                episodes[e].truncations.append(bool(step.truncated[i]))
-                missing -= 1
-            progress.update(task, completed=steps - missing)
-            if not missing:
-                break
-    for episode in episodes.values():
-        episode.truncations[-1] |= not episode.terminations[-1]  # unfinished episodes
-    return [episode for _, episode in sorted(episodes.items())]
+def _to_buffer(episode: Episode) -> EpisodeBuffer:
+    """Return the episode as Minari writes it: one that was cut short by the end of the collection is truncated."""
+    last = np.arange(episode.length) == episode.length - 1
+    return EpisodeBuffer(
+        seed=episode.seed,
+        observations=episode.observations,
+        actions=episode.actions,
+        rewards=episode.rewards.tolist(),
+        terminations=last & episode.terminated,
+        truncations=last & episode.truncated,
+    )

@@ -99,7 +99,7 @@ def rollout(
         agent_seeds: The agent's, as many; by default the same.
     """
     count = environments.num_envs
-    queue = list(enumerate(zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True)))[::-1]
+    queue = enumerate(zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True))
     episode = np.full(count, -1)
     observations: NDArray[np.floating] = np.zeros((count, 0))
     done = np.ones(count, dtype=bool)
@@ -108,7 +108,7 @@ def rollout(
             begins: list[int | None] = [None] * count
             agent_begins: list[int | None] = [None] * count
             for i in np.flatnonzero(done):
-                episode[i], (begins[i], agent_begins[i]) = queue.pop() if queue else (-1, (None, None))
+                episode[i], (begins[i], agent_begins[i]) = next(queue, (-1, (None, None)))
             if (episode < 0).all():
                 return
             # Idle environments are reset as well: gymnasium refuses to step one that has ended.
