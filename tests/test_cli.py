@@ -15,7 +15,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.cli import main
+from vgp_lightning.cli import _VERBS, main
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
 
@@ -214,6 +214,111 @@ def test_a_run_goes_on_where_its_checkpoint_ends_at_the_rate_that_is_asked_for(i
     assert max(value for _, value in logged["train/lr"]) == pytest.approx(1.6e-3, rel=0.2)
 
 
+# ---------------------------------------------------------------- configs are named without a path
+
+
+def printed_config(capsys, *options):
+    """Return what ``vgp fit`` makes of the options."""
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *options, "--print_config"])
+    printed = capsys.readouterr()
+    assert ended.value.code in (0, None), printed.err
+    return yaml.safe_load(printed.out)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder without any config."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", [["-c", "{}"], ["-c{}"], ["-c={}"], ["--config", "{}"], ["--config={}"]])
+def test_a_packaged_config_is_named_without_its_path(elsewhere, capsys, form):
+    names = ("planner.yaml", "data/hopper-medium.yaml")
+    config = printed_config(capsys, *(word.format(name) for name in names for word in form))
+    assert config["model"]["class_path"] == "vgp_lightning.training.PlannerModule"
+    assert config["data"]["dataset_id"] == "vgp/hopper/medium-v0"
+
+
+def test_the_process_s_own_arguments_name_packaged_configs_too(elsewhere, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vgp", "fit", "-c", "value.yaml", "-c", "data/hopper-medium.yaml"])
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--print_config"])
+    with pytest.raises(SystemExit):
+        main()
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == "vgp_lightning.training.ValueModule"
+
+
+def test_a_file_of_the_current_folder_comes_before_a_packaged_one(elsewhere, capsys):
+    (elsewhere / "data").mkdir()
+    (elsewhere / "data" / "hopper-medium.yaml").write_text("data: {dataset_id: mine-v0, horizon: 16}\n")
+    options = ["-c", "planner.yaml", "-c", "data/hopper-medium.yaml"]
+    assert printed_config(capsys, *options)["data"]["dataset_id"] == "mine-v0"
+
+
+def test_a_folder_of_the_same_name_is_no_config(elsewhere, capsys):
+    (elsewhere / "planner.yaml").mkdir()
+    config = printed_config(capsys, "-c", "planner.yaml", "-c", "data/hopper-medium.yaml")
+    assert config["model"]["class_path"] == "vgp_lightning.training.PlannerModule"
+
+
+@pytest.mark.parametrize("padding", [0, 500])
+def test_options_written_as_yaml_are_still_taken_in_place_of_a_file(elsewhere, capsys, padding):
+    text = "{data: {dataset_id: mine-v0, horizon: 16}}" + " " * padding  # long enough to be no file's name
+    assert printed_config(capsys, "-c", "planner.yaml", "-c", text)["data"]["dataset_id"] == "mine-v0"
+
+
+def test_every_verb_takes_packaged_configs(elsewhere, capfd):
+    # The settings are accepted; what is missing is the folder.
+    message = failure(capfd, "evaluate", "nothing", "-c", "evaluate/hopper-medium.yaml", "--episodes", "1")
+    assert "nothing is no pipeline folder" in message
+    message = failure(capfd, "export", "--denoiser", "a.ckpt", "--output", "b", "-c=evaluate/hopper-medium.yaml")
+    assert "a.ckpt does not exist" in message
+
+
+@pytest.mark.parametrize("verb", [verb for verb in _VERBS if verb != "configs"])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("planer.yaml", "planner.yaml"),
+        ("configs/planner.yaml", "planner.yaml"),
+        ("hopper-medium.yaml", "data/hopper-medium.yaml"),
+        ("../pyproject.toml", None),
+        ("{a: ", None),
+    ],
+)
+def test_a_config_that_is_nowhere_is_one_error_with_the_places_and_the_nearest_name(elsewhere, capfd, verb, name, near):
+    message = failure(capfd, verb, "-c", name)
+    assert f"there is no config {name!r}" in message
+    assert f"in the current folder ({elsewhere}), then among the packaged configs ({CONFIGS})" in message
+    assert (f"Did you mean {near}?" in message) if near else ("Did you mean" not in message)
+    assert "`vgp configs`" in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_configs_lists_every_packaged_config_with_the_first_line_of_its_comment(capsys):
+    main(["configs"])
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed.keys() == {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
+    for name, comment in listed.items():
+        assert (CONFIGS / name).read_text().startswith(f"# {comment}\n")
+
+
+def test_configs_prints_a_packaged_config_even_if_the_current_folder_has_its_name(elsewhere, capsys):
+    # The shell empties the file first in `vgp configs planner.yaml > planner.yaml`.
+    (elsewhere / "planner.yaml").touch()
+    main(["configs", "planner.yaml"])
+    assert capsys.readouterr().out == (CONFIGS / "planner.yaml").read_text()
+
+
+def test_configs_refuses_an_unknown_name_with_the_nearest_one(elsewhere, capfd):
+    message = failure(capfd, "configs", "data/hoper-medium.yaml")
+    assert "there is no config 'data/hoper-medium.yaml'" in message
+    assert "Did you mean data/hopper-medium.yaml?" in message
+    assert "Did you mean" not in failure(capfd, "configs", "../pyproject.toml")
+    assert "unrecognized arguments: other.yaml" in failure(capfd, "configs", "planner.yaml", "other.yaml")
+
+
 # ---------------------------------------------------------------- what is wrong is said in one message
 
 
@@ -308,7 +413,6 @@ def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one
             "Nobody",
         ),
         (["fit"], "data"),
-        (["fit", "-c", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
 def test_what_is_missing_is_named(capfd, arguments, words):
@@ -320,7 +424,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "unknown verb 'evalute'" in message
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
-    assert "collect, fit, validate, export, import, evaluate, compare, tune, diagnose, demo" in message
+    assert "collect, fit, validate, export, import, evaluate, compare, tune, diagnose, demo, configs" in message
     assert "Did you mean" not in message
 
 
@@ -344,7 +448,7 @@ def test_help_answers_at_once_and_names_every_verb():
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         seconds.append(time.perf_counter() - start)
     assert result.stdout.splitlines()[-1] == "[]"
-    for verb in ("collect", "fit", "validate", "export", "import", "evaluate", "demo"):
+    for verb in _VERBS:
         assert re.search(rf"^  {verb} +\w+", result.stdout, re.MULTILINE)
     assert min(seconds) < 1
 
@@ -355,14 +459,14 @@ def test_help_is_what_one_gets_without_a_verb(arguments, capsys):
     assert "usage: vgp VERB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["collect", "export", "import", "evaluate", "demo"])
+@pytest.mark.parametrize("verb", ["collect", "export", "import", "evaluate", "demo", "configs"])
 def test_the_help_of_a_verb_explains_its_options(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     options = {"collect": "--dataset_id", "export": "--denoiser", "import": "--statistics"}
-    options |= {"evaluate": "--n_guide_steps", "demo": "--seed"}
+    options |= {"evaluate": "--n_guide_steps", "demo": "--seed", "configs": "name"}
     assert options[verb] in shown
 
 

@@ -1,12 +1,16 @@
-"""Every file in configs/ fits its base. The datasets are not needed: printing a config makes nothing of it."""
+"""Every file in configs/ fits its base. The datasets are not needed: printing a config loads none."""
 
 import functools
+import re
+import runpy
+import shutil
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
+from vgp_lightning import shipped
 from vgp_lightning.cli import main
 from vgp_lightning.shipped import CONFIGS
 
@@ -46,6 +50,19 @@ def test_every_file_is_tried_here():
     evaluations = {name for name in found if name.startswith("evaluate/")}
     assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, "smoke.yaml", "demo.yaml"}
     assert all((DATA, HARDWARE, CPU, INPAINTING, evaluations))
+
+
+def test_the_first_line_of_every_file_says_what_it_is_for():
+    for path in CONFIGS.rglob("*.yaml"):  # `vgp configs` lists these lines
+        assert re.fullmatch("# [A-Z0-9].{15,90}[^,:;]", path.read_text().splitlines()[0]), path
+
+
+def test_an_installed_package_finds_its_own_configs_and_not_a_folder_of_that_name_beside_it(tmp_path):
+    package = tmp_path / "vgp_lightning"
+    for folder in (package / "configs", tmp_path / "configs"):  # the second belongs to another distribution
+        folder.mkdir(parents=True)
+    shutil.copy(shipped.__file__, package)
+    assert runpy.run_path(str(package / "shipped.py"))["CONFIGS"] == package / "configs"
 
 
 @pytest.mark.parametrize("base", BASES)

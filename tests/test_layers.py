@@ -197,6 +197,11 @@ def test_the_help_of_all_verbs_loads_nothing_heavy():
     assert loaded_by("from vgp_lightning.cli import main; main(['--help'])") & heavy == set()
 
 
+def test_the_configs_are_listed_without_loading_anything_heavy():
+    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse", "numpy"}
+    assert loaded_by("from vgp_lightning.cli import main; main(['configs', 'planner.yaml'])") & heavy == set()
+
+
 def test_the_package_itself_is_the_command_line():
     done = subprocess.run([sys.executable, "-m", "vgp_lightning", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{vgp_lightning.__version__}\n")

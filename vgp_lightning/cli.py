@@ -1,4 +1,4 @@
-"""The command line: ``vgp VERB ...``. Each verb imports what it needs when it is called, so that help is quick."""
+"""The command line: ``vgp VERB ...``. Each verb imports what it needs when it is called, so that help is fast."""
 
 import difflib
 import os
@@ -7,28 +7,31 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
 from vgp_lightning import __version__
+from vgp_lightning.shipped import locate_configs
 
 
 @dataclass(frozen=True)
 class _Verb:
-    """What a verb calls, named as text: to import it is to import torch, and that is for when it is called."""
+    """What a verb calls. Module and function are text, because importing most of them imports torch."""
 
     what: str
     module: str
     function: str
     positional: bool = False  # whether arguments without a default may be given by position
     outcome: str | None = None  # what is printed before the path that is returned
+    own_parser: bool = False  # whether the function takes (verb and options, parse_error) and parses them itself
 
 
 _VERBS = {
     "collect": _Verb("let a behaviour act and write a Minari dataset", "agent.collection", "collect"),
-    "fit": _Verb("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
-    "validate": _Verb("measure a checkpoint on the held-out episodes", "training.fit", "run"),
+    "fit": _Verb(
+        "train a denoiser, a value function or both on Minari datasets", "training.fit", "run", own_parser=True
+    ),
+    "validate": _Verb("measure a checkpoint on the held-out episodes", "training.fit", "run", own_parser=True),
     "export": _Verb("write two checkpoints as one pipeline folder", "export.trained", "export", outcome="exported to"),
     "import": _Verb(
         *("write the original code's checkpoints as one pipeline folder", "export.original", "import_original"),
@@ -40,7 +43,13 @@ _VERBS = {
     "tune": _Verb("find the settings that return most, within a budget", "tuning.search", "tune", True),
     "diagnose": _Verb("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True),
     "demo": _Verb("all of these in miniature, with a report", "demo", "demo"),
+    "configs": _Verb(
+        "list the configs that ship with the package, or print one", "shipped", "show_configs", own_parser=True
+    ),
 }
+
+
+_CONFIG_HELP = "a file of these options, of the current folder or one of `vgp configs`; later ones win"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -64,16 +73,11 @@ def main(args: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(verb, _VERBS, n=1)
         guess = f". Did you mean {near[0]}?" if near else ""
         _fail(f"unknown verb {verb!r}: choose from {', '.join(_VERBS)}{guess}")
-    if verb in ("fit", "validate"):
-        # LightningCLI reads verb and options itself, and warns where it is handed what it could read itself.
-        call = partial(_find(verb), None if args is None else arguments, _parse_error)
-    else:
-        call = partial(_call, verb, rest)
     if os.environ.get("VGP_TRACEBACK"):
-        call()
+        _run(verb, rest)
         return
     try:
-        call()
+        _run(verb, rest)
     except (ValueError, OSError, FloatingPointError, pickle.UnpicklingError) as error:
         _fail(_message(error))
     except Exception as error:
@@ -83,14 +87,17 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(error))
 
 
-def _find(verb: str) -> Callable[..., Any]:
-    """Import what a verb calls."""
-    entry = _VERBS[verb]
+def _run(verb: str, args: list[str]) -> None:
+    """Find the configs that are named, import what the verb calls, and call it."""
+    entry, options = _VERBS[verb], locate_configs(args)
     function: Callable[..., Any] = getattr(import_module(f"vgp_lightning.{entry.module}"), entry.function)
-    return function
+    if entry.own_parser:
+        function([verb, *options], _parse_error)
+    else:
+        _call(verb, function, options)
 
 
-def _call(verb: str, args: list[str]) -> None:
+def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
     """Call a verb's function with its parameters as options."""
     from diffusers.utils import logging
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
@@ -98,9 +105,9 @@ def _call(verb: str, args: list[str]) -> None:
     class Parser(ArgumentParser):
         error = _parse_error
 
-    entry, function = _VERBS[verb], _find(verb)
+    entry = _VERBS[verb]
     parser = Parser(prog=f"vgp {verb}", description=entry.what)
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file of these options; later ones win")
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help=_CONFIG_HELP)
     parser.add_function_arguments(function, as_group=False, as_positional=entry.positional, fail_untyped=True)
     options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
@@ -114,7 +121,7 @@ def _help() -> str:
     verbs = "\n".join(f"  {verb:<10}{entry.what}" for verb, entry in _VERBS.items())
     return (
         "usage: vgp VERB [options]\n\nFrom offline episodes to a planner that acts.\n\n"
-        f"{verbs}\n\nvgp VERB --help tells a verb's options; every option can stand in a file given with -c."
+        f"{verbs}\n\nvgp VERB --help lists a verb's options; every option can be in a file named with -c."
     )
 
 
