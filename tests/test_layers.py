@@ -1,20 +1,21 @@
-"""Who may import whom: a table of rooms, and the rules beside it."""
+"""Who may import whom: a table of rooms, and the rules beside it. docs/rooms.py reads the imports."""
 
 import ast
 import subprocess
 import sys
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import rooms
 from jsonargparse import ArgumentParser
+from rooms import FILES, ROOMS, imports, imports_of_ours, parsed, unit
 
 import vgp_lightning
 from vgp_lightning import cli
 from vgp_lightning.export.folder import join_pipeline
 
-PACKAGE = Path(__file__).parent.parent / "vgp_lightning"
 MAY_IMPORT = {
     # the rooms, in floors
     "data": set(),
@@ -34,50 +35,6 @@ MAY_IMPORT = {
     "__init__": set(),
     "shipped": set(),
 }
-# The command line names its verbs as text and imports them when they are called; mypy's stubs list the doors.
-FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-ROOMS = sorted({file.split("/")[0] for file in FILES if "/" in file})
-
-
-def unit(file):
-    """Return the room in which a file lies, or the name of a file at the top."""
-    return file.split("/")[0].removesuffix(".py")
-
-
-def parsed(file):
-    return ast.parse((PACKAGE / file).read_text())
-
-
-def imports(tree):
-    """Return (module, names) of every import, whatever function it stands in."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, []) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield ("." * node.level + (node.module or ""), [alias.name for alias in node.names])
-
-
-def imports_of_ours(tree, file):
-    """Return what a file imports of the package: ``room/file.py``, or ``room`` where it is the room's door."""
-    found = set()
-    for module, names in imports(tree):
-        if module.startswith("."):
-            assert "/" in file, f"{file} imports {module}"
-            parts = [unit(file), *filter(None, module.lstrip(".").split("."))]
-        elif module == "vgp_lightning" and names == ["__version__"]:
-            continue
-        elif module == "vgp_lightning" or module.startswith("vgp_lightning."):
-            parts = module.split(".")[1:]
-        else:
-            continue
-        for tail in [[name] for name in names] or [[]]:
-            path = "/".join([*parts, *tail])
-            places = [path, "/".join(parts)]
-            files = [f"{place}.py" for place in places if f"{place}.py" in FILES]
-            found.add(files[0] if files else next((place for place in places if place in ROOMS), path))
-    return found
-
-
 # ---------------------------------------------------------------- rooms
 
 
@@ -120,6 +77,36 @@ def test_the_files_of_a_room_import_each_other_in_no_circle(room):
     files = [file for file in FILES if file.startswith(f"{room}/")]
     arrows = {file: {other for other in imports_of_ours(parsed(file), file) if other in files} for file in files}
     list(TopologicalSorter(arrows).static_order())  # which raises where there is one
+
+
+# ---------------------------------------------------------------- the drawing
+
+
+def test_the_drawing_in_contributing_shows_the_rooms_and_imports_as_they_are():
+    page = (rooms.ROOT / "CONTRIBUTING.md").read_text()
+    assert page == rooms.put(rooms.draw(), page), "the imports have changed: run `python docs/rooms.py`"
+
+
+def test_a_room_is_drawn_one_floor_above_the_highest_that_it_uses():
+    assert rooms.floors({"c": {"a", "b"}, "b": {"a"}, "a": set()}) == {"a": 0, "b": 1, "c": 2}
+    with pytest.raises(CycleError):
+        rooms.floors({"a": {"b"}, "b": {"a"}})
+
+
+@pytest.mark.parametrize(("used", "line"), [("pipeline", [["▼"]]), ("data", [])])
+def test_a_line_is_drawn_between_neighbours_only_if_the_upper_uses_the_lower(monkeypatch, used, line):
+    monkeypatch.setattr(rooms, "ROOMS", ["agent", "data", "pipeline"])
+    monkeypatch.setattr(rooms, "COLUMNS", (("data",), ("pipeline", "agent")))
+    monkeypatch.setattr(rooms, "arrows", lambda: {"agent": {used}, "data": set(), "pipeline": set()})
+    plan = rooms.draw().split("```")[1].splitlines()
+    drawn = [words for words in map(str.split, plan) if words]
+    assert drawn == [["floor", "1", "agent"], *line, ["ground", "floor", "data", "pipeline"]]
+
+
+def test_two_rooms_in_one_place_are_refused(monkeypatch):
+    monkeypatch.setattr(rooms, "COLUMNS", (tuple(ROOMS),))
+    with pytest.raises(ValueError, match="COLUMNS"):
+        rooms.draw()
 
 
 # ---------------------------------------------------------------- the command line

@@ -1,0 +1,65 @@
+"""What pyproject.toml and constraints.txt promise about dependencies."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "pyproject.toml").read_text()
+PROJECT = tomllib.loads(TEXT)["project"]
+NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
+NOT_IMPORTED = {"mujoco"}  # gymnasium's environments import it; the bound is on their physics
+
+
+def names(requirements):
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def imported(folder):
+    """Return the distributions whose packages a folder's files import."""
+    roots = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                roots.add(node.module.split(".")[0])
+    distributions = packages_distributions()
+    third_party = roots - set(sys.stdlib_module_names) - {"vgp_lightning", "benchmarks", "fakes", "rooms"}
+    return {canonicalize_name(distribution) for root in third_party for distribution in distributions[root]}
+
+
+def pinned():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+@pytest.mark.parametrize("requirement", [*NEEDED, *EXTRAS], ids=str)
+def test_the_constraints_hold_a_version_within_the_bounds_of_every_dependency(requirement):
+    assert pinned()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_package_declares_what_it_imports_and_nothing_else():
+    assert imported("vgp_lightning") == names(NEEDED) - NOT_IMPORTED
+
+
+def test_the_tests_and_the_benchmarks_import_what_is_declared():
+    assert imported("tests") | imported("benchmarks") <= names(NEEDED) | names(EXTRAS)
+
+
+def test_every_dependency_of_the_package_has_its_reason_beside_it_and_every_upper_bound_too():
+    block = TEXT.split("dependencies = [\n")[1].split("\n]\n")[0]
+    entries = re.findall(r'^    ("[^\n]*(?:\n {6,}#[^\n]*)*)', block, flags=re.MULTILINE)
+    assert len(entries) == len(NEEDED)
+    for entry in entries:
+        assert re.search(r'",\s+# \S', entry), entry
+        bound = re.search(r",(<[\d.]+)", entry)
+        assert bound is None or f"# {bound[1]}: " in entry, entry
