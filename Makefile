@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 RECIPES ?=
 MACHINE ?= cpu
 
-.PHONY: install demo test test-slow lint format bench results
+.PHONY: install demo test test-slow wheel lint format bench results
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# __init__.py holds the version, which is installed with the package.
+$(VENV)/.installed: pyproject.toml constraints.txt vgp_lightning/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[maze,dev]"
 	touch $@
@@ -24,6 +25,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+wheel: install
+	PYTHON=$(PYTHON) VENV=$(VENV) .ci/wheel.sh
 
 lint: install
 	$(BIN)/ruff check .
