@@ -1,5 +1,6 @@
-"""The old door: configs that were saved by version 0.1 name their callbacks here. It goes with version 1.0."""
+"""The old import path of the callbacks: configs saved by version 0.1 name it. It will be removed in version 1.0."""
 
-from vgp_lightning.training.callbacks import CalibrationPicture, PlanPicture, Throughput
+from vgp_lightning.training.callbacks import Throughput
+from vgp_lightning.training.pictures import CalibrationPicture, PlanPicture
 
 __all__ = ["CalibrationPicture", "PlanPicture", "Throughput"]

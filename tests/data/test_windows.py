@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 from vgp_lightning.data.cache import Episodes
 from vgp_lightning.data.windows import DrawOrder, WindowDataset, WindowLoader, shuffled
-from vgp_lightning.training.planner import DenoiserModule
+from vgp_lightning.training.denoiser import DenoiserModule
 
 # On a machine of one core torch warns of more workers than that.
 two_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")

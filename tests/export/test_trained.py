@@ -18,7 +18,9 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.stock import StockEnvironment
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint
-from vgp_lightning.training.planner import DenoiserModule, PlannerModule, ValueModule
+from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.value import ValueModule
 
 OBSERVATION = [0.6, -0.8, 1.5]  # of a pendulum: cosine, sine, speed
 

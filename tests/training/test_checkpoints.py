@@ -1,5 +1,6 @@
 """Runs that are stopped anywhere and go on are, to the bit, the run that was not; checkpoints are whole or absent."""
 
+import json
 import os
 import resource
 import signal
@@ -7,15 +8,17 @@ import subprocess
 import sys
 import threading
 
+import learners
 import lightning.pytorch as pl
 import pytest
 import torch
 from fakes import differences
 
 from vgp_lightning.training.callbacks import EMA
-from vgp_lightning.training.checkpoints import LastCheckpoint, WholeFile
+from vgp_lightning.training.checkpoints import LastCheckpoint, WholeFile, load_module
+from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.health import Health
-from vgp_lightning.training.planner import DenoiserModule, PlannerModule
+from vgp_lightning.training.planner import PlannerModule
 
 
 def make_module(kind=DenoiserModule):
@@ -429,3 +432,77 @@ def test_the_folder_of_a_checkpoint_is_made_and_another_file_system_is_lightning
     assert torch.load(tmp_path / "a/b/last.ckpt", weights_only=True) == {"step": 1}
     WholeFile().save_checkpoint({"step": 2}, f"file://{tmp_path}/remote.ckpt")
     assert torch.load(tmp_path / "remote.ckpt", weights_only=True) == {"step": 2}
+
+
+# ---------------------------------------------------------------- read
+
+
+@pytest.mark.parametrize("kind", learners.MODULES)
+def test_a_checkpoint_alone_has_weights_statistics_and_plain_settings(make_data, make_trainer, tmp_path, batch, kind):
+    trained, trainer, path = (
+        learners.make_module(kind, learning_rate=0.01),
+        make_trainer(max_steps=2),
+        tmp_path / "a.ckpt",
+    )
+    trainer.fit(trained, make_data())
+    trainer.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    settings = checkpoint["hyper_parameters"]
+    assert json.loads(json.dumps(settings)) == settings
+    assert (settings["widths"], settings["task"], settings["learning_rate"]) == (
+        [16, 16] if kind is DenoiserModule else [16, 64],
+        {"env_id": "Tiny-v0"},
+        0.01,
+    )
+    loaded = load_module(str(path))
+    assert type(loaded) is kind
+    assert loaded.normalization == trained.normalization
+    timesteps = torch.tensor([0, 2, 4])
+    sample = batch.trajectories.transpose(1, 2)
+    with torch.inference_mode():
+        answers = [module.eval().network(sample, timesteps).sample for module in (loaded, trained)]
+    assert torch.equal(*answers)
+    assert not torch.equal(answers[0], learners.make_module(kind).network(sample, timesteps).sample)
+
+
+def test_a_checkpoint_that_is_missing_names_the_command(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.ckpt does not exist: train one with vgp fit"):
+        load_module(str(tmp_path / "none.ckpt"))
+
+
+@pytest.mark.parametrize("content", ["", "# Title", "hello", "a: 1", "{}"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "a.ckpt").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.ckpt cannot be read as a checkpoint"):
+        load_module(str(tmp_path / "a.ckpt"))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        load_module(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"vgp_module": "Other", "state_dict": {}}])
+def test_another_programs_checkpoint_is_refused_by_name(tmp_path, content):
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of DenoiserModule or ValueModule"):
+        load_module(str(tmp_path / "a.ckpt"))
+
+
+def test_a_checkpoint_of_another_lightning_module_is_refused(make_trainer, tmp_path):
+    class Other(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch):
+            return self.layer(batch).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(Other(), torch.utils.data.DataLoader(torch.ones(2, 1)))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of"):
+        load_module(str(tmp_path / "a.ckpt"))

@@ -11,7 +11,7 @@ from diffusers import UNet1DModel
 from torch import nn
 
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.training.fast import can_evaluate, evaluate, keep_freed_memory
+from vgp_lightning.training.fast import can_forward, forward, keep_freed_memory
 
 CHANNELS = 3
 
@@ -36,7 +36,7 @@ def assert_trains_alike(network, horizon, batch):
     double = copy.deepcopy(network).double()
     exact = train(double, plain, sample.double(), timesteps, target.double())
     rounded = train(network, plain, sample.clone(), timesteps, target)
-    fast = train(network, evaluate, sample.clone(), timesteps, target)
+    fast = train(network, forward, sample.clone(), timesteps, target)
     assert fast.keys() == exact.keys()
     # A single gradient may be zero but for rounding (before a norm of one step): the measure is the largest too.
     largest = max(value.norm() for name, value in exact.items() if name != "output")
@@ -60,7 +60,7 @@ def trained(network, horizon):
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(8):
         sample, timesteps = torch.randn(4, CHANNELS, horizon), torch.randint(0, 1000, (4,))
-        out = evaluate(network, sample, timesteps)
+        out = forward(network, sample, timesteps)
         optimizer.zero_grad()
         (out - torch.randn_like(out)).square().mean().backward()
         optimizer.step()
@@ -106,7 +106,7 @@ def test_more_layers_a_block_and_other_groups_work():
     for network in (make_denoiser(CHANNELS, 8, (16, 32)), make_value_function(CHANNELS, 8, (16, 64))):
         config = dict(network.config) | {"layers_per_block": 2, "norm_num_groups": 4}
         other = UNet1DModel.from_config(config)
-        assert can_evaluate(other, 8)
+        assert can_forward(other, 8)
         assert_trains_alike(other, 8, 3)
 
 
@@ -121,14 +121,14 @@ def test_large_biases_do_not_cost_accuracy():
 
 DIGEST = """
 import hashlib, torch
-from vgp_lightning.training.fast import evaluate
+from vgp_lightning.training.fast import forward
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 def digest():
     torch.manual_seed(0)
     content = hashlib.sha256()
     for make in (make_denoiser, make_value_function):
         network, sample = make(3, 20, (16, 32, 64)), torch.randn(16, 3, 20)
-        out = evaluate(network, sample, torch.arange(16))
+        out = forward(network, sample, torch.arange(16))
         out.square().mean().backward()
         for tensor in (out, *(parameter.grad for parameter in network.parameters())):
             content.update(tensor.detach().numpy().tobytes())
@@ -140,7 +140,7 @@ def test_two_steps_are_the_same_to_the_bit_and_in_another_process_too():
     scope = {}
     exec(DIGEST, scope)
     first = scope["digest"]()
-    evaluate(make_denoiser(CHANNELS, 64, (16, 128)), torch.randn(7, CHANNELS, 64), torch.arange(7)).sum().backward()
+    forward(make_denoiser(CHANNELS, 64, (16, 128)), torch.randn(7, CHANNELS, 64), torch.arange(7)).sum().backward()
     assert scope["digest"]() == first
     script = f"{DIGEST}\nballast = [torch.randn(n) for n in range(1, 99)]\n"
     script += f"torch.set_num_threads({torch.get_num_threads()})\nprint(digest())"
@@ -154,10 +154,10 @@ def test_without_gradients_the_output_is_the_same_to_the_bit_and_nothing_is_reco
     network = make(CHANNELS, 16, (16, 64))
     sample, timesteps = torch.randn(4, CHANNELS, 16), torch.arange(4)
     with torch.inference_mode():  # first: what is kept by then must not be spoilt for the others
-        within = evaluate(network, sample, timesteps)
+        within = forward(network, sample, timesteps)
     with torch.no_grad():
-        silent = evaluate(network, sample, timesteps)
-    recorded = evaluate(network, sample, timesteps)
+        silent = forward(network, sample, timesteps)
+    recorded = forward(network, sample, timesteps)
     assert not silent.requires_grad
     assert recorded.requires_grad
     torch.testing.assert_close(within, recorded.detach(), rtol=1e-5, atol=1e-5)
@@ -168,13 +168,13 @@ def test_without_gradients_the_output_is_the_same_to_the_bit_and_nothing_is_reco
 def test_frozen_parameters_get_no_gradient_and_the_others_theirs():
     network, timesteps = make_denoiser(CHANNELS, 16, (16, 32)), torch.arange(4)
     sample = torch.randn(4, CHANNELS, 16)
-    evaluate(network, sample, timesteps).square().mean().backward()
+    forward(network, sample, timesteps).square().mean().backward()
     whole = {name: parameter.grad for name, parameter in network.named_parameters()}
     for offset in range(3):
         network.zero_grad()
         for index, parameter in enumerate(network.parameters()):
             parameter.requires_grad_(index % 3 == offset)
-        evaluate(network, sample, timesteps).square().mean().backward()
+        forward(network, sample, timesteps).square().mean().backward()
         for name, parameter in network.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad
             assert parameter.grad is None or torch.equal(parameter.grad, whole[name])
@@ -183,9 +183,9 @@ def test_frozen_parameters_get_no_gradient_and_the_others_theirs():
 def test_a_graph_is_used_again_only_where_it_was_kept_and_then_gives_the_same():
     network, timesteps = make_value_function(CHANNELS, 16, (16, 64)), torch.arange(4)
     parameters = list(network.parameters())
-    loss = evaluate(network, torch.randn(4, CHANNELS, 16), timesteps).square().mean()
+    loss = forward(network, torch.randn(4, CHANNELS, 16), timesteps).square().mean()
     first = torch.autograd.grad(loss, parameters, retain_graph=True)
-    evaluate(network, torch.randn(9, CHANNELS, 13), torch.arange(9)).sum().backward()  # other numbers in the same room
+    forward(network, torch.randn(9, CHANNELS, 13), torch.arange(9)).sum().backward()  # other numbers in the same room
     again = torch.autograd.grad(loss, parameters)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     with pytest.raises(RuntimeError, match="second time"):
@@ -194,7 +194,7 @@ def test_a_graph_is_used_again_only_where_it_was_kept_and_then_gives_the_same():
 
 def test_a_weight_that_was_written_to_before_the_backward_pass_is_noticed():
     network = make_denoiser(CHANNELS, 8, (16, 32))
-    loss = evaluate(network, torch.randn(4, CHANNELS, 8), torch.arange(4)).sum()
+    loss = forward(network, torch.randn(4, CHANNELS, 8), torch.arange(4)).sum()
     with torch.no_grad():
         network.mid_block.resnets[0].conv_in.conv1d.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -206,10 +206,10 @@ def test_parameters_hooks_see_their_gradients_and_gradients_add_up():
     for name, parameter in network.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: seen.add(name))
     sample, timesteps = torch.randn(4, CHANNELS, 8), torch.arange(4)
-    evaluate(network, sample, timesteps).sum().backward()
+    forward(network, sample, timesteps).sum().backward()
     assert seen == {name for name, _ in network.named_parameters()}
     once = [parameter.grad.clone() for parameter in network.parameters()]
-    evaluate(network, sample, timesteps).sum().backward()
+    forward(network, sample, timesteps).sum().backward()
     assert all(torch.equal(p.grad, 2 * g) for p, g in zip(network.parameters(), once, strict=True))
 
 
@@ -217,14 +217,14 @@ def test_under_autocast_it_is_the_networks_own_result():
     network = make_denoiser(CHANNELS, 8, (16, 32))
     sample, timesteps = torch.randn(4, CHANNELS, 8), torch.arange(4)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(evaluate(network, sample, timesteps), plain(network, sample, timesteps))
+        assert torch.equal(forward(network, sample, timesteps), plain(network, sample, timesteps))
 
 
 def test_keeping_freed_memory_changes_no_result():
     network, sample = make_denoiser(CHANNELS, 8, (16, 32)), torch.randn(4, CHANNELS, 8)
-    before = evaluate(network, sample, torch.arange(4))
+    before = forward(network, sample, torch.arange(4))
     keep_freed_memory()
-    assert torch.equal(evaluate(network, sample, torch.arange(4)), before)
+    assert torch.equal(forward(network, sample, torch.arange(4)), before)
 
 
 def test_only_a_recipes_plain_network_in_float32_is_evaluated_so():
@@ -242,17 +242,17 @@ def test_only_a_recipes_plain_network_in_float32_is_evaluated_so():
     def compile_it(network):
         network.compile(backend="eager")
 
-    assert can_evaluate(changed(lambda network: None), 8)
-    assert can_evaluate(make_value_function(CHANNELS, 8, (16, 64)), 8)
+    assert can_forward(changed(lambda network: None), 8)
+    assert can_forward(make_value_function(CHANNELS, 8, (16, 64)), 8)
     for change in (replace_activation, add_hook, compile_it, UNet1DModel.double, lambda n: n.to(torch.bfloat16)):
-        assert not can_evaluate(changed(change), 8)
+        assert not can_forward(changed(change), 8)
     attention = {
         "down_block_types": ("DownResnetBlock1D", "AttnDownBlock1D"),
         "up_block_types": ("AttnUpBlock1D",),
         "mid_block_type": "UNetMidBlock1D",
     }
     recipe = dict(make_denoiser(CHANNELS, 8, (32, 32)).config)
-    assert not can_evaluate(UNet1DModel.from_config(recipe | attention), 8)
+    assert not can_forward(UNet1DModel.from_config(recipe | attention), 8)
 
 
 @pytest.mark.parametrize(("horizon", "threads", "quicker"), [(32, 2, True), (33, 2, False), (160, 1, True)])
@@ -260,6 +260,6 @@ def test_a_long_horizon_is_left_to_diffusers_where_there_are_threads(horizon, th
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        assert can_evaluate(make_denoiser(CHANNELS, horizon - horizon % 2, (16, 32)), horizon) == quicker
+        assert can_forward(make_denoiser(CHANNELS, horizon - horizon % 2, (16, 32)), horizon) == quicker
     finally:
         torch.set_num_threads(before)

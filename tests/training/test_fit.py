@@ -72,7 +72,7 @@ def fit(make_data, tmp_path):
         ]
         arguments += ["--trainer.callbacks", "[]", "--trainer.enable_progress_bar", "false"]
         if step is not None:
-            arguments += ["--trainer.callbacks+=test_fitting.Stop", f"--trainer.callbacks.step={step}"]
+            arguments += [f"--trainer.callbacks+={__name__}.Stop", f"--trainer.callbacks.step={step}"]
         arguments += options
         if step is None:
             main(["fit", *arguments])
@@ -269,7 +269,7 @@ def test_a_runs_own_config_repeats_it_to_the_bit(fit, tmp_path, resumed):
 
 @pytest.fixture
 def plain_start(fit):
-    fit("--trainer.callbacks+=test_fitting.Start", runs="plain")
+    fit(f"--trainer.callbacks+={__name__}.Start", runs="plain")
     return Start.weights, Start.windows
 
 
@@ -284,7 +284,7 @@ def test_the_learning_rate_finder_leaves_weights_and_order_as_they_were(fit, pla
     monkeypatch.setattr(LearningRateFinder, "lr_find", lr_find)
     monkeypatch.chdir(tmp_path)
     options = ["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateFinder"]
-    options += ["--trainer.callbacks.num_training_steps=20", "--trainer.callbacks+=test_fitting.Start"]
+    options += ["--trainer.callbacks.num_training_steps=20", f"--trainer.callbacks+={__name__}.Start"]
     fit(*options)
     weights, windows = plain_start
     assert found[0] is not None
@@ -300,7 +300,7 @@ def test_the_batch_size_finder_leaves_weights_as_they_were(fit, plain_start, tmp
     monkeypatch.chdir(tmp_path)
     options = ["--trainer.callbacks+=lightning.pytorch.callbacks.BatchSizeFinder"]
     options += ["--trainer.callbacks.max_trials=3", "--trainer.callbacks.init_val=3"]
-    options += ["--trainer.callbacks.steps_per_trial=2", "--trainer.callbacks+=test_fitting.Start"]
+    options += ["--trainer.callbacks.steps_per_trial=2", f"--trainer.callbacks+={__name__}.Start"]
     fit(*options)
     weights, _ = plain_start
     assert differences(Start.weights, weights) == []
@@ -311,12 +311,12 @@ def test_the_batch_size_finder_leaves_weights_as_they_were(fit, plain_start, tmp
 def test_a_fast_dev_run_takes_a_step_and_writes_nothing(fit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = snapshot(tmp_path)
-    fit("--trainer.fast_dev_run", "true", "--trainer.callbacks+=test_fitting.Start")
+    fit("--trainer.fast_dev_run", "true", f"--trainer.callbacks+={__name__}.Start")
     assert Start.sizes == [16]
     written = {path.relative_to(tmp_path).parts[0] for path in snapshot(tmp_path).keys() - before.keys()}
     assert written <= {"cache", "data.yaml"}
 
 
 def test_overfitting_a_batch_shows_no_other(fit):
-    fit("--trainer.overfit_batches", "1", "--trainer.callbacks+=test_fitting.Start")
+    fit("--trainer.overfit_batches", "1", f"--trainer.callbacks+={__name__}.Start")
     assert Start.sizes == [16] * 12

@@ -12,9 +12,10 @@ from vgp_lightning.cli import main
 from vgp_lightning.data.windows import Draw, DrawOrder
 from vgp_lightning.shipped import CONFIGS
 from vgp_lightning.training.callbacks import EMA
-from vgp_lightning.training.checkpoints import LastCheckpoint
+from vgp_lightning.training.checkpoints import LastCheckpoint, load_module
+from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.health import Health
-from vgp_lightning.training.planner import DenoiserModule, PlannerModule, load_module
+from vgp_lightning.training.planner import PlannerModule
 
 
 def make_module(kind=DenoiserModule, **options):

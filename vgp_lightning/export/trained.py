@@ -9,7 +9,10 @@ import yaml
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS, Settings
-from vgp_lightning.training.planner import DenoiserModule, PlannerModule, ValueModule, load_module, read_checkpoint
+from vgp_lightning.training.checkpoints import load_module, read_checkpoint
+from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.value import ValueModule
 
 
 def export(denoiser: str, output: str, value: str | None = None, **settings: Unpack[Settings]) -> Path:

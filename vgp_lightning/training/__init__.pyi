@@ -1,7 +1,7 @@
 from .callbacks import EMA as EMA
-from .callbacks import CalibrationPicture as CalibrationPicture
-from .callbacks import PlanPicture as PlanPicture
 from .callbacks import Throughput as Throughput
-from .planner import DenoiserModule as DenoiserModule
+from .denoiser import DenoiserModule as DenoiserModule
+from .pictures import CalibrationPicture as CalibrationPicture
+from .pictures import PlanPicture as PlanPicture
 from .planner import PlannerModule as PlannerModule
-from .planner import ValueModule as ValueModule
+from .value import ValueModule as ValueModule

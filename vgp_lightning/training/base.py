@@ -1,4 +1,4 @@
-"""What Lightning calls while networks learn from windows: noise, optimizer, schedule, metrics, what a checkpoint says.
+"""LearningModule: what every module of this room does alike: optimizer, schedule, losses, metrics, resuming.
 
 Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
 normalised, (B, H, T), action first.
@@ -6,9 +6,8 @@ normalised, (B, H, T), action first.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
-from zlib import crc32
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -20,11 +19,51 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.data.windows import Batch
-from vgp_lightning.pipeline.networks import PredictionType, make_noise_scheduler
-from vgp_lightning.training.fast import can_evaluate, evaluate
+from vgp_lightning.training.fast import can_forward
 
-_VALIDATION_LEVELS = 5  # noise levels, evenly spread, at which validation measures
-_STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
+STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
+
+
+class Part(Protocol):
+    """One network with its losses, as LearningModule trains it; TrajectoryModule is what implements it.
+
+    Attributes:
+        network: The UNet1DModel.
+        learning_rate: The highest, after the warm-up.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps in which the learning rate rises from zero.
+        compile_network: Whether ``torch.compile`` is asked for.
+        accelerated: Whether ``fast.forward`` stands for the network.
+        hparams: The hyper-parameters, with ``horizon``.
+        loss_name: What the loss is called in the logs.
+        short_name: What the network is called there, beside another.
+        metrics: What validation measures, by the names in the logs.
+        validation_loss: The loss over all validation levels.
+    """
+
+    network: UNet1DModel
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    compile_network: bool
+    accelerated: bool
+    loss_name: str
+    short_name: str
+    metrics: list[MetricCollection]
+    validation_loss: MeanMetric
+
+    @property
+    def hparams(self) -> Any:
+        """The hyper-parameters."""
+
+    def take_statistics(self, normalization: dict[str, Any]) -> None:
+        """Put the data module's statistics into the buffers."""
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss of the batch at noise levels drawn uniformly."""
+
+    def measure(self, batch: Batch) -> None:
+        """Update ``validation_loss`` and ``metrics``."""
 
 
 class LearningModule(pl.LightningModule):
@@ -38,7 +77,7 @@ class LearningModule(pl.LightningModule):
 
     @property
     @abstractmethod
-    def parts(self) -> "Sequence[TrajectoryModule]":
+    def parts(self) -> Sequence[Part]:
         """The networks with their losses."""
 
     def setup(self, stage: str) -> None:
@@ -49,7 +88,7 @@ class LearningModule(pl.LightningModule):
                 part.take_statistics(datamodule.normalization)
             if part.compile_network:
                 part.network.compile()
-            part.accelerated = can_evaluate(part.network, part.hparams["horizon"])
+            part.accelerated = can_forward(part.network, part.hparams["horizon"])
 
     def on_train_start(self) -> None:
         """Let the order of the windows go on where it was, also where Lightning does not.
@@ -100,7 +139,7 @@ class LearningModule(pl.LightningModule):
             raise ValueError("the cosine schedule needs an end: set trainer.max_steps or trainer.max_epochs")
         groups = [
             {"params": list(part.network.parameters()), "lr": part.learning_rate, "weight_decay": part.weight_decay}
-            | ({"name": part.short_name} if part is not self else {})
+            | ({"name": part.short_name} if len(self.parts) > 1 else {})
             for part in self.parts
         ]
         optimizer = torch.optim.AdamW(groups, fused=self.trainer.precision != "16-mixed")
@@ -114,7 +153,7 @@ class LearningModule(pl.LightningModule):
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for part in self.parts:
                 gradients = [p.grad for p in part.network.parameters() if p.grad is not None]
-                name = "train/grad_norm" + f"/{part.short_name}" * (part is not self)
+                name = "train/grad_norm" + f"/{part.short_name}" * (len(self.parts) > 1)
                 self.log(name, torch.nn.utils.get_total_norm(gradients))
 
     def configure_gradient_clipping(
@@ -152,7 +191,7 @@ class LearningModule(pl.LightningModule):
             raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
         if self._trainer is not None and self.trainer.training:
             own = self.state_dict()
-            for name in (name for name in own if name.rpartition(".")[2] in _STATISTICS):
+            for name in (name for name in own if name.rpartition(".")[2] in STATISTICS):
                 if not torch.equal(own[name].cpu(), checkpoint["state_dict"][name].cpu()):
                     raise ValueError(
                         f"the data have changed since the checkpoint was written: {name} is {own[name].tolist()}, was "
@@ -165,162 +204,3 @@ class LearningModule(pl.LightningModule):
                 group["initial_lr"], group["weight_decay"] = part.learning_rate, part.weight_decay
         for state in checkpoint.get("lr_schedulers", []):
             state["base_lrs"] = [part.learning_rate for part in self.parts]
-
-
-class TrajectoryModule(LearningModule):
-    """A network with its loss, and the normaliser's vectors as buffers: a checkpoint holds all that an export needs.
-
-    Attributes:
-        network: The UNet1DModel.
-        make_network: Makes it of T, H and widths.
-        noise_scheduler: The noise schedule.
-        loss_name: What the loss is called in the logs.
-        short_name: What the network is called there, beside another.
-        metrics: What validation measures, by the names in the logs.
-        validation_loss: The loss over all validation levels.
-    """
-
-    loss_name: str
-    short_name: str
-    make_network: Callable[[int, int, list[int]], UNet1DModel]
-    metrics: list[MetricCollection]
-    validation_loss: MeanMetric
-    shift: Tensor  # (T,)
-    scale: Tensor  # (T,)
-    action_low: Tensor  # (A,), minus infinity where there is no bound
-    action_high: Tensor  # (A,)
-    return_shift: Tensor  # ()
-    return_scale: Tensor  # ()
-
-    def __init__(
-        self,
-        transition_dim: int,
-        action_dim: int,
-        horizon: int,
-        task: dict[str, Any],
-        widths: list[int] = [32, 64, 128, 256],  # noqa: B006 (jsonargparse reads it; never changed)
-        num_train_timesteps: int = 20,
-        beta_schedule: str = "squaredcos_cap_v2",
-        learning_rate: float = 2e-4,
-        weight_decay: float = 1e-4,
-        warmup_steps: int = 500,
-        compile: bool = False,  # noqa: A002 (the word that Lightning's users know)
-        *,
-        predicts: PredictionType,
-    ) -> None:
-        """Build the network.
-
-        Args:
-            transition_dim: T; comes from the data.
-            action_dim: A; comes from the data.
-            horizon: H; comes from the data.
-            task: What the data are; comes from the data.
-            widths: Channels of the levels. A denoiser's horizon must be a multiple of 2 ** (number - 1), a value
-                function's may be at most 2 ** (number + 2).
-            num_train_timesteps: Noise levels; as many for both networks.
-            beta_schedule: Noise schedule, by diffusers' name; the paper's is the cosine, ``squaredcos_cap_v2``.
-            learning_rate: Highest, after the warm-up.
-            weight_decay: Of AdamW.
-            warmup_steps: Steps in which the learning rate rises from zero.
-            compile: Compile the network with ``torch.compile``.
-            predicts: What a denoiser predicts.
-
-        Raises:
-            ValueError: If horizon or widths do not fit.
-        """
-        super().__init__()
-        self.save_hyperparameters(ignore="predicts")
-        self.network = self.make_network(transition_dim, horizon, widths)
-        self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
-        self.levels = num_train_timesteps
-        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.compile_network = compile
-        self.accelerated = False
-        self.action_dim = action_dim
-        for name, initial in (
-            ("shift", torch.zeros(transition_dim)),
-            ("scale", torch.ones(transition_dim)),
-            ("action_low", torch.full((action_dim,), -math.inf)),
-            ("action_high", torch.full((action_dim,), math.inf)),
-            ("return_shift", torch.tensor(0.0)),
-            ("return_scale", torch.tensor(1.0)),
-        ):
-            self.register_buffer(name, initial)
-
-    @property
-    def parts(self) -> "Sequence[TrajectoryModule]":
-        """This module alone."""
-        return [self]
-
-    @abstractmethod
-    def training_loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of the batch at noise levels drawn uniformly."""
-
-    @abstractmethod
-    def measure(self, batch: Batch) -> None:
-        """Update ``validation_loss`` and ``metrics``."""
-
-    def take_statistics(self, normalization: dict[str, Any]) -> None:
-        """Put the data module's statistics into the buffers."""
-        for name in _STATISTICS:
-            values = normalization[name]
-            if name.startswith("action_"):
-                unbounded = math.inf if name == "action_high" else -math.inf
-                values = [unbounded if value is None else value for value in values]
-            getattr(self, name).copy_(torch.as_tensor(values))
-
-    @property
-    def normalization(self) -> dict[str, Any]:
-        """The normaliser as plain numbers, as an exported folder holds it."""
-        vectors = {name: getattr(self, name).tolist() for name in ("shift", "scale", "return_shift", "return_scale")}
-        bounds = {
-            name: [bound if math.isfinite(bound) else None for bound in getattr(self, name).tolist()]
-            for name in ("action_low", "action_high")
-        }
-        return {"action_dim": self.action_dim, **vectors, **bounds}
-
-    def draw(self, batch: Batch, level: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return noise levels (B,) and noise (B, H, T): those of the batch's draw, whatever happened before.
-
-        They are drawn for the whole global batch, of which each process takes its windows' share: so the number of
-        processes changes nothing.
-
-        Args:
-            batch: The windows.
-            level: The noise level of all, for validation; default: uniformly drawn ones.
-        """
-        draw, (_, *shape) = batch.draw, batch.trajectories.shape
-        # Another stream for each network and level.
-        seed = (draw.seed + crc32(f"{self.loss_name} {level}".encode())) % 2**64
-        generator = torch.Generator(self.device).manual_seed(seed)
-        dtype, device = batch.trajectories.dtype, self.device
-        noise = torch.randn(draw.total, *shape, generator=generator, dtype=dtype, device=device)
-        if level is None:
-            timesteps = torch.randint(self.levels, (draw.total,), generator=generator, device=device)
-        else:
-            timesteps = torch.full((draw.total,), level, device=device)
-        return timesteps[draw.part :: draw.parts], noise[draw.part :: draw.parts]
-
-    def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """Return trajectories (B, H, T) at the noise levels (B,), the present observation pinned."""
-        noised: Tensor = self.noise_scheduler.add_noise(clean, noise, timesteps)
-        noised[:, 0, self.action_dim :] = clean[:, 0, self.action_dim :]
-        return noised
-
-    def normalise(self, batch: Batch) -> Tensor:
-        """Return the batch's trajectories in normalised units."""
-        return (batch.trajectories - self.shift) / self.scale
-
-    def evaluate(self, trajectories: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the network's output, in the trajectories' type: (B, T, H), or (B, 1) of a value function."""
-        sample = trajectories.transpose(1, 2)
-        plain = sample.device.type == "cpu" and sample.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if self.accelerated and plain:
-            return evaluate(self.network, sample, timesteps)
-        output: Tensor = self.network(sample, timesteps).sample
-        return output.to(trajectories.dtype)
-
-    def validation_levels(self) -> dict[str, int]:
-        """Return the noise levels at which validation measures, by their names in the logs."""
-        levels = torch.linspace(0, self.levels - 1, min(_VALIDATION_LEVELS, self.levels)).round().int().tolist()
-        return {f"t{level:02d}": level for level in levels}

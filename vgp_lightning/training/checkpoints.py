@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and signals that end a run between two steps."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
+
+from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.value import ValueModule
 
 ASK_EVERY = 20  # steps after which the processes of a distributed run tell each other of a signal or a fault
 
@@ -177,3 +182,32 @@ def _validates(trainer: pl.Trainer) -> bool:
         return False
     loop.epoch_loop.val_loop.setup_data()  # which else is done only when it begins
     return not loop.epoch_loop.val_loop.skip
+
+
+def read_checkpoint(path: str | Path, advice: str = "") -> Any:
+    """Read a file of torch's, which may hold tensors and plain values but no code.
+
+    Raises:
+        ValueError: If the file is missing (``advice`` ends the message), or is none.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"checkpoint {path} does not exist{advice}") from error
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        # torch's own text is a page long, and advises to load it as code.
+        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
+
+
+def load_module(path: str) -> DenoiserModule | ValueModule | PlannerModule:
+    """Load a checkpoint of any of the modules, with the EMA weights if it was trained with EMA.
+
+    Raises:
+        ValueError: If the file is missing, no checkpoint, or another program's.
+    """
+    checkpoint = read_checkpoint(path, advice=": train one with vgp fit")
+    kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule, PlannerModule)}
+    kind = kinds.get(checkpoint.get("vgp_module", "")) if isinstance(checkpoint, dict) else None
+    if kind is None:
+        raise ValueError(f"{path} is not a checkpoint of {' or '.join(kinds)}: train one with vgp fit")
+    return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)

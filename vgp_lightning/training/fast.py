@@ -1,6 +1,6 @@
 """Evaluate the planner's two networks in training on a CPU, to float32 rounding, in less time than diffusers takes.
 
-``evaluate`` computes what a ``UNet1DModel`` computes, from the network's own parameters, and autograd takes it from
+``forward`` computes what a ``UNet1DModel`` computes, from the network's own parameters, and autograd takes it from
 there: every parameter gets its gradient in its usual place. The arithmetic is that of ``vgp_lightning.inference``
 (shapes too: activations are (B, L, C), contiguous), and the gradients are pulled back by hand:
 
@@ -43,8 +43,8 @@ from vgp_lightning.pipeline.fast_toomcook import (
 _LONGEST = 32  # horizon
 
 
-def can_evaluate(network: UNet1DModel, horizon: int) -> bool:
-    """Return whether ``evaluate`` can stand for the network, and is quicker at this horizon with as many threads.
+def can_forward(network: UNet1DModel, horizon: int) -> bool:
+    """Return whether ``forward`` can stand for the network, and is quicker at this horizon with as many threads.
 
     It can for a recipe's, unchanged, in float32 on the CPU. A longer horizon than 32 is cut into pieces, whose copies
     take two threads as long as the products save: 0.84 times as fast as diffusers at H = 160, 1.22 with one thread.
@@ -64,8 +64,8 @@ def keep_freed_memory() -> None:
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
-def evaluate(network: UNet1DModel, sample: Tensor, timesteps: Tensor) -> Tensor:
-    """Return ``network(sample, timesteps).sample``, for a network of which ``can_evaluate`` is true.
+def forward(network: UNet1DModel, sample: Tensor, timesteps: Tensor) -> Tensor:
+    """Return ``network(sample, timesteps).sample``, for a network of which ``can_forward`` is true.
 
     Args:
         network: The denoiser or the value function.

@@ -14,10 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.training.base import LearningModule
 from vgp_lightning.training.callbacks import EMA
-from vgp_lightning.training.checkpoints import LastCheckpoint
+from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
-from vgp_lightning.training.planner import read_checkpoint
 
 # What decides the weights. The number of processes does not: a batch is that of all of them.
 _DECIDING = (

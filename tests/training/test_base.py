@@ -1,0 +1,148 @@
+"""Schedules by formula, logged numbers, precision, and runs that may not be resumed."""
+
+import math
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from learners import MODULES, H, Steps, T, make_module, with_statistics
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vgp_lightning.data.windows import Batch, Draw
+from vgp_lightning.training.denoiser import DenoiserModule
+
+# ---------------------------------------------------------------- the optimizer
+
+
+class LearningRates(pl.Callback):
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine_to_zero(make_data, make_trainer, kind):
+    recorder = LearningRates()
+    trainer = make_trainer(max_steps=12, callbacks=[recorder], limit_val_batches=0)
+    trainer.fit(make_module(kind, learning_rate=0.01, warmup_steps=4), make_data())
+    rising = [0.01 * step / 4 for step in range(4)]
+    falling = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert recorder.rates == pytest.approx(rising + falling)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_schedule_ends_with_the_epochs_too(make_data, make_trainer):
+    recorder = LearningRates()
+    trainer = make_trainer(max_steps=-1, max_epochs=2, callbacks=[recorder], limit_train_batches=4, limit_val_batches=0)
+    trainer.fit(make_module(learning_rate=0.01), make_data(batch_size=8))
+    assert recorder.rates == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+
+
+def test_a_warm_up_longer_than_the_training_takes_all_of_it(make_data, make_trainer):
+    recorder = LearningRates()
+    make_trainer(max_steps=4, callbacks=[recorder]).fit(
+        make_module(learning_rate=0.01, warmup_steps=500), make_data(validation_share=0)
+    )
+    assert recorder.rates == pytest.approx([0, 0.0025, 0.005, 0.0075])
+
+
+def test_training_without_an_end_is_refused():
+    module = make_module()
+    module._trainer = SimpleNamespace(estimated_stepping_batches=math.inf, precision="32-true")
+    with pytest.raises(ValueError, match=r"set trainer\.max_steps or trainer\.max_epochs"):
+        module.configure_optimizers()
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
+def test_the_optimizer_is_fused_unless_gradients_are_scaled(precision, fused):
+    module = make_module(learning_rate=0.01, weight_decay=0.3)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10, precision=precision)
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert type(optimizer) is torch.optim.AdamW
+    (group,) = optimizer.param_groups
+    assert (group["fused"], group["weight_decay"]) == (fused, 0.3)
+
+
+# ---------------------------------------------------------------- logged numbers
+
+
+@pytest.mark.parametrize(("interval", "batches"), [(1, 5), (3, 100), (3, 4)])
+def test_the_logged_gradient_norm_is_that_steps_before_clipping(make_data, make_trainer, tmp_path, interval, batches):
+    recorder, logger = Steps(), TensorBoardLogger(tmp_path, default_hp_metric=False)
+    make_trainer(
+        max_steps=7,
+        gradient_clip_val=1e-3,
+        callbacks=[recorder],
+        logger=logger,
+        log_every_n_steps=interval,
+        limit_train_batches=batches,  # of an epoch
+    ).fit(make_module(learning_rate=0.01), make_data(validation_share=0, batch_size=8))
+    events = EventAccumulator(logger.log_dir).Reload()
+    losses = {event.step for event in events.Scalars("train/diffusion_loss")}
+    logged = {event.step: event.value for event in events.Scalars("train/grad_norm")}
+    assert set(logged) == losses == set(range(interval - 1, 7, interval))
+    assert logged == pytest.approx({step: recorder.norms[step] for step in logged}, rel=1e-4)
+    assert min(logged.values()) > 1e-2
+
+
+def test_the_shares_losses_average_to_that_of_the_whole_batch(monkeypatch):
+    module, trajectories = with_statistics(make_module()), torch.randn(7, H, T)  # 4 and 3 windows
+    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    whole = module.training_step(Batch(trajectories, torch.zeros(7), Draw(np.arange(7), 7, 0, 1, 5)), 0)
+    losses = [
+        module.training_step(
+            Batch(trajectories[part::2], torch.zeros(7)[part::2], Draw(np.arange(7)[part::2], 7, part, 2, 5)), 0
+        )
+        for part in range(2)
+    ]
+    torch.testing.assert_close(sum(losses) / 2, whole)
+
+
+# ---------------------------------------------------------------- precision and compilers
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_training_in_bfloat16_is_that_in_float32_but_for_rounding(make_data, make_trainer, kind):
+    data, recorded = make_data(validation_share=0), {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        module = make_module(kind, widths=[16, 32] if kind is DenoiserModule else [32, 64], learning_rate=1e-4)
+        steps = recorded[precision] = Steps()
+        make_trainer(precision=precision, max_steps=8, callbacks=[steps]).fit(module, data)
+        assert {weights.dtype for weights in module.network.parameters()} == {torch.float32}
+    full, half = recorded.values()
+    if kind is DenoiserModule:  # the value function may stay in float32
+        assert half.losses != full.losses
+    assert half.losses == pytest.approx(full.losses, rel=0.05)
+    assert half.norms[0] == pytest.approx(full.norms[0], rel=0.3)
+    assert max(half.norms) < 10 * max(full.norms)
+
+
+def test_compiling_is_left_to_the_network_so_that_the_keys_stay(make_data, make_trainer, monkeypatch):
+    compiled, data = [], make_data(validation_share=0)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    make_trainer(max_steps=1).fit(make_module(), data)
+    assert compiled == []
+    module = make_module(compile=True)
+    make_trainer(max_steps=1).fit(module, data)
+    assert compiled == [module.network]
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def test_a_run_is_not_resumed_with_data_that_have_changed(
+    make_data, make_dataset, make_episode, make_trainer, tmp_path
+):
+    trainer, module = make_trainer(max_steps=1), make_module()
+    trainer.fit(module, make_data(validation_share=0))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    make_dataset("test/other-v0", [make_episode(12, number) for number in range(7)])
+    other = make_data(dataset_id="test/other-v0", validation_share=0)
+    with pytest.raises(ValueError, match="the data have changed since the checkpoint was written: shift is"):
+        make_trainer(max_steps=2).fit(make_module(), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)

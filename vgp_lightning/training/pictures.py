@@ -1,0 +1,111 @@
+"""Plans and the calibration of values, drawn at each validation."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from vgp_lightning.data.windows import Batch
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.report.figures import plot_bars, plot_calibration, plot_plans
+from vgp_lightning.report.statistics import calibrate, rank_correlation
+from vgp_lightning.training.base import LearningModule
+from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.value import ValueModule
+
+
+class PlanPicture(pl.Callback):
+    """Draws denoised plans next to real windows at each validation, as the figure ``plan/denoised``."""
+
+    def __init__(self, plans: int = 8) -> None:
+        """Set the number.
+
+        Args:
+            plans: Plans, and real windows, in the picture.
+        """
+        self.plans = plans
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Plan from the first batch's observations, with the same noise every time and the EMA weights."""
+        del outputs
+        logger = trainer.logger
+        first = batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
+        if not (first and isinstance(pl_module, LearningModule) and isinstance(logger, TensorBoardLogger)):
+            return
+        denoiser = next((part for part in pl_module.parts if isinstance(part, DenoiserModule)), None)
+        if denoiser is None:
+            return
+        # Spread over the batch: neighbours are steps of one episode.
+        windows = batch.trajectories[:: -(-len(batch.trajectories) // self.plans)].float()
+        pipeline = ValueGuidedPlannerPipeline(
+            denoiser.network,
+            denoiser.noise_scheduler,
+            normalization=denoiser.normalization,
+            planner={"sampler": "ddpm", "planning_horizon": windows.shape[1]},
+        )
+        plan = pipeline(
+            windows[:, 0, denoiser.action_dim :],
+            batch_size=1,
+            generator=torch.Generator(denoiser.device).manual_seed(0),
+        )
+        observations = windows.shape[2] - denoiser.action_dim
+        names = [f"action {i}" for i in range(denoiser.action_dim)] + [f"observation {i}" for i in range(observations)]
+        figure = plot_plans(
+            torch.cat([plan.actions, plan.observations], dim=2).cpu(),
+            windows.cpu(),
+            names,
+            f"step {trainer.global_step}: plans and the windows that start where they do",
+        )
+        logger.experiment.add_figure("plan/denoised", figure, trainer.global_step)
+
+
+class CalibrationPicture(pl.Callback):
+    """Draws how far predicted returns come true, at each validation of a value function.
+
+    The figure ``value/calibration`` shows held-out windows at the lowest noise level, ``value/rank_by_level`` how well
+    they are ranked at each validation level. Nothing is predicted for it: the metrics hold it all. Of several processes
+    the first draws its own share of the windows, evenly spread over them all.
+    """
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw what the metrics hold, before Lightning empties them."""
+        logger = trainer.logger
+        if not (trainer.is_global_zero and not trainer.sanity_checking and isinstance(logger, TensorBoardLogger)):
+            return
+        parts = pl_module.parts if isinstance(pl_module, LearningModule) else []
+        value_module = next((part for part in parts if isinstance(part, ValueModule)), None)
+        if value_module is None:
+            return
+        pairs = {
+            name: (predicted.double().cpu().numpy(), true.double().cpu().numpy())
+            for name, (predicted, true) in value_module.measured().items()
+        }
+        predicted, true = next(iter(pairs.values()))
+        if len(predicted) == 0:
+            return
+        step = trainer.global_step
+        figures = {
+            "value/calibration": plot_calibration(
+                predicted,
+                true,
+                calibrate(predicted, true).curve,
+                f"step {step}: held-out windows; on the line: promised = got",
+            ),
+            "value/rank_by_level": plot_bars(
+                {"held-out windows": [rank_correlation(*pair) for pair in pairs.values()]},
+                list(pairs),
+                "rank correlation",
+                f"step {step}: noised windows; 1 ranks them rightly, 0 is chance",
+            ),
+        }
+        for tag, figure in figures.items():
+            logger.experiment.add_figure(tag, figure, step)

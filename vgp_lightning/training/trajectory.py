@@ -1,0 +1,182 @@
+"""TrajectoryModule: one network, its noise, and its normaliser.
+
+Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
+normalised, (B, H, T), action first.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+from zlib import crc32
+
+import torch
+from diffusers import UNet1DModel
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+
+from vgp_lightning.data.windows import Batch
+from vgp_lightning.pipeline.networks import PredictionType, make_noise_scheduler
+from vgp_lightning.training.base import STATISTICS, LearningModule
+from vgp_lightning.training.fast import forward
+
+_VALIDATION_LEVELS = 5  # noise levels, evenly spread, at which validation measures
+
+
+class TrajectoryModule(LearningModule):
+    """A network with its loss, and the normaliser's vectors as buffers: a checkpoint holds all that an export needs.
+
+    Attributes:
+        network: The UNet1DModel.
+        make_network: Makes it of T, H and widths.
+        noise_scheduler: The noise schedule.
+        loss_name: What the loss is called in the logs.
+        short_name: What the network is called there, beside another.
+        metrics: What validation measures, by the names in the logs.
+        validation_loss: The loss over all validation levels.
+    """
+
+    loss_name: str
+    short_name: str
+    make_network: Callable[[int, int, list[int]], UNet1DModel]
+    metrics: list[MetricCollection]
+    validation_loss: MeanMetric
+    shift: Tensor  # (T,)
+    scale: Tensor  # (T,)
+    action_low: Tensor  # (A,), minus infinity where there is no bound
+    action_high: Tensor  # (A,)
+    return_shift: Tensor  # ()
+    return_scale: Tensor  # ()
+
+    def __init__(
+        self,
+        transition_dim: int,
+        action_dim: int,
+        horizon: int,
+        task: dict[str, Any],
+        widths: list[int] = [32, 64, 128, 256],  # noqa: B006 (jsonargparse reads it; never changed)
+        num_train_timesteps: int = 20,
+        beta_schedule: str = "squaredcos_cap_v2",
+        learning_rate: float = 2e-4,
+        weight_decay: float = 1e-4,
+        warmup_steps: int = 500,
+        compile: bool = False,  # noqa: A002 (the word that Lightning's users know)
+        *,
+        predicts: PredictionType,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            transition_dim: T; comes from the data.
+            action_dim: A; comes from the data.
+            horizon: H; comes from the data.
+            task: What the data are; comes from the data.
+            widths: Channels of the levels. A denoiser's horizon must be a multiple of 2 ** (number - 1), a value
+                function's may be at most 2 ** (number + 2).
+            num_train_timesteps: Noise levels; as many for both networks.
+            beta_schedule: Noise schedule, by diffusers' name; the paper's is the cosine, ``squaredcos_cap_v2``.
+            learning_rate: Highest, after the warm-up.
+            weight_decay: Of AdamW.
+            warmup_steps: Steps in which the learning rate rises from zero.
+            compile: Compile the network with ``torch.compile``.
+            predicts: What a denoiser predicts.
+
+        Raises:
+            ValueError: If horizon or widths do not fit.
+        """
+        super().__init__()
+        self.save_hyperparameters(ignore="predicts")
+        self.network = self.make_network(transition_dim, horizon, widths)
+        self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
+        self.levels = num_train_timesteps
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+        self.compile_network = compile
+        self.accelerated = False
+        self.action_dim = action_dim
+        for name, initial in (
+            ("shift", torch.zeros(transition_dim)),
+            ("scale", torch.ones(transition_dim)),
+            ("action_low", torch.full((action_dim,), -math.inf)),
+            ("action_high", torch.full((action_dim,), math.inf)),
+            ("return_shift", torch.tensor(0.0)),
+            ("return_scale", torch.tensor(1.0)),
+        ):
+            self.register_buffer(name, initial)
+
+    @property
+    def parts(self) -> "Sequence[TrajectoryModule]":
+        """This module alone."""
+        return [self]
+
+    @abstractmethod
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss of the batch at noise levels drawn uniformly."""
+
+    @abstractmethod
+    def measure(self, batch: Batch) -> None:
+        """Update ``validation_loss`` and ``metrics``."""
+
+    def take_statistics(self, normalization: dict[str, Any]) -> None:
+        """Put the data module's statistics into the buffers."""
+        for name in STATISTICS:
+            values = normalization[name]
+            if name.startswith("action_"):
+                unbounded = math.inf if name == "action_high" else -math.inf
+                values = [unbounded if value is None else value for value in values]
+            getattr(self, name).copy_(torch.as_tensor(values))
+
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """The normaliser as plain numbers, as an exported folder holds it."""
+        vectors = {name: getattr(self, name).tolist() for name in ("shift", "scale", "return_shift", "return_scale")}
+        bounds = {
+            name: [bound if math.isfinite(bound) else None for bound in getattr(self, name).tolist()]
+            for name in ("action_low", "action_high")
+        }
+        return {"action_dim": self.action_dim, **vectors, **bounds}
+
+    def draw(self, batch: Batch, level: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return noise levels (B,) and noise (B, H, T): those of the batch's draw, whatever happened before.
+
+        They are drawn for the whole global batch, of which each process takes its windows' share: so the number of
+        processes changes nothing.
+
+        Args:
+            batch: The windows.
+            level: The noise level of all, for validation; default: uniformly drawn ones.
+        """
+        draw, (_, *shape) = batch.draw, batch.trajectories.shape
+        # Another stream for each network and level.
+        seed = (draw.seed + crc32(f"{self.loss_name} {level}".encode())) % 2**64
+        generator = torch.Generator(self.device).manual_seed(seed)
+        dtype, device = batch.trajectories.dtype, self.device
+        noise = torch.randn(draw.total, *shape, generator=generator, dtype=dtype, device=device)
+        if level is None:
+            timesteps = torch.randint(self.levels, (draw.total,), generator=generator, device=device)
+        else:
+            timesteps = torch.full((draw.total,), level, device=device)
+        return timesteps[draw.part :: draw.parts], noise[draw.part :: draw.parts]
+
+    def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """Return trajectories (B, H, T) at the noise levels (B,), the present observation pinned."""
+        noised: Tensor = self.noise_scheduler.add_noise(clean, noise, timesteps)
+        noised[:, 0, self.action_dim :] = clean[:, 0, self.action_dim :]
+        return noised
+
+    def normalise(self, batch: Batch) -> Tensor:
+        """Return the batch's trajectories in normalised units."""
+        return (batch.trajectories - self.shift) / self.scale
+
+    def evaluate(self, trajectories: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the network's output, in the trajectories' type: (B, T, H), or (B, 1) of a value function."""
+        sample = trajectories.transpose(1, 2)
+        plain = sample.device.type == "cpu" and sample.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if self.accelerated and plain:
+            return forward(self.network, sample, timesteps)
+        output: Tensor = self.network(sample, timesteps).sample
+        return output.to(trajectories.dtype)
+
+    def validation_levels(self) -> dict[str, int]:
+        """Return the noise levels at which validation measures, by their names in the logs."""
+        levels = torch.linspace(0, self.levels - 1, min(_VALIDATION_LEVELS, self.levels)).round().int().tolist()
+        return {f"t{level:02d}": level for level in levels}
