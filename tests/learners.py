@@ -4,6 +4,7 @@ Shapes: B windows, H steps, A action dimensions, T dimensions in all; the datase
 """
 
 import math
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,6 +22,12 @@ def make_module(kind=DenoiserModule, **options):
     widths = [16, 16] if kind is DenoiserModule else [16, 64]
     sizes = {"transition_dim": T, "action_dim": A, "horizon": H, "task": {"env_id": "Tiny-v0"}}
     return kind(**sizes | {"widths": widths, "num_train_timesteps": 5, "warmup_steps": 0} | options)
+
+
+def alone(module):
+    """Give the module a trainer of a single process, which logs each step."""
+    module._trainer = SimpleNamespace(world_size=1, global_step=0, log_every_n_steps=1)
+    return module
 
 
 def make_batch(trajectories, returns, seed=0):

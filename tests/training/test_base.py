@@ -7,12 +7,18 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from learners import MODULES, H, Steps, T, make_module, with_statistics
+from fakes import differences
+from learners import MODULES, B, H, Steps, T, alone, make_batch, make_module, with_statistics
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.data.windows import Batch, Draw
+from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.pictures import PlanPicture
+from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.value import ValueModule
 
 # ---------------------------------------------------------------- the optimizer
 
@@ -92,6 +98,7 @@ def test_the_logged_gradient_norm_is_that_steps_before_clipping(make_data, make_
 
 def test_the_shares_losses_average_to_that_of_the_whole_batch(monkeypatch):
     module, trajectories = with_statistics(make_module()), torch.randn(7, H, T)  # 4 and 3 windows
+    alone(module)
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
     whole = module.training_step(Batch(trajectories, torch.zeros(7), Draw(np.arange(7), 7, 0, 1, 5)), 0)
     losses = [
@@ -123,14 +130,22 @@ def test_training_in_bfloat16_is_that_in_float32_but_for_rounding(make_data, mak
     assert max(half.norms) < 10 * max(full.norms)
 
 
-def test_compiling_is_left_to_the_network_so_that_the_keys_stay(make_data, make_trainer, monkeypatch):
-    compiled, data = [], make_data(validation_share=0)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+def test_a_network_is_compiled_only_where_it_is_asked_for_and_then_the_compiled_one_trains(
+    make_data, make_trainer, monkeypatch
+):
+    compiled, trained, data = [], [], make_data(validation_share=0)
+
+    def compiler(network):
+        compiled.append(network)
+        return lambda *args: trained.append(1) or network(*args)
+
+    monkeypatch.setattr(torch, "compile", compiler)
     make_trainer(max_steps=1).fit(make_module(), data)
-    assert compiled == []
+    assert compiled == trained == []
     module = make_module(compile=True)
-    make_trainer(max_steps=1).fit(module, data)
+    make_trainer(max_steps=3).fit(module, data)
     assert compiled == [module.network]
+    assert trained == [1, 1, 1]
 
 
 # ---------------------------------------------------------------- resuming
@@ -146,3 +161,111 @@ def test_a_run_is_not_resumed_with_data_that_have_changed(
     other = make_data(dataset_id="test/other-v0", validation_share=0)
     with pytest.raises(ValueError, match="the data have changed since the checkpoint was written: shift is"):
         make_trainer(max_steps=2).fit(make_module(), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_16_bit_weights_are_refused_since_they_would_round_the_data(make_data, make_trainer, verb):
+    trainer = make_trainer(precision="bf16-true")
+    with pytest.raises(ValueError, match=r"it would round .* Use bf16-mixed or 16-mixed"):
+        getattr(trainer, verb)(make_module(), make_data())
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"])
+@pytest.mark.parametrize("kind", MODULES)
+def test_each_precision_of_less_than_32_bit_weights_is_refused(kind, precision):
+    module = make_module(kind)
+    module._trainer = SimpleNamespace(precision=precision, strategy=None, datamodule=None)
+    with pytest.raises(ValueError, match=f"trainer.precision is {precision}"):
+        module.setup("fit")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_other_precisions_keep_the_statistics_and_resume(make_data, make_trainer, tmp_path, precision):
+    data, path = make_data(validation_share=0.25), tmp_path / "a.ckpt"
+    trainer = make_trainer(max_steps=3, precision=precision, callbacks=[EMA(0.9)])
+    trainer.fit(make_module(), data)
+    trainer.save_checkpoint(path)
+    module = make_module()
+    options = {"precision": precision, "callbacks": [EMA(0.9)]}
+    make_trainer(max_steps=6, **options).fit(module, data, ckpt_path=path, weights_only=True)
+    for name in ("shift", "scale", "return_shift", "return_scale"):
+        np.testing.assert_array_equal(np.float32(module.normalization[name]), np.float32(data.normalization[name]))
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_a_strategy_that_divides_the_weights_is_refused(strategy):
+    module = make_module()
+    module._trainer = SimpleNamespace(precision="32-true", strategy=strategy(), datamodule=None)
+    with pytest.raises(ValueError, match=rf"trainer\.strategy is {strategy.__name__}: .* Use ddp"):
+        module.setup("fit")
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize(("step", "expected"), [(8, 1.0), (9, 2.5)])  # logged every ten steps
+def test_the_logged_loss_is_the_mean_over_all_processes_at_the_steps_that_are_logged(
+    make_stub, monkeypatch, step, expected
+):
+    module, asked = make_module(ValueModule), []
+
+    def reduce(tensor, reduce_op):
+        asked.append(reduce_op)
+        return (tensor + 4.0) / 2  # another process has 4
+
+    module._trainer = SimpleNamespace(
+        world_size=2, global_step=step, log_every_n_steps=10, strategy=SimpleNamespace(reduce=reduce)
+    )
+    module.network = make_stub(lambda sample, timesteps: torch.zeros(len(sample), 1))
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **kwargs: logged.update({name: value.item()}))
+    module.training_step(make_batch(torch.zeros(B, H, T), torch.ones(B)), 0)
+    assert logged == {"train/value_loss": expected}
+    assert asked == ["mean"] * (step == 9)
+    assert module.losses["train/value_loss"].item() == 1.0
+
+
+# ---------------------------------------------------------------- torch's settings
+
+
+def test_a_default_dtype_of_64_bits_changes_no_bit_of_training(make_data, make_trainer):
+    found, data = [], make_data(validation_share=0.25)
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        module = make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64], learning_rate=0.01)
+        torch.set_default_dtype(dtype)
+        try:
+            make_trainer(max_steps=4, callbacks=[EMA(0.9)]).fit(module, data)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found.append(module.state_dict())
+    assert differences(*found) == []
+
+
+def test_both_networks_compiled_stay_below_the_limit_of_compilations(make_data, make_trainer, tmp_path, monkeypatch):
+    graphs, compiler = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda *args: compiler(*args, backend=backend))
+    torch.compiler.reset()
+    # 54 windows: batches of 16 and a rest of 6; validation in batches of 16 and 2.
+    trainer = make_trainer(
+        max_steps=8,
+        callbacks=[EMA(0.9), PlanPicture(3)],
+        logger=TensorBoardLogger(tmp_path, default_hp_metric=False),
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+    )
+    module = make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64], compile=True)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        trainer.fit(module, make_data(validation_share=0.25))
+    assert 2 <= len(graphs) <= 4
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    names = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"].keys()
+    assert names == make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64]).state_dict().keys()

@@ -78,7 +78,16 @@ ACCUMULATED = STEPS | {"max_steps": 7, "accumulate_grad_batches": 2, "batch_size
 def run(make_data, make_trainer, tmp_path):
     """Train, and return the last checkpoint and what validation found."""
 
-    def fit(name, *callbacks, resume=False, interval=100, kind=DenoiserModule, batch_size=16, **options):
+    def fit(
+        name,
+        *callbacks,
+        resume=False,
+        interval=100,
+        kind=DenoiserModule,
+        batch_size=16,
+        validation_share=0.25,
+        **options,
+    ):
         torch.manual_seed(99 if resume else 7)  # what a run was seeded with, its checkpoint knows
         path, validations = tmp_path / name / "checkpoints/last.ckpt", Validations()
         dataset = {"dataset_id": "test/tiny-v0"} if (tmp_path / "minari").exists() else {}
@@ -88,7 +97,7 @@ def run(make_data, make_trainer, tmp_path):
             callbacks=[EMA(0.9), Health(), LastCheckpoint(interval), validations, *callbacks],
             **options,
         )
-        data = make_data(validation_share=0.25, batch_size=batch_size, **dataset)
+        data = make_data(validation_share=validation_share, batch_size=batch_size, **dataset)
         try:
             trainer.fit(make_module(kind), data, ckpt_path=path if resume else None, weights_only=True)
         finally:
@@ -190,6 +199,33 @@ def test_a_run_resumes_where_another_callback_has_ended_it_with_raw_weights_and_
     assert differences({name: resumed[name] for name in names}, {name: whole[name] for name in names}) == []
 
 
+@pytest.mark.parametrize("options", [STEPS, EPOCHS, BOTH])
+@pytest.mark.parametrize("step", [3, 4, 8])  # 4 and 8 are the last of an epoch
+def test_a_checkpoint_of_version_0_1_resumes_which_has_the_order_of_windows_in_lightnings_loops_alone(
+    run, tmp_path, options, step
+):
+    whole = run("whole", **options)
+    with pytest.raises(SystemExit):
+        run("parts", Signals(step, signal.SIGTERM), **options)
+    path = tmp_path / "parts/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint.pop("vgp_position") == {"drawn": step, "seed": 7}
+    torch.save(checkpoint, path)
+    assert differences(run("parts", resume=True, **options), whole) == []
+
+
+@pytest.mark.parametrize("options", [STEPS, EPOCHS])
+def test_where_lightning_does_not_save_the_order_of_windows_ours_is_enough(run, tmp_path, options):
+    whole = run("whole", **options)
+    with pytest.raises(SystemExit):
+        run("parts", Signals(6, signal.SIGTERM), **options)
+    path = tmp_path / "parts/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    torch.save(checkpoint, path)
+    assert differences(run("parts", resume=True, **options), whole) == []
+
+
 # ---------------------------------------------------------------- when it is saved
 
 
@@ -233,6 +269,13 @@ def test_a_validation_that_is_due_comes_before_the_checkpoint(run, tmp_path, opt
     assert saved.steps[1:] == [*range(1, len(saved.steps))]
     assert saved.validations
     assert all(before == step - 1 for step, before in saved.validations)
+
+
+@pytest.mark.parametrize("options", [STEPS, SECOND_EPOCHS])
+def test_without_held_out_windows_no_checkpoint_waits_for_a_validation(run, tmp_path, options):
+    saved = Saved(tmp_path / "whole/checkpoints/last.ckpt")
+    run("whole", saved, interval=1, validation_share=0, **options)
+    assert saved.steps[1:] == [*range(1, len(saved.steps))]
 
 
 def test_an_interval_below_one_is_refused():

@@ -182,8 +182,9 @@ def test_two_processes_share_each_epoch_and_learn_what_one_does(start, tmp_path)
 
     expected, found = metrics(tmp_path, "one"), metrics(tmp_path, "two")
     assert {tag for tag in expected if tag.startswith("val/")} == {tag for tag in found if tag.startswith("val/")}
+    assert {"train/diffusion_loss", "train/value_loss", "val/diffusion_loss", "val/value_loss"} <= expected.keys()
     for tag in expected:
-        if tag.startswith("val/"):
+        if tag.startswith(("val/", "train/diffusion_loss", "train/value_loss")):
             assert found[tag] == pytest.approx(expected[tag], rel=1e-6, abs=1e-6), tag
     assert images(tmp_path, "one") == images(tmp_path, "two")
     weights, others = (last(tmp_path, name)["current_model_state"] for name in ("one", "two"))

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from diffusers import UNet1DModel
 from torch import nn
 
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.training.fast import can_forward, forward, keep_freed_memory
+from vgp_lightning.training.fast import _multiply, can_forward, forward, keep_freed_memory
 
 CHANNELS = 3
 
@@ -239,12 +240,19 @@ def test_only_a_recipes_plain_network_in_float32_is_evaluated_so():
     def add_hook(network):
         network.mid_block.register_forward_hook(lambda module, inputs, output: 2 * output)
 
+    def add_backward_hook(network):
+        network.mid_block.register_full_backward_hook(lambda module, inputs, outputs: None)
+
+    def add_backward_pre_hook(network):
+        network.mid_block.register_full_backward_pre_hook(lambda module, outputs: None)
+
     def compile_it(network):
         network.compile(backend="eager")
 
     assert can_forward(changed(lambda network: None), 8)
     assert can_forward(make_value_function(CHANNELS, 8, (16, 64)), 8)
-    for change in (replace_activation, add_hook, compile_it, UNet1DModel.double, lambda n: n.to(torch.bfloat16)):
+    hooks = (add_hook, add_backward_hook, add_backward_pre_hook)
+    for change in (*hooks, replace_activation, compile_it, UNet1DModel.double, lambda n: n.to(torch.bfloat16)):
         assert not can_forward(changed(change), 8)
     attention = {
         "down_block_types": ("DownResnetBlock1D", "AttnDownBlock1D"),
@@ -263,3 +271,38 @@ def test_a_long_horizon_is_left_to_diffusers_where_there_are_threads(horizon, th
         assert can_forward(make_denoiser(CHANNELS, horizon - horizon % 2, (16, 32)), horizon) == quicker
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_thread_does_not_write_to_the_buffers_of_another():
+    a, b = torch.randn(4, 3, 5), torch.randn(4, 5, 6)
+    product = _multiply("points", a, b)
+    thread = threading.Thread(target=lambda: _multiply("points", 2 * a, b))
+    thread.start()
+    thread.join()
+    assert torch.equal(product, a @ b)
+
+
+def test_two_threads_that_train_at_once_get_the_gradients_that_they_get_alone():
+    networks = [make_denoiser(CHANNELS, 16, (16, 32)), make_value_function(CHANNELS, 16, (16, 64))]
+    samples = [torch.randn(16, CHANNELS, 16) for _ in networks]
+    gates = threading.Barrier(2)
+
+    def gradients(number):
+        networks[number].zero_grad()
+        forward(networks[number], samples[number], torch.arange(16)).square().mean().backward()
+        return [parameter.grad.clone() for parameter in networks[number].parameters()]
+
+    def train(number):
+        for _ in range(20):
+            gates.wait()
+            found = gradients(number)
+            if not all(torch.equal(a, b) for a, b in zip(found, expected[number], strict=True)):
+                wrong.append(number)
+
+    expected, wrong = [gradients(number) for number in range(2)], []
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -40,7 +41,7 @@ class Elsewhere(Health):
     """Looks at some steps together, as on another device than the CPU."""
 
     def on_before_backward(self, trainer, module, loss):
-        self._unseen.append((trainer.global_step + 1, self._draw, module.losses))
+        self._unchecked.append((trainer.global_step + 1, self._draw, module.losses))
 
 
 @pytest.fixture
@@ -260,3 +261,52 @@ def test_a_learning_rate_far_too_high_ends_with_one_message(make_data, tmp_path,
     assert "train/diffusion_loss is" in line
     assert "A lower --model.init_args.learning_rate often helps" in line
     assert (tmp_path / "runs/denoiser/version_0/checkpoints/fault.ckpt").exists()
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def two_processes(monkeypatch, other, other_fault=None):
+    """Return a Trainer of two processes, of which the other has these losses (steps, names)."""
+
+    def gather(found, fault):
+        found[:] = [fault, other_fault]
+
+    def reduce(tensor, reduce_op):
+        assert reduce_op == "mean"
+        return (tensor + torch.tensor(other)) / 2
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    return SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=reduce))
+
+
+def unchecked(losses):
+    draw = Draw(np.arange(3), 6, 0, 2, 0)
+    return [(step, draw, {"train/loss": torch.tensor(loss)}) for step, loss in enumerate(losses, 1)]
+
+
+def test_growth_is_that_of_the_loss_of_all_processes(monkeypatch):
+    monkeypatch.setattr("vgp_lightning.training.health._FIRST", 2)
+    health = Health()
+    health._unchecked = unchecked([1.0, 1.0, 1.0])
+    health._check(two_processes(monkeypatch, [[3.0], [5.0], [7.0]]))
+    assert health.state_dict() == {
+        "first": {"train/loss": 2.5},  # of 2 and 3
+        "recent": {"train/loss": pytest.approx(0.98 * 2.5 + 0.02 * 4)},
+        "count": 3,
+    }
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_loss_of_one_process_that_is_not_finite_ends_all_by_its_windows(monkeypatch, own):
+    stopped, health = [], Health()
+    monkeypatch.setattr(health, "_stop", lambda trainer, fault: stopped.append(fault))
+    theirs = {"what": "train/loss is nan", "step": 2, "windows": torch.tensor([7])}
+    losses = [[1.0, math.nan, 1.0], [1.0, 1.0, 1.0]]
+    health._unchecked = unchecked(losses[not own])
+    other = [[loss] for loss in losses[own]]
+    health._check(two_processes(monkeypatch, other, None if own else theirs))
+    (fault,) = stopped
+    assert (fault["what"], fault["step"]) == ("train/loss is nan", 2)
+    assert fault["windows"].tolist() == ([0, 1, 2] if own else [7])
+    assert all(math.isfinite(value) for value in health.state_dict()["first"].values())

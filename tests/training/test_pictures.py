@@ -190,3 +190,26 @@ def test_a_picture_of_values_changes_neither_the_training_nor_the_metrics(fit_wi
     (without, metrics), (with_pictures, others) = ends
     assert not differ(without, with_pictures)
     assert metrics == others != {}
+
+
+class OnAppleGPU(torch.Tensor):
+    """A tensor of a device that has no float64."""
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_device_without_float64_has_a_calibration_too(fit_with_pictures, monkeypatch):
+    measured = ValueModule.measured
+
+    def on_apple(module):
+        return {
+            name: tuple(values.as_subclass(OnAppleGPU) for values in pair) for name, pair in measured(module).items()
+        }
+
+    monkeypatch.setattr(ValueModule, "measured", on_apple)
+    _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=ValueModule)
+    assert set(images(logger)) == {"value/calibration", "value/rank_by_level"}

@@ -2,11 +2,12 @@
 
 import math
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from learners import MODULES, A, B, H, T, cosine_alphas, make_batch, make_module, with_statistics
+from learners import MODULES, A, B, H, T, alone, cosine_alphas, make_batch, make_module, with_statistics
 
 from vgp_lightning.data.windows import Batch, Draw
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -65,6 +66,7 @@ def test_training_draws_every_noise_level_and_its_own_noise(batch, make_stub, mo
         return sample
 
     module.network = make_stub(answer)
+    alone(module)
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
     for number in range(40):
         module.training_step(make_batch(batch.trajectories, batch.returns, seed=number), 0)
@@ -189,3 +191,36 @@ def test_a_single_held_out_window_can_be_validated(make_data, make_trainer, kind
     module = make_module(kind, widths=[16, 64])
     (logged,) = make_trainer().validate(module, make_data(validation_windows=1), verbose=False)
     assert math.isfinite(logged["val/diffusion_loss" if kind is DenoiserModule else "val/value_loss"])
+
+
+# ---------------------------------------------------------------- hooks
+
+
+@pytest.mark.parametrize("moment", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
+@pytest.mark.parametrize("kind", MODULES)
+def test_hooks_that_a_callback_adds_are_called_at_each_step(make_data, make_trainer, kind, moment):
+    forwards, backwards = [], []
+
+    class Hooks(pl.Callback):
+        def add(self, trainer, module):
+            if trainer.current_epoch == (moment == "on_train_epoch_start"):  # there at the second epoch's
+                block = module.network.down_blocks[0].resnets[0]
+                block.register_forward_hook(lambda *args: forwards.append(trainer.global_step))
+                block.register_full_backward_hook(lambda *args: backwards.append(trainer.global_step))
+
+    setattr(Hooks, moment, Hooks.add)
+    make_trainer(max_steps=8, callbacks=[Hooks()]).fit(make_module(kind), make_data(validation_share=0, batch_size=18))
+    expected = list(range(4 if moment == "on_train_epoch_start" else 0, 8))
+    assert forwards == backwards == expected
+
+
+def test_hooks_that_are_added_for_validation_are_called(make_data, make_trainer):
+    module, calls = make_module(), []
+
+    class Hooks(pl.Callback):
+        def on_validation_start(self, trainer, module):
+            module.network.mid_block.register_forward_hook(lambda *args: calls.append(1))
+
+    data = make_data(validation_share=0.25)
+    make_trainer(max_steps=2, callbacks=[Hooks()], val_check_interval=2, check_val_every_n_epoch=None).fit(module, data)
+    assert len(calls) == 2 * 5  # two batches, five levels

@@ -1,9 +1,11 @@
 """The value function's loss and metrics by hand, and that it ranks what it has not seen."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from learners import A, make_module, with_statistics
+from learners import MODULES, A, B, H, T, alone, make_module, with_statistics
 from scipy.stats import spearmanr
 
 from vgp_lightning.training.value import ValueModule
@@ -18,6 +20,7 @@ def test_the_value_functions_prediction_is_one_number_a_window_and_its_loss_is_b
     # (1 - 3) / 2 = -1;  (-2 - 3) / 2 = -2.5;  (4 - 3) / 2 = 0.5
     assert module.normalised_returns(batch).tolist() == [-1, -2.5, 0.5]
     logged = {}
+    alone(module)
     monkeypatch.setattr(module, "log", lambda name, value, **kwargs: logged.update({name: value.item()}))
     loss = module.training_step(batch, 0)
     assert loss.item() == pytest.approx((1**2 + 3.5**2 + 1**2) / 3)
@@ -60,3 +63,45 @@ def test_a_value_functions_metrics_are_those_of_all_windows_together(make_data, 
     }
     (logged,) = make_trainer().validate(module, data, verbose=False)
     assert logged == pytest.approx({name: expected[name.split("/")[1]] for name in logged}, rel=1e-4, abs=1e-5)
+
+
+def test_validation_on_a_gpu_is_not_in_16_bits_and_training_is(make_stub, monkeypatch, batch):
+    module, seen = make_module(ValueModule), []
+
+    def answer(sample, timesteps):
+        seen.append(torch.is_autocast_enabled("cuda"))
+        return torch.zeros(len(sample), 1)
+
+    module.network = make_stub(answer)
+    monkeypatch.setattr(ValueModule, "device", torch.device("cuda"))  # as far as the module knows
+    monkeypatch.setattr(
+        module, "draw", lambda batch, level=None: (torch.zeros(B, dtype=torch.long), torch.zeros(B, H, T))
+    )
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)  # as Lightning's bf16-mixed does around each step
+    try:
+        module.training_loss(batch)
+        module.eval().measure(batch)
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+    assert seen == [True] + [False] * 5
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_measuring_does_not_wait_for_the_device_to_look_for_nan(make_stub, monkeypatch, batch, kind):
+    module = make_module(kind)
+    module.network = make_stub(lambda sample, timesteps: sample[:, 0, :1] if kind is ValueModule else sample)
+    monkeypatch.setattr(torch, "isnan", lambda tensor: pytest.fail("looked for NaN"))
+    module.measure(batch)
+    assert math.isfinite(module.validation_loss.compute())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_validation_loss_that_is_not_a_number_is_told_as_such(make_stub, batch, kind):
+    module = make_module(kind)
+    module.network = make_stub(
+        lambda sample, timesteps: math.nan * (sample[:, 0, :1] if kind is ValueModule else sample)
+    )
+    module.measure(batch)
+    assert math.isnan(module.validation_loss.compute())

@@ -1,42 +1,44 @@
-"""LearningModule: what every module of this room does alike: optimizer, schedule, losses, metrics, resuming.
+"""LearningModule: optimizer, schedule, losses, metrics and resuming, which all modules of this room have in common.
 
-Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
-normalised, (B, H, T), action first.
+Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are in physical units;
+trajectories inside the modules are normalised, (B, H, T), action first.
 """
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 from diffusers import UNet1DModel
 from diffusers.optimization import get_scheduler
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.data.windows import Batch
+from vgp_lightning.data.windows import Batch, WindowLoader
 from vgp_lightning.training.fast import can_forward
+from vgp_lightning.training.internals import begin_new_epoch
 
 STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
 
 
 class Part(Protocol):
-    """One network with its losses, as LearningModule trains it; TrajectoryModule is what implements it.
+    """One network with its losses, as LearningModule trains it; TrajectoryModule implements it.
 
     Attributes:
         network: The UNet1DModel.
-        learning_rate: The highest, after the warm-up.
-        weight_decay: Of AdamW.
+        learning_rate: The highest learning rate, reached after the warm-up.
+        weight_decay: The weight decay of AdamW.
         warmup_steps: Steps in which the learning rate rises from zero.
-        compile_network: Whether ``torch.compile`` is asked for.
-        accelerated: Whether ``fast.forward`` stands for the network.
-        hparams: The hyper-parameters, with ``horizon``.
-        loss_name: What the loss is called in the logs.
-        short_name: What the network is called there, beside another.
+        compile_network: Whether ``torch.compile`` was asked for.
+        compiled: The compiled network, which training calls, or None.
+        accelerated: Whether ``fast.forward`` replaces the call of the network.
+        loss_name: Name of the loss in the logs.
+        short_name: Name of the network in the logs, where there are two.
         metrics: What validation measures, by the names in the logs.
         validation_loss: The loss over all validation levels.
     """
@@ -46,6 +48,7 @@ class Part(Protocol):
     weight_decay: float
     warmup_steps: int
     compile_network: bool
+    compiled: Callable[[Tensor, Tensor], Any] | None
     accelerated: bool
     loss_name: str
     short_name: str
@@ -54,13 +57,13 @@ class Part(Protocol):
 
     @property
     def hparams(self) -> Any:
-        """The hyper-parameters."""
+        """The hyper-parameters, ``horizon`` among them."""
 
     def take_statistics(self, normalization: dict[str, Any]) -> None:
-        """Put the data module's statistics into the buffers."""
+        """Copy the data module's statistics into the buffers."""
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of the batch at noise levels drawn uniformly."""
+        """Return the mean loss of the batch at uniformly drawn noise levels."""
 
     def measure(self, batch: Batch) -> None:
         """Update ``validation_loss`` and ``metrics``."""
@@ -70,10 +73,13 @@ class LearningModule(pl.LightningModule):
     """One or several networks that learn from the same windows, each as it would alone.
 
     Attributes:
-        losses: Those of the last training step, by their names in the logs.
+        losses: The losses of the last training step, by their names in the logs. They are this process's share: their
+            mean over all processes is the loss of the global batch.
     """
 
     losses: dict[str, Tensor]
+    _fits = False  # whether the Trainer trains this module, from setup to teardown
+    _position: dict[str, int] | None = None  # of the order of windows, from the checkpoint that is resumed
 
     @property
     @abstractmethod
@@ -81,28 +87,37 @@ class LearningModule(pl.LightningModule):
         """The networks with their losses."""
 
     def setup(self, stage: str) -> None:
-        """Take the statistics of the data module; validation of a checkpoint keeps the checkpoint's."""
-        datamodule = getattr(self._trainer, "datamodule", None)
+        """Take the data module's statistics for training; validation of a checkpoint keeps the checkpoint's.
+
+        Raises:
+            ValueError: If the precision would round the data, or the strategy divides the weights.
+        """
+        _check_precision(self.trainer.precision)
+        _check_strategy(self.trainer.strategy)
+        self._fits = stage == "fit"
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         for part in self.parts:
-            if stage == "fit" and isinstance(datamodule, MinariDataModule):
+            if self._fits and isinstance(datamodule, MinariDataModule):
                 part.take_statistics(datamodule.normalization)
-            if part.compile_network:
-                part.network.compile()
-            part.accelerated = can_forward(part.network, part.hparams["horizon"])
+            part.compiled = _compile(part.network) if part.compile_network else None
+
+    def teardown(self, stage: str) -> None:
+        """Forget that a Trainer trains this module."""
+        del stage
+        self._fits = False
 
     def on_train_start(self) -> None:
-        """Let the order of the windows go on where it was, also where Lightning does not.
+        """Continue the order of the windows where the checkpoint left it, in every case.
 
-        It does not where an epoch has just ended, or where the number of steps had to be asked of the loader.
+        Lightning does not where an epoch has just ended, or where the number of steps was computed from the loader.
         """
-        loop = self.trainer.fit_loop
-        if loop._combined_loader is not None and loop._combined_loader_states_to_load:
-            loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
-            loop._combined_loader_states_to_load = []
-        # A checkpoint of an epoch's last step: what follows is an epoch of its own.
-        if loop.restarted_mid_epoch and self.current_epoch == loop.epoch_progress.current.ready:
-            loop.reset_restart_stage()
-        # Lightning's learning rate finder changes the module's number after the schedule has read it.
+        self._choose_forward()
+        loader = self.trainer.train_dataloader
+        if self._position is not None and isinstance(loader, WindowLoader):
+            loader.load_state_dict(self._position)
+        self._position = None
+        begin_new_epoch(self.trainer)
+        # Lightning's learning rate finder changes the module's learning rate after the schedule has read it.
         rates: list[Any] = [part.learning_rate for part in self.parts]
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if isinstance(schedule, LambdaLR) and schedule.base_lrs != rates:
@@ -112,18 +127,42 @@ class LearningModule(pl.LightningModule):
                 ):
                     group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
 
+    def on_train_epoch_start(self) -> None:
+        """Look at the networks again: a callback may have added a hook."""
+        self._choose_forward()
+
+    def on_validation_start(self) -> None:
+        """Look at the networks again: a callback may have added a hook."""
+        self._choose_forward()
+
+    def _choose_forward(self) -> None:
+        """Decide whether ``fast.forward`` may replace the networks: it calls none of their hooks."""
+        for part in self.parts:
+            part.accelerated = part.compiled is None and can_forward(part.network, part.hparams["horizon"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the sum of the losses: no weight belongs to two of them, so each is minimised by itself."""
+        """Return the sum of the losses: no weight contributes to two of them, so each is minimised by itself."""
         del batch_idx
-        losses = {f"train/{part.loss_name}": part.training_loss(batch) for part in self.parts}
-        self.log_dict(losses, prog_bar=True)
-        self.losses = {name: loss.detach() for name, loss in losses.items()}
-        # Processes are averaged, as if each had as many windows; at the end of an epoch they can differ by one.
+        # Processes are averaged as if their shares were equal; at the end of an epoch they can differ by one window.
         weight = len(batch.trajectories) * batch.draw.parts / batch.draw.total
-        return torch.stack(list(losses.values())).sum() * weight
+        losses = {f"train/{part.loss_name}": part.training_loss(batch) * weight for part in self.parts}
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        self.log_dict(self._averaged(self.losses) if self._logs_this_step() else self.losses, prog_bar=True)
+        return torch.stack(list(losses.values())).sum()
+
+    def _averaged(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the means over all processes, which all of them have to ask for."""
+        if self.trainer.world_size == 1:
+            return losses
+        mean: Tensor = self.trainer.strategy.reduce(torch.stack(list(losses.values())), reduce_op="mean")
+        return dict(zip(losses, mean, strict=True))
+
+    def _logs_this_step(self) -> bool:
+        """Return whether Lightning logs the step that is being computed."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined, no-any-return]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure each network, with the same noise every time."""
+        """Measure each network, with the same noise at every validation."""
         del batch_idx
         for part in self.parts:
             part.measure(batch)
@@ -133,7 +172,13 @@ class LearningModule(pl.LightningModule):
                 self.log_dict(metrics, batch_size=count)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, fused unless fp16's gradient scaler has to see unscaled gradients; warm-up, then cosine to zero."""
+        """Return AdamW with a linear warm-up and a cosine decay to zero.
+
+        It is fused, except for fp16: the gradient scaler has to see unscaled gradients.
+
+        Raises:
+            ValueError: If the training has no end.
+        """
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise ValueError("the cosine schedule needs an end: set trainer.max_steps or trainer.max_epochs")
@@ -150,7 +195,7 @@ class LearningModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of all gradients of each network, before they are clipped."""
         del optimizer
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._logs_this_step():
             for part in self.parts:
                 gradients = [p.grad for p in part.network.parameters() if p.grad is not None]
                 name = "train/grad_norm" + f"/{part.short_name}" * (len(self.parts) > 1)
@@ -162,7 +207,7 @@ class LearningModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip each network's gradients by themselves, as in two runs; Lightning refuses to where AdamW is fused."""
+        """Clip each network's gradients separately, as in two runs; Lightning refuses to clip for a fused AdamW."""
         del optimizer
         if not gradient_clip_val:
             return
@@ -172,16 +217,19 @@ class LearningModule(pl.LightningModule):
                 torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
                 continue
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            # To look at the norm is a wait for a device, but spares a CPU from multiplying all gradients by one.
+            # Reading the norm waits for a device, but spares a CPU from multiplying all gradients by one.
             if self.device.type != "cpu" or not norm <= gradient_clip_val:
                 torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose checkpoint it is, so that one of the other kind is refused by name."""
+        """Save the module's kind, so that another kind is refused by name, and the position in the order of windows."""
         checkpoint["vgp_module"] = type(self).__name__
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, WindowLoader):
+            checkpoint["vgp_position"] = loader.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another kind's checkpoint or another dataset, and keep to this run's learning rate and weight decay.
+        """Check that the checkpoint fits, and keep this run's learning rate and weight decay.
 
         Raises:
             ValueError: If the checkpoint holds another module, or is resumed with other data.
@@ -189,18 +237,62 @@ class LearningModule(pl.LightningModule):
         kind = checkpoint.get("vgp_module")
         if kind != type(self).__name__:
             raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
-        if self._trainer is not None and self.trainer.training:
-            own = self.state_dict()
-            for name in (name for name in own if name.rpartition(".")[2] in STATISTICS):
-                if not torch.equal(own[name].cpu(), checkpoint["state_dict"][name].cpu()):
-                    raise ValueError(
-                        f"the data have changed since the checkpoint was written: {name} is {own[name].tolist()}, was "
-                        f"{checkpoint['state_dict'][name].tolist()}. Train anew, or restore the dataset"
-                    )
-        # The optimizer's and the schedule's states would bring the checkpoint's numbers back.
+        if self._fits:
+            self._check_statistics(checkpoint["state_dict"])
+            self._position = checkpoint.get("vgp_position") or _position_of_0_1(checkpoint)
+        # The states of optimizer and schedule would bring back the checkpoint's learning rate and weight decay.
         for state in checkpoint.get("optimizer_states", []):
             for group, part in zip(state["param_groups"], self.parts, strict=True):
                 group["lr"] *= part.learning_rate / group["initial_lr"]
                 group["initial_lr"], group["weight_decay"] = part.learning_rate, part.weight_decay
         for state in checkpoint.get("lr_schedulers", []):
             state["base_lrs"] = [part.learning_rate for part in self.parts]
+
+    def _check_statistics(self, saved: dict[str, Tensor]) -> None:
+        own = self.state_dict()
+        for name in (name for name in own if name.rpartition(".")[2] in STATISTICS):
+            if not torch.equal(own[name].cpu(), saved[name].cpu()):
+                raise ValueError(
+                    f"the data have changed since the checkpoint was written: {name} is {own[name].tolist()}, was "
+                    f"{saved[name].tolist()}. Train anew, or restore the dataset"
+                )
+
+
+def _check_precision(precision: str) -> None:
+    """Refuse a precision in which Lightning rounds the batches, and the statistics, before they are normalised.
+
+    A number of mean 1.3 and deviation 0.2 has a resolution of 0.008 in bfloat16.
+    """
+    if precision.endswith("16-true") or precision.startswith("transformer-engine"):
+        raise ValueError(
+            f"trainer.precision is {precision}: it would round the dataset's numbers to 16 bits before they are "
+            "normalised. Use bf16-mixed or 16-mixed, which keep data, weights and losses in 32 bits"
+        )
+
+
+def _check_strategy(strategy: object) -> None:
+    """Refuse a strategy that divides each network's weights.
+
+    A process would clip by the norm of its own share of the gradients, and average its own share of the weights.
+    """
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        raise ValueError(
+            f"trainer.strategy is {type(strategy).__name__}: it divides each network's weights among the processes, "
+            "which gradient clipping and EMA do not support. Use ddp: these networks fit on any device"
+        )
+
+
+def _compile(network: UNet1DModel) -> Callable[[Tensor, Tensor], Any]:
+    """Return the network compiled, as a function: as a submodule it would be in the checkpoint twice.
+
+    The network itself stays as it is for validation and pictures. Compiled there too, both networks of a PlannerModule,
+    which share their code, would exceed torch's limit of 8 compilations (batch sizes x modes x networks).
+    """
+    compiled: Callable[..., Any] = torch.compile(network)
+    return lambda sample, timesteps: compiled(sample, timesteps)
+
+
+def _position_of_0_1(checkpoint: dict[str, Any]) -> dict[str, int] | None:
+    """Return the position in the order of windows as version 0.1 saved it: by Lightning's loops alone."""
+    loaders = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    return loaders[0] if loaders else None

@@ -1,31 +1,32 @@
-"""EMA that is safe from the first step, and a throughput meter that does not wait for the device."""
+"""EMA of the weights that is safe from the first step, and a throughput meter that does not wait for the device."""
 
 import time
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from vgp_lightning.data.windows import Batch
 
 
-class EMA(WeightAveraging):
-    """Exponential moving average of the weights; validation and checkpoints use it as soon as there is one.
+class EMA(pl.Callback):
+    """Exponential moving average of the weights; validation, checkpoints and the trained module hold it.
 
-    Lightning's own EMA swaps in the random initial weights until its first update, and to the end if ``max_steps``
-    comes first (Lightning #21724). Buffers are copied, not averaged: they are the dataset's statistics.
+    Buffers are not averaged: they are the dataset's statistics. A checkpoint holds the average as ``state_dict``, the
+    raw weights as ``current_model_state``, and the number of updates as ``averaging_state``: Lightning's own layout
+    (``WeightAveraging`` of 2.6), whose average would be the random initial weights until the first update, and to the
+    end if ``max_steps`` came first (Lightning #21724).
     """
 
     def __init__(self, decay: float = 0.9999, every_n_steps: int = 1) -> None:
         """Set the average up.
 
         Args:
-            decay: The share of the average that stays at each step, in the long run; at first it is
-                (1 + steps) / (10 + steps), so that the average forgets the random start in a short run too.
-            every_n_steps: Optimizer steps between two updates, each of which moves the average as far as so many
-                would: a slow average loses nothing by it, and a step on a CPU is a twentieth shorter with 10.
+            decay: Share of the average that remains at each step, in the long run; after k steps it is at most
+                (1 + k) / (10 + k), so that the average forgets the random start in a short run too.
+            every_n_steps: Optimizer steps between two updates, each of which moves the average as far as that many
+                updates would: a slow average loses nothing by it, and with 10 a step on a CPU is a twentieth shorter.
 
         Raises:
             ValueError: If the decay is not in [0, 1), or the interval below 1.
@@ -34,69 +35,104 @@ class EMA(WeightAveraging):
             raise ValueError(f"ema.decay is {decay}: it must lie in [0, 1)")
         if every_n_steps < 1:
             raise ValueError(f"ema.every_n_steps is {every_n_steps}: it must be at least 1")
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self._decay, self._interval = decay, every_n_steps
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Return whether the average takes part in the step of this index."""
-        return step_idx is not None and step_idx % self._interval == 0
+        self._average: dict[str, Tensor] = {}  # by the parameter's name; empty before the first update
+        self._updates = 0
+        self._latest_step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average; its count stays on the CPU, where reading it is no wait for the device."""
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+        """Begin without an average."""
+        if stage == "fit":
+            self._average, self._updates = {}, 0
 
-    def _average(self, averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
-        """Move the averages towards the weights, in place."""
-        del steps  # a copy on the device
-        count = self._interval * int(self._average_model.n_averaged) if self._average_model is not None else 0
-        # Under other precisions than 32 bits the two can differ in type.
-        weights = [weight.to(average) for average, weight in zip(averages, weights, strict=True)]
-        kept = min(self._decay, (1 + count) / (10 + count)) ** self._interval
-        torch._foreach_lerp_(averages, weights, 1 - kept)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update the average after the first step, and after every so many more."""
+        step = trainer.global_step
+        if step > self._latest_step and (step - 1) % self._interval == 0:
+            self._update(pl_module)
+            self._latest_step = step
 
-    def _has_average(self) -> bool:
-        return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+    @torch.no_grad()
+    def _update(self, pl_module: pl.LightningModule) -> None:
+        """Move the average towards the weights; the first time, take the weights."""
+        if not self._average:
+            self._average = {name: weight.detach().clone() for name, weight in pl_module.named_parameters()}
+        else:
+            steps = self._interval * self._updates
+            kept = min(self._decay, (1 + steps) / (10 + steps)) ** self._interval
+            for average, weight in self._pairs(pl_module):
+                average.lerp_(weight, 1 - kept)
+        self._updates += 1
+
+    def _pairs(self, pl_module: pl.LightningModule) -> list[tuple[Tensor, Tensor]]:
+        """Return (average, weight) of each parameter; a loaded average first goes where its weight is."""
+        weights = dict(pl_module.named_parameters())
+        self._average = {name: average.to(weights[name]) for name, average in self._average.items()}
+        return [(average, weights[name]) for name, average in self._average.items()]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Swap the average in, once there is one."""
-        if self._has_average():
-            super().on_validation_epoch_start(trainer, pl_module)
+        """Exchange the weights for the average."""
+        self._exchange(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Swap the average out, once there is one."""
-        if self._has_average():
-            super().on_validation_epoch_end(trainer, pl_module)
+        """Exchange them back."""
+        self._exchange(trainer, pl_module)
+
+    @torch.no_grad()
+    def _exchange(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":  # a module that is validated alone holds its average already
+            for average, weight in self._pairs(pl_module):
+                raw = weight.detach().clone()
+                weight.copy_(average)
+                average.copy_(raw)
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the module."""
+        for average, weight in self._pairs(pl_module):
+            weight.copy_(average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step of the latest update."""
+        return {"latest_update_step": self._latest_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the step of the latest update."""
+        self._latest_step = state_dict["latest_update_step"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save the average as ``state_dict``, once there is one."""
-        if self._has_average():
-            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._average:
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
+            checkpoint["state_dict"] = checkpoint["state_dict"] | self._average
+            checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self._updates)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore average and raw weights where training goes on; elsewhere the average is what was loaded.
+        """Restore average and raw weights where training is resumed; elsewhere the average is what is loaded.
 
         A checkpoint from before the first step, such as Lightning's finders write, has none.
         """
-        if self._average_model is not None and "averaging_state" in checkpoint:
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the average in the module, once there is one."""
-        if self._has_average():
-            super().on_train_end(trainer, pl_module)
+        if trainer.state.fn != "fit":
+            return
+        self._average, self._updates = {}, 0
+        if "averaging_state" in checkpoint:
+            names = [name for name, _ in pl_module.named_parameters()]
+            self._average = {name: checkpoint["state_dict"][name].clone() for name in names}
+            self._updates = int(checkpoint["averaging_state"]["n_averaged"])
+            pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
 class Throughput(pl.Callback):
-    """Logs steps and windows a second, validation aside, without a wait for the device."""
+    """Logs steps and windows per second, without validation, and without waiting for the device."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start timing."""
         self._step, self._time, self._windows = trainer.global_step, time.perf_counter(), 0
 
     def on_train_batch_end(
@@ -112,10 +148,10 @@ class Throughput(pl.Callback):
             self._step, self._time, self._windows = trainer.global_step, time.perf_counter(), 0
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
-        self._stopped = time.perf_counter()
+        """Pause timing."""
+        self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let it go on."""
+        """Resume timing after validation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._time += time.perf_counter() - self._stopped
+            self._time += time.perf_counter() - self._paused

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and signals that end a run between two steps."""
+"""Checkpoints: written atomically, at signals too, and read as data, never as code."""
 
 import os
 import pickle
@@ -13,10 +13,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
 from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.internals import batches_trained, requeue_signal
 from vgp_lightning.training.planner import PlannerModule
 from vgp_lightning.training.value import ValueModule
 
@@ -24,7 +24,7 @@ ASK_EVERY = 20  # steps after which the processes of a distributed run tell each
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Return where a run's files go: the first logger's folder of this run, of the main process."""
+    """Return where a run's files go: the first logger's folder of this run, as the main process names it."""
     folder = Path(trainer.default_root_dir)
     if trainer.loggers:
         logger = trainer.loggers[0]
@@ -34,13 +34,17 @@ def run_folder(trainer: pl.Trainer) -> Path:
 
 
 class WholeFile(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: a full disk or a kill leaves the one that was there.
+    """Writes a checkpoint beside its place and renames it: a full disk or a kill leaves the previous one intact.
 
-    Lightning's own goes through the temporary folder, from where a file is copied if that is another file system.
+    Lightning's own goes through the temporary folder, from which a file is copied if that is another file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the checkpoint; a remote one as Lightning does."""
+        """Write the checkpoint; a remote one as Lightning does.
+
+        Raises:
+            OSError: If the disk cannot hold it.
+        """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -54,17 +58,17 @@ class WholeFile(TorchCheckpointIO):
                 os.fsync(file.fileno())
             part.replace(target)
         except RuntimeError as error:
-            # torch's writer hides the disk's own words.
+            # torch's writer hides the operating system's message.
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         finally:
             part.unlink(missing_ok=True)
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``: rewritten every so many steps, at the very last one, and at a signal.
+    """Keeps ``checkpoints/last.ckpt``: rewritten at an interval, after the last step, and at a signal.
 
-    Ctrl-C (SIGINT), SIGTERM and SLURM's signal before its time limit end the run after the step that is under way,
-    from where it can go on to the bit; SLURM is asked to run the job again. A second Ctrl-C does not wait.
+    Ctrl-C (SIGINT), SIGTERM and SLURM's signal before its time limit end the run after the current step; resumed, it
+    is to the bit the run that was not interrupted. SLURM is asked to run the job again. A second Ctrl-C does not wait.
     """
 
     def __init__(self, every_n_train_steps: int = 1000) -> None:
@@ -81,30 +85,35 @@ class LastCheckpoint(Checkpoint):
         self._interval = every_n_train_steps
         self._saved_step = -1
         self._signal: int | None = None
+        self._step = 0  # optimizer steps taken before the current batch
+        self._stepped = False  # whether the current batch has ended one
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let checkpoints be written whole, where Lightning would write them itself."""
+        """Have checkpoints written atomically, unless the user has chosen how they are written."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFile()
         self._path = run_folder(trainer) / "checkpoints/last.ckpt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over; the Trainer gives them back when it ends."""
-        self._requeue_signal = _requeue_signal(trainer)
+        """Take over the signals; the Trainer restores their handlers when it ends."""
+        self._step = trainer.global_step
+        self._requeue_signal = requeue_signal(trainer)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, self._requeue_signal):
-                # A job in the background of a shell ignores Ctrl-C, and shall.
+                # A shell's background job ignores Ctrl-C, and has to go on doing so.
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, self._note)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time to, and stop if a signal asks for it; after the validation that is due, if one is.
+        """Save if it is time to, and stop if a signal asks for it.
 
-        A resumed run would not make up for it.
+        If a validation is due now, wait for its end: a resumed run would not make up for it.
         """
-        if not _validates(trainer):
+        self._stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        if not _validates(trainer, batch_idx):
             self._save_or_stop(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -113,13 +122,13 @@ class LastCheckpoint(Checkpoint):
             self._save_or_stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where another callback has ended the training, while average and raw weights are still two."""
+        """Save where another callback has ended the training, while average and raw weights are still separate."""
         if trainer.should_stop:
             self._save(trainer)
 
     def _save_or_stop(self, trainer: pl.Trainer) -> None:
-        if trainer.fit_loop._should_accumulate():
-            return  # gradients are in no checkpoint
+        if not self._stepped:
+            return  # accumulated gradients are in no checkpoint
         if self._stops(trainer):
             self._save(trainer)
             self._leave(trainer)
@@ -146,7 +155,7 @@ class LastCheckpoint(Checkpoint):
         print(f"\nvgp: {signal.Signals(number).name}: stopping after this step{again}", file=sys.stderr)
 
     def _stops(self, trainer: pl.Trainer) -> bool:
-        """Return whether any process has met a signal; a distributed run asks now and then only."""
+        """Return whether any process has received a signal; a distributed run asks only at intervals."""
         wanted = self._signal is not None
         if trainer.world_size == 1:
             return wanted
@@ -157,7 +166,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             print(
                 f"vgp: stopped after step {trainer.global_step}: {self._path} is written. "
-                "The same command with --ckpt_path last goes on",
+                "To resume, give the same command with --ckpt_path last",
                 file=sys.stderr,
             )
             if number == self._requeue_signal:
@@ -167,35 +176,46 @@ class LastCheckpoint(Checkpoint):
         raise SystemExit(128 + number)
 
 
-def _requeue_signal(trainer: pl.Trainer) -> int | None:
-    """Return the signal after which SLURM shall run the job again, if it shall."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-        return environment.requeue_signal or signal.SIGUSR1
-    return None
+def _validates(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Return whether Lightning validates after this batch.
 
-
-def _validates(trainer: pl.Trainer) -> bool:
-    """Return whether Lightning validates after this batch."""
-    loop = trainer.fit_loop
-    if loop._data_fetcher is None or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+    An interval in wall-clock time is not foreseen: a signal at the same step then stops the run before the validation.
+    """
+    every_epochs, every_batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or (every_epochs is not None and (trainer.current_epoch + 1) % every_epochs):
         return False
-    loop.epoch_loop.val_loop.setup_data()  # which else is done only when it begins
-    return not loop.epoch_loop.val_loop.skip
+    ends_early = (
+        trainer.should_stop
+        and trainer.current_epoch >= (trainer.min_epochs or 0)
+        and trainer.global_step >= (trainer.min_steps or 0)
+    )
+    if not ends_early:
+        count = batches_trained(trainer) if every_epochs is None else batch_idx + 1
+        if every_batches is None or count % every_batches:
+            return False
+    # Lightning asks for the held-out windows when the first validation begins, and skips it if there are none.
+    loaders = trainer.val_dataloaders
+    if loaders is None and trainer.datamodule is not None:  # type: ignore[attr-defined]
+        loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    return loaders is None or not isinstance(loaders, list) or len(loaders) > 0
 
 
 def read_checkpoint(path: str | Path, advice: str = "") -> Any:
-    """Read a file of torch's, which may hold tensors and plain values but no code.
+    """Read a file that ``torch.save`` wrote, which may hold tensors and plain values, but no code.
+
+    Args:
+        path: The file.
+        advice: End of the message if it is missing.
 
     Raises:
-        ValueError: If the file is missing (``advice`` ends the message), or is none.
+        ValueError: If the file is missing, or is not such a file.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"checkpoint {path} does not exist{advice}") from error
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
-        # torch's own text is a page long, and advises to load it as code.
+        # torch's own message is a page long, and advises loading it as code.
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
 
 
@@ -203,7 +223,7 @@ def load_module(path: str) -> DenoiserModule | ValueModule | PlannerModule:
     """Load a checkpoint of any of the modules, with the EMA weights if it was trained with EMA.
 
     Raises:
-        ValueError: If the file is missing, no checkpoint, or another program's.
+        ValueError: If the file is missing, is no checkpoint, or is another program's.
     """
     checkpoint = read_checkpoint(path, advice=": train one with vgp fit")
     kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule, PlannerModule)}

@@ -1,7 +1,7 @@
 """DenoiserModule: learns to predict a window from its noised form.
 
-Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
-normalised, (B, H, T), action first.
+Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are in physical units;
+trajectories inside the module are normalised, (B, H, T), action first.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from vgp_lightning.training.trajectory import TrajectoryModule
 
 
 class DenoiserModule(TrajectoryModule):
-    """The denoiser: learns to predict a window from its noised form (or its noise, or v)."""
+    """The denoiser: predicts a window, its noise or its velocity (v) from its noised form."""
 
     loss_name, short_name = "diffusion_loss", "denoiser"
     make_network = staticmethod(make_denoiser)
@@ -35,7 +35,7 @@ class DenoiserModule(TrajectoryModule):
                 or ``v_prediction``.
             action_weight: Weight of the first action in the loss: it is the only one that is executed.
             loss_discount: Weight of each further step relative to the one before it.
-            settings: Those of every TrajectoryModule.
+            settings: The arguments of TrajectoryModule.
 
         Raises:
             ValueError: If horizon or widths do not fit.
@@ -47,11 +47,15 @@ class DenoiserModule(TrajectoryModule):
         weights[0, :action_dim] = action_weight
         weights[0, action_dim:] = 0  # pinned: nothing to predict
         self.register_buffer("loss_weights", weights, persistent=False)
+        # "disable": looking for NaN would wait for the device at each update; a NaN shows in the mean.
         self.level_losses = MetricCollection(
-            {f"val_levels/diffusion_loss/{name}": MeanMetric() for name in self.validation_levels()}
+            {
+                f"val_levels/diffusion_loss/{name}": MeanMetric(nan_strategy="disable")
+                for name in self.validation_levels()
+            }
         )
         self.metrics = [self.level_losses]
-        self.validation_loss = MeanMetric()
+        self.validation_loss = MeanMetric(nan_strategy="disable")
 
     def loss(self, batch: Batch, timesteps: Tensor, noise: Tensor) -> Tensor:
         """Return the weighted mean squared error (B,) of the prediction at the noise levels (B,): the paper's eq. 5."""
@@ -68,7 +72,7 @@ class DenoiserModule(TrajectoryModule):
         return (weights * (output - target) ** 2).mean(dim=(1, 2))
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of the batch at noise levels drawn uniformly."""
+        """Return the mean loss of the batch at uniformly drawn noise levels."""
         return self.loss(batch, *self.draw(batch)).mean()
 
     def measure(self, batch: Batch) -> None:

@@ -1,15 +1,15 @@
-"""Evaluate the planner's two networks in training on a CPU, to float32 rounding, in less time than diffusers takes.
+"""The planner's two networks in training on a CPU: to float32 rounding diffusers' result, in less time.
 
-``forward`` computes what a ``UNet1DModel`` computes, from the network's own parameters, and autograd takes it from
-there: every parameter gets its gradient in its usual place. The arithmetic is that of ``vgp_lightning.inference``
-(shapes too: activations are (B, L, C), contiguous), and the gradients are pulled back by hand:
+``forward`` computes what a ``UNet1DModel`` computes, from the network's own parameters, and each parameter gets its
+gradient in its usual place. The algorithm and the shapes are those of ``vgp_lightning/pipeline/fast_networks.py``:
+activations are (B, L, C), contiguous. Gradients are computed by hand:
 
-* With P the inputs at Toom-Cook's points, U the taps and D the gradient of the products there, the gradient of the taps
-  is D^T P, of which the transposed transform makes five again; the gradient of the inputs is a convolution with the
-  same U, transposed.
-* What lives for one step of the arithmetic stands in memory that is kept: to be given megabytes by the system and to
-  give them back at every layer would cost as much as the products.
-* P and U are computed again in the backward pass: they are larger than the input and the weight that they come of.
+* With P the inputs at Toom-Cook's points, U the taps there, and D the gradient of the products, the gradient of the
+  taps at the points is D^T P, which the transposed transform turns into that of the five taps. The gradient of the
+  inputs is a convolution with the transposed U.
+* Intermediate results that are used within one layer lie in buffers that are kept: allocating and freeing megabytes at
+  each layer would cost as much as the products.
+* P and U are computed again in the backward pass: they are larger than the input and the weight.
 
 The result depends on the arguments and the number of threads alone, to the bit.
 """
@@ -44,35 +44,48 @@ _LONGEST = 32  # horizon
 
 
 def can_forward(network: UNet1DModel, horizon: int) -> bool:
-    """Return whether ``forward`` can stand for the network, and is quicker at this horizon with as many threads.
+    """Return whether ``forward`` can replace the network, and is faster at this horizon with as many threads.
 
-    It can for a recipe's, unchanged, in float32 on the CPU. A longer horizon than 32 is cut into pieces, whose copies
-    take two threads as long as the products save: 0.84 times as fast as diffusers at H = 160, 1.22 with one thread.
+    It can for an unchanged network of a recipe, without hooks, in float32 on the CPU. A horizon above 32 is cut into
+    pieces. With two threads their copies take longer than the products save: 0.84 times as fast as diffusers at
+    H = 160; with one thread 1.22 times.
     """
-    return can_accelerate(network) and (horizon <= _LONGEST or torch.get_num_threads() == 1)
+    return (
+        (horizon <= _LONGEST or torch.get_num_threads() == 1)
+        and can_accelerate(network)
+        and not any(_has_backward_hook(module) for module in network.modules())
+    )
+
+
+def _has_backward_hook(module: nn.Module) -> bool:
+    """Return whether a module's gradients are watched or changed; torch 2.13 has no public name that tells."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory that is freed, where it is glibc, for as long as the process lives.
+    """Have glibc keep freed memory for as long as the process lives; another C library is left alone.
 
-    A step frees tens of megabytes that the next one asks for: to get them from the system page by page costs as much
-    as a tenth of the step, diffusers' own too. It concerns the whole process, hence it is for a program to call.
+    A step frees tens of megabytes that the next one allocates: getting them from the system page by page costs a tenth
+    of the step, with diffusers' networks too. It affects the whole process: only a program should call it, no library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest that is accepted
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest accepted value
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def forward(network: UNet1DModel, sample: Tensor, timesteps: Tensor) -> Tensor:
-    """Return ``network(sample, timesteps).sample``, for a network of which ``can_forward`` is true.
+    """Return ``network(sample, timesteps).sample``, for a network for which ``can_forward`` is true.
 
     Args:
         network: The denoiser or the value function.
         sample: The trajectories (B, T, L), channels first.
         timesteps: Their noise levels (B,).
+
+    Returns:
+        The output (B, T, L), or (B, 1) of a value function.
     """
-    if torch.is_autocast_enabled("cpu"):  # who wants less precision wants other kernels
+    if torch.is_autocast_enabled("cpu"):  # the user wants lower precision
         return cast(Tensor, network(sample, timesteps).sample)
     middle = network.mid_block
     predicts_value = not hasattr(middle, "resnets")
@@ -106,7 +119,7 @@ def forward(network: UNet1DModel, sample: Tensor, timesteps: Tensor) -> Tensor:
 
 
 def _embed(embedding: Tensor, blocks: list[ResidualTemporalBlock1D]) -> tuple[Tensor, ...]:
-    """Return the bias (B, 1, C) that the time embedding is in each block, all from one product."""
+    """Return the bias (B, 1, C) that the time embedding adds in each block, all from one product."""
     layers = [block.time_emb for block in blocks]
     weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
     together = functional.linear(functional.mish(embedding), weight, bias).unsqueeze(1)
@@ -120,7 +133,7 @@ def _run(block: ResidualTemporalBlock1D, x: Tensor, time_bias: Tensor) -> Tensor
 
 
 def _point(convolution: nn.Conv1d, x: Tensor) -> Tensor:
-    """Return a convolution of one tap."""
+    """Return a convolution with a kernel of size 1."""
     return functional.linear(x, convolution.weight.squeeze(2), convolution.bias)
 
 
@@ -143,11 +156,11 @@ def _apply(function: Any, *arguments: Any) -> Tensor:
 
 
 class _Room(threading.local):
-    """Memory that is kept, by use, for each thread."""
+    """Buffers that are kept, by use; each thread has its own."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, int, int, int], Tensor] = {}  # of the buffers: to make one is a call
+        self._views: dict[tuple[str, int, int, int], Tensor] = {}  # of the buffers; making one takes time
 
     def take(self, use: str, a: int, b: int, c: int) -> Tensor:
         view = self._views.get((use, a, b, c))
@@ -155,9 +168,9 @@ class _Room(threading.local):
 
     def _make(self, use: str, a: int, b: int, c: int) -> Tensor:
         count = a * b * c
-        with torch.inference_mode(False):  # else other modes could not write to it
+        with torch.inference_mode(False):  # an inference tensor could not be written to in training
             if use not in self._buffers or len(self._buffers[use]) < count:
-                self._buffers[use] = torch.empty(count)
+                self._buffers[use] = torch.empty(count, dtype=torch.float32)
                 self._views = {key: view for key, view in self._views.items() if key[0] != use}
             view = self._views[use, a, b, c] = self._buffers[use][:count].view(a, b, c)
         return view
@@ -167,20 +180,20 @@ _room = _Room()
 
 
 def _multiply(use: str, a: Tensor, b: Tensor) -> Tensor:
-    """Return the batched product, which stands until the next of the same use."""
+    """Return the batched product; it is valid until the next one of the same use."""
     return torch.bmm(a, b, out=_room.take(use, a.shape[0], a.shape[1], b.shape[2]))
 
 
 @dataclass(frozen=True)
 class _Matrices:
-    """Toom-Cook's matrices, as ``inference.Transforms`` describes them, and their transposes."""
+    """Toom-Cook's matrices, as ``Transforms`` of pipeline/fast_networks.py describes them, and their transposes."""
 
     spread: Tensor
     taps: Tensor
     taps_transposed: Tensor
     gather: Tensor
     gather_transposed: Tensor
-    spread_back: Tensor | None  # None: the products' gradient at the points, as it is, is what is to be multiplied
+    spread_back: Tensor | None  # None: the gradient of the products needs no transform
     gather_back: Tensor
     points: int
     spans: int
@@ -191,7 +204,7 @@ def _make_matrices(length: int) -> _Matrices:
     with torch.inference_mode(False):
         made = make_transforms(length)
         taps = made.taps.float()
-        # In a single tile the transposed transforms pull back as well as the reversed taps' do.
+        # In a single tile the transposed transforms give the gradient, as the transforms of reversed taps do.
         single = length <= TILE
         return _Matrices(
             spread=made.spread,
@@ -224,9 +237,9 @@ def _from_points(products: Tensor, gather: Tensor, batch: int, length: int) -> T
 
 def _taps_at_points(weight: Tensor, groups: int, length: int, matrices: _Matrices) -> Tensor:
     """Return the weight (out, in, 5) at the points: (out, points, in)."""
-    if length == 1:  # here, and for the bias, see ``inference._ConvolutionBlock``
+    if length == 1:  # here, and for the bias, see _ConvolutionBlock of pipeline/fast_networks.py
         weight = without_mean(weight, groups)
-    # One product an output: far faster than one of all, which is only five deep.
+    # One product per output: far faster than a single one, whose inner dimension is only five.
     return _multiply("taps", matrices.taps.expand(len(weight), -1, -1), weight.transpose(1, 2))
 
 
@@ -254,7 +267,7 @@ class _ConvolutionBlock(torch.autograd.Function):
         products[0].add_(without_mean(bias, groups))
         y = as_image(_from_points(products, matrices.gather, batch, length))
         sizes = (batch, len(weight), length, groups)
-        norm_weight = norm_weight.neg()  # the norm's output is negated because that is what mish's sigmoid takes
+        norm_weight = norm_weight.neg()  # negated output: mish takes the sigmoid of -x
         z, mean, rstd = torch.native_group_norm(y, norm_weight, norm_bias.neg(), *sizes, eps)
         if recorded:
             z, slope = mish_and_slope(z)
@@ -277,7 +290,7 @@ class _ConvolutionBlock(torch.autograd.Function):
         dy, d_norm_weight, d_norm_bias = torch.ops.aten.native_group_norm_backward(
             pull_back_mish(as_image(gradient), slope),
             *(y, mean, rstd, norm_weight, *ctx.sizes),
-            [True, True, True],  # with less, torch 2.13 writes to gradients that it did not make
+            [True, True, True],  # with a False, torch 2.13 writes to gradients that it has not allocated
         )
         dx = d_weight = d_bias = None
         if of_x or of_weight or of_bias:
@@ -306,14 +319,14 @@ class _ConvolutionBlock(torch.autograd.Function):
 
 
 def _cut(x: Tensor, size: int, step: int, edge: int, count: int) -> Tensor:
-    """Return windows (B, count, size * C) of x (B, L, C), the first of which starts that many zeros before x."""
+    """Return windows (B, count, size * C) of x (B, L, C); the first starts ``edge`` zeros before x."""
     batch, length, channels = x.shape
     x = functional.pad(x, (0, 0, edge, (count - 1) * step + size - edge - length))
     return x.as_strided((batch, count, size * channels), (x.stride(0), step * channels, 1)).contiguous()
 
 
 def _lay(windows: Tensor, step: int, edge: int, length: int) -> Tensor:
-    """Return the sum (B, L, C) of windows (B, count, size, C) laid where ``_cut`` takes them; size <= 2 * step."""
+    """Return the sum (B, L, C) of windows (B, count, size, C), placed where ``_cut`` takes them; size <= 2 * step."""
     batch, count, size, channels = windows.shape
     out = windows.new_zeros(batch, count + 1, step, channels)
     out[:, :-1] = windows[:, :, :step]
@@ -322,7 +335,7 @@ def _lay(windows: Tensor, step: int, edge: int, length: int) -> Tensor:
 
 
 class _Downsampling(torch.autograd.Function):
-    """A convolution of three taps and stride 2, padded by one step."""
+    """A convolution with a kernel of size 3 and stride 2, padded by one step."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -347,7 +360,7 @@ class _Downsampling(torch.autograd.Function):
 
 
 class _Upsampling(torch.autograd.Function):
-    """A transposed convolution of four taps and stride 2: the other's transpose."""
+    """A transposed convolution with a kernel of size 4 and stride 2."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""``vgp fit`` and ``vgp validate``: LightningCLI with our callbacks, and runs that go on where they stopped."""
+"""``vgp fit`` and ``vgp validate``: LightningCLI with the callbacks of this room, and runs that can be resumed."""
 
 import re
 import warnings
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.training.base import LearningModule
@@ -18,7 +18,7 @@ from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
 
-# What decides the weights. The number of processes does not: a batch is that of all of them.
+# The options that decide the weights. The number of processes does not: a batch is that of all of them together.
 _DECIDING = (
     *("seed_everything", "model", "data", "ema"),
     *("trainer.max_steps", "trainer.max_epochs", "trainer.limit_train_batches", "trainer.overfit_batches"),
@@ -29,11 +29,11 @@ _FREE = ("model.init_args.compile", "data.num_workers", "data.download", "data.c
 
 
 def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
-    """Hand over to LightningCLI: ``-c`` files, then options, later ones win.
+    """Run LightningCLI: ``-c`` files first, then options; a later one overrides an earlier one.
 
     Args:
         args: Verb and options; None: the process's.
-        parse_error: Says what is wrong with the options.
+        parse_error: Reports what is wrong with the options, and ends the process.
     """
 
     class Parser(LightningArgumentParser):
@@ -41,7 +41,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
 
     keep_freed_memory()
     with warnings.catch_warnings():
-        # It suspects that arguments handed over by code (the demo, a test) were meant for the command line.
+        # It suspects that arguments given by code (the demo, a test) were meant for the command line.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
         # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -61,7 +61,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
 
 
 class _ConfigInCheckpoint(SaveConfigCallback):
-    """Leaves the merged config in the checkpoint too, so that an export or a resumed run needs nothing else."""
+    """Saves the merged config in the checkpoint too, so that an export or a resumed run needs nothing else."""
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -84,36 +84,32 @@ class _CLI(LightningCLI):
             help="Options in which a resumed run may differ from its checkpoint, such as trainer.max_steps.",
         )
 
-    def before_instantiate_classes(self) -> None:
-        self.config[self.config.subcommand].weights_only = True  # a checkpoint is data, never code
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and take the checkpoint out of the config.
 
-    def _parse_ckpt_path(self) -> None:
-        """Find the last checkpoint, and refuse one of another run.
-
-        Lightning would put the checkpoint's hyper-parameters over the command line.
+        Lightning would load its hyper-parameters over those of the command line.
         """
-        if self.config.subcommand != "fit" or not self.config.fit.ckpt_path:
-            return
-        config = self.config.fit
-        if config.ckpt_path == "last":
-            path = _go_on_in_last_folder(config)
-            if path is None:
-                print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
-            self._resume(path)
-        else:
-            self._resume(config.ckpt_path)
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        self._ckpt_path, config.ckpt_path = config.ckpt_path, None
 
-    def _resume(self, path: str | None) -> None:
-        config = self.config.fit
-        config.ckpt_path = None
-        config_text = self._parser("fit").dump(config, skip_none=False)
+    def before_instantiate_classes(self) -> None:
+        """Put the checkpoint back: for training the last one if asked for, and none of another run."""
+        config, path = self.config[self.config.subcommand], self._ckpt_path
+        config.weights_only = True  # a checkpoint is data, never code
+        if self.config.subcommand == "fit" and path:
+            if path == "last":
+                path = _resume_in_last_folder(config)
+                if path is None:
+                    print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
+            if path is not None:
+                text = self.parser.dump(self.config, skip_none=False)
+                _check_same(path, yaml.safe_load(text)["fit"], config.may_differ)
         config.ckpt_path = path
-        if path is not None:
-            _check_same(path, yaml.safe_load(config_text), config.may_differ)
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        self.config[self.config.subcommand].ckpt_path = None  # what is saved of the config repeats the whole run
+        self.config[self.config.subcommand].ckpt_path = None  # the saved config repeats the whole run
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -121,8 +117,8 @@ class _CLI(LightningCLI):
         return {verb: skipped[verb] for verb in ("fit", "validate")}
 
 
-def _go_on_in_last_folder(config: Namespace) -> str | None:
-    """Return the newest last.ckpt of the runs of this logger, and let the logger go on in its folder."""
+def _resume_in_last_folder(config: Namespace) -> str | None:
+    """Return the newest last.ckpt of this logger's runs, and have the logger write to that run's folder."""
     logger = config.trainer.logger
     if isinstance(logger, list):
         logger = logger[0] if logger else False
@@ -131,7 +127,7 @@ def _go_on_in_last_folder(config: Namespace) -> str | None:
         root, version = Path(settings.save_dir) / (settings.get("name") or ""), settings.get("version")
         pattern = "*" if version is None else f"version_{version}" if isinstance(version, int) else version
     else:
-        # Without a word Lightning logs into lightning_logs, without a logger nothing has a number.
+        # By default Lightning logs into lightning_logs; without a logger runs have no number.
         root = Path(config.trainer.default_root_dir or ".")
         pattern = "." if logger is False else "lightning_logs/*"
     found = sorted(root.glob(f"{pattern}/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
@@ -145,10 +141,14 @@ def _go_on_in_last_folder(config: Namespace) -> str | None:
 
 
 def _check_same(path: str, config: dict[str, Any], may_differ: list[str]) -> None:
-    """Refuse to go on from a checkpoint of a run that had other settings."""
+    """Refuse to resume a run that had other settings.
+
+    Raises:
+        ValueError: If an option that decides the weights differs, and is not named in ``may_differ``.
+    """
     text = read_checkpoint(path).get("vgp_config")
     if text is None:
-        return  # no run of the command line
+        return  # not written by the command line
     there, here = _flat(yaml.safe_load(text)), _flat(config)
     names = [
         name
@@ -158,8 +158,8 @@ def _check_same(path: str, config: dict[str, Any], may_differ: list[str]) -> Non
     if names:
         lines = "".join(f"\n  {name}: {there.get(name)} there, {here.get(name)} here" for name in names)
         raise ValueError(
-            f"this run is another than that of the checkpoint {path}:{lines}\nGive the same options to go on as it "
-            f"was; to go on with these, allow it: --may_differ '[{', '.join(names)}]'"
+            f"this run differs from that of the checkpoint {path}:{lines}\nGive the same options to resume it; to "
+            f"resume with these, allow it: --may_differ '[{', '.join(names)}]'"
         )
 
 

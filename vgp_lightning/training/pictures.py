@@ -1,4 +1,4 @@
-"""Plans and the calibration of values, drawn at each validation."""
+"""PlanPicture and CalibrationPicture: plans and the calibration of values, drawn at each validation."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from vgp_lightning.training.value import ValueModule
 
 
 class PlanPicture(pl.Callback):
-    """Draws denoised plans next to real windows at each validation, as the figure ``plan/denoised``."""
+    """Draws denoised plans beside real windows at each validation, as the figure ``plan/denoised``."""
 
     def __init__(self, plans: int = 8) -> None:
         """Set the number.
 
         Args:
-            plans: Plans, and real windows, in the picture.
+            plans: Number of plans, and of real windows, in the picture.
         """
         self.plans = plans
 
@@ -35,7 +35,7 @@ class PlanPicture(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Plan from the first batch's observations, with the same noise every time and the EMA weights."""
+        """Plan from the first batch's observations, with the same noise at every validation and the EMA weights."""
         del outputs
         logger = trainer.logger
         first = batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
@@ -44,7 +44,7 @@ class PlanPicture(pl.Callback):
         denoiser = next((part for part in pl_module.parts if isinstance(part, DenoiserModule)), None)
         if denoiser is None:
             return
-        # Spread over the batch: neighbours are steps of one episode.
+        # Evenly spaced in the batch: neighbours are steps of the same episode.
         windows = batch.trajectories[:: -(-len(batch.trajectories) // self.plans)].float()
         pipeline = ValueGuidedPlannerPipeline(
             denoiser.network,
@@ -69,15 +69,15 @@ class PlanPicture(pl.Callback):
 
 
 class CalibrationPicture(pl.Callback):
-    """Draws how far predicted returns come true, at each validation of a value function.
+    """Draws predicted against true returns at each validation of a value function.
 
-    The figure ``value/calibration`` shows held-out windows at the lowest noise level, ``value/rank_by_level`` how well
-    they are ranked at each validation level. Nothing is predicted for it: the metrics hold it all. Of several processes
-    the first draws its own share of the windows, evenly spread over them all.
+    The figure ``value/calibration`` shows held-out windows at the lowest noise level, ``value/rank_by_level`` the rank
+    correlation at each validation level. It reuses the predictions that the validation metrics already hold. Of several
+    processes the first draws its own share of the windows, which is evenly spaced in all of them.
     """
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw what the metrics hold, before Lightning empties them."""
+        """Draw what the metrics hold, before Lightning resets them."""
         logger = trainer.logger
         if not (trainer.is_global_zero and not trainer.sanity_checking and isinstance(logger, TensorBoardLogger)):
             return
@@ -86,7 +86,8 @@ class CalibrationPicture(pl.Callback):
         if value_module is None:
             return
         pairs = {
-            name: (predicted.double().cpu().numpy(), true.double().cpu().numpy())
+            # In this order: an Apple GPU has no float64.
+            name: (predicted.cpu().double().numpy(), true.cpu().double().numpy())
             for name, (predicted, true) in value_module.measured().items()
         }
         predicted, true = next(iter(pairs.values()))

@@ -21,9 +21,9 @@ class PlannerModule(LearningModule):
         """Build both networks.
 
         Args:
-            value_widths: Channels of the value function's levels, where they are others than the denoiser's.
-            value_learning_rate: The value function's learning rate, where it is another.
-            settings: Those of a DenoiserModule; the value function shares what it has of them.
+            value_widths: Channels of the value function's levels; default: the denoiser's.
+            value_learning_rate: The value function's learning rate; default: the denoiser's.
+            settings: The arguments of DenoiserModule; the value function takes those that it has too.
 
         Raises:
             ValueError: If horizon or widths do not fit.
@@ -36,7 +36,7 @@ class PlannerModule(LearningModule):
             shared["widths"] = value_widths
         if value_learning_rate is not None:
             shared["learning_rate"] = value_learning_rate
-        with torch.random.fork_rng(devices=()):  # so that both start as they would alone
+        with torch.random.fork_rng(devices=()):  # so that both start from the weights that they would have alone
             self.denoiser = DenoiserModule(**settings)
         self.value_function = _make_value_module(shared)
 
@@ -47,7 +47,7 @@ class PlannerModule(LearningModule):
 
     @property
     def learning_rate(self) -> float:
-        """The denoiser's learning rate, and the value function's where it has none of its own."""
+        """The denoiser's learning rate, and the value function's if it has none of its own."""
         return self.denoiser.learning_rate
 
     @learning_rate.setter
@@ -58,5 +58,5 @@ class PlannerModule(LearningModule):
 
 
 def _make_value_module(settings: dict[str, Any]) -> ValueModule:
-    """Make it outside of the other's constructor, whose arguments Lightning would take for its hyper-parameters."""
+    """Make it outside of PlannerModule's constructor: Lightning would save its arguments as PlannerModule's."""
     return ValueModule(**settings)

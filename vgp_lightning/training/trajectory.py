@@ -1,7 +1,7 @@
-"""TrajectoryModule: one network, its noise, and its normaliser.
+"""TrajectoryModule: one network, the noise it is trained with, and the normaliser.
 
-Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
-normalised, (B, H, T), action first.
+Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are in physical units;
+trajectories inside the module are normalised, (B, H, T), action first.
 """
 
 import math
@@ -20,7 +20,7 @@ from vgp_lightning.pipeline.networks import PredictionType, make_noise_scheduler
 from vgp_lightning.training.base import STATISTICS, LearningModule
 from vgp_lightning.training.fast import forward
 
-_VALIDATION_LEVELS = 5  # noise levels, evenly spread, at which validation measures
+_VALIDATION_LEVELS = 5  # noise levels, evenly spaced, at which validation measures
 
 
 class TrajectoryModule(LearningModule):
@@ -28,10 +28,10 @@ class TrajectoryModule(LearningModule):
 
     Attributes:
         network: The UNet1DModel.
-        make_network: Makes it of T, H and widths.
+        make_network: Builds it from T, H and widths.
         noise_scheduler: The noise schedule.
-        loss_name: What the loss is called in the logs.
-        short_name: What the network is called there, beside another.
+        loss_name: Name of the loss in the logs.
+        short_name: Name of the network in the logs, where there are two.
         metrics: What validation measures, by the names in the logs.
         validation_loss: The loss over all validation levels.
     """
@@ -67,19 +67,19 @@ class TrajectoryModule(LearningModule):
         """Build the network.
 
         Args:
-            transition_dim: T; comes from the data.
-            action_dim: A; comes from the data.
-            horizon: H; comes from the data.
-            task: What the data are; comes from the data.
+            transition_dim: T; linked from the data.
+            action_dim: A; linked from the data.
+            horizon: H; linked from the data.
+            task: Description of environment and datasets; linked from the data.
             widths: Channels of the levels. A denoiser's horizon must be a multiple of 2 ** (number - 1), a value
                 function's may be at most 2 ** (number + 2).
-            num_train_timesteps: Noise levels; as many for both networks.
+            num_train_timesteps: Number of noise levels; the same for both networks.
             beta_schedule: Noise schedule, by diffusers' name; the paper's is the cosine, ``squaredcos_cap_v2``.
-            learning_rate: Highest, after the warm-up.
-            weight_decay: Of AdamW.
+            learning_rate: The highest learning rate, reached after the warm-up.
+            weight_decay: Weight decay of AdamW.
             warmup_steps: Steps in which the learning rate rises from zero.
-            compile: Compile the network with ``torch.compile``.
-            predicts: What a denoiser predicts.
+            compile: Train the network compiled by ``torch.compile``; validation and pictures use it uncompiled.
+            predicts: What the network predicts.
 
         Raises:
             ValueError: If horizon or widths do not fit.
@@ -91,6 +91,7 @@ class TrajectoryModule(LearningModule):
         self.levels = num_train_timesteps
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.compile_network = compile
+        self.compiled: Callable[[Tensor, Tensor], Any] | None = None
         self.accelerated = False
         self.action_dim = action_dim
         for name, initial in (
@@ -110,14 +111,14 @@ class TrajectoryModule(LearningModule):
 
     @abstractmethod
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of the batch at noise levels drawn uniformly."""
+        """Return the mean loss of the batch at uniformly drawn noise levels."""
 
     @abstractmethod
     def measure(self, batch: Batch) -> None:
         """Update ``validation_loss`` and ``metrics``."""
 
     def take_statistics(self, normalization: dict[str, Any]) -> None:
-        """Put the data module's statistics into the buffers."""
+        """Copy the data module's statistics into the buffers."""
         for name in STATISTICS:
             values = normalization[name]
             if name.startswith("action_"):
@@ -136,17 +137,17 @@ class TrajectoryModule(LearningModule):
         return {"action_dim": self.action_dim, **vectors, **bounds}
 
     def draw(self, batch: Batch, level: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return noise levels (B,) and noise (B, H, T): those of the batch's draw, whatever happened before.
+        """Return noise levels (B,) and noise (B, H, T), which depend on the batch's seed alone.
 
-        They are drawn for the whole global batch, of which each process takes its windows' share: so the number of
-        processes changes nothing.
+        They are drawn for the whole global batch, of which each process takes the rows of its own windows: the number
+        of processes changes nothing.
 
         Args:
             batch: The windows.
-            level: The noise level of all, for validation; default: uniformly drawn ones.
+            level: One noise level for all windows, for validation; default: uniformly drawn levels.
         """
         draw, (_, *shape) = batch.draw, batch.trajectories.shape
-        # Another stream for each network and level.
+        # Each network and each validation level has a stream of its own.
         seed = (draw.seed + crc32(f"{self.loss_name} {level}".encode())) % 2**64
         generator = torch.Generator(self.device).manual_seed(seed)
         dtype, device = batch.trajectories.dtype, self.device
@@ -158,7 +159,7 @@ class TrajectoryModule(LearningModule):
         return timesteps[draw.part :: draw.parts], noise[draw.part :: draw.parts]
 
     def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """Return trajectories (B, H, T) at the noise levels (B,), the present observation pinned."""
+        """Return trajectories (B, H, T) at the noise levels (B,), with the current observation pinned."""
         noised: Tensor = self.noise_scheduler.add_noise(clean, noise, timesteps)
         noised[:, 0, self.action_dim :] = clean[:, 0, self.action_dim :]
         return noised
@@ -168,12 +169,13 @@ class TrajectoryModule(LearningModule):
         return (batch.trajectories - self.shift) / self.scale
 
     def evaluate(self, trajectories: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the network's output, in the trajectories' type: (B, T, H), or (B, 1) of a value function."""
+        """Return the network's output, in the dtype of the trajectories: (B, T, H), or (B, 1) of a value function."""
         sample = trajectories.transpose(1, 2)
         plain = sample.device.type == "cpu" and sample.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if self.accelerated and plain:
             return forward(self.network, sample, timesteps)
-        output: Tensor = self.network(sample, timesteps).sample
+        network = self.compiled if self.compiled is not None and self.training else self.network
+        output: Tensor = network(sample, timesteps).sample
         return output.to(trajectories.dtype)
 
     def validation_levels(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""ValueModule: learns the return of a window from its noised form.
+"""ValueModule: learns to predict the return of a window from its noised form.
 
-Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are raw; trajectories inside are
-normalised, (B, H, T), action first.
+Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are in physical units;
+trajectories inside the module are normalised, (B, H, T), action first.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from vgp_lightning.training.trajectory import TrajectoryModule
 
 
 class ValueModule(TrajectoryModule):
-    """The value function: learns the normalised return of a window from its noised form."""
+    """The value function: predicts the normalised return of a window from its noised form."""
 
     loss_name, short_name = "value_loss", "value_function"
     make_network = staticmethod(make_value_function)
@@ -27,7 +27,7 @@ class ValueModule(TrajectoryModule):
         """Build the network.
 
         Args:
-            settings: Those of every TrajectoryModule.
+            settings: The arguments of TrajectoryModule.
 
         Raises:
             ValueError: If horizon or widths do not fit.
@@ -36,25 +36,31 @@ class ValueModule(TrajectoryModule):
         self.explained_variance = MetricCollection(
             {self._name("explained_variance", level): ExplainedVariance() for level in self.validation_levels()}
         )
-        # Guidance and selection need the ranking of plans right, more than their values.
+        # Guidance and selection need the right ranking of plans, more than the right values.
         with warnings.catch_warnings():
-            # It warns that it keeps all predictions; data.validation_windows says how many.
+            # It warns that it keeps all predictions; data.validation_windows limits their number.
             warnings.simplefilter("ignore", UserWarning)
             self.rank_correlation = MetricCollection(
                 {self._name("rank_correlation", level): SpearmanCorrCoef() for level in self.validation_levels()}
             )
         self.metrics = [self.explained_variance, self.rank_correlation]
-        self.validation_loss = MeanMetric()
+        # "disable": looking for NaN would wait for the device at each update; a NaN shows in the mean.
+        self.validation_loss = MeanMetric(nan_strategy="disable")
 
     def predict(self, batch: Batch, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """Return the predicted normalised return (B,) of the batch, noised to the levels (B,)."""
+        """Return the predicted normalised return (B,) of the batch, noised to the levels (B,).
+
+        Outside of training the network computes in the precision of its weights, as an exported one does: in bfloat16
+        a value has 8 bits, so that many predictions tie, and their ranks say little. On a CPU training does too:
+        oneDNN's bfloat16 gradient of a strided convolution over a single step is wrong (torch 2.13).
+        """
         noised = self.noised(self.normalise(batch), timesteps, noise)
-        # bf16 on a CPU: oneDNN's gradient of a strided convolution over a single step is garbage (torch 2.13).
-        with torch.autocast(self.device.type, enabled=False) if self.device.type == "cpu" else nullcontext():
+        exact = self.device.type == "cpu" or not self.training
+        with torch.autocast(self.device.type, enabled=False) if exact else nullcontext():
             return self.evaluate(noised, timesteps).squeeze(-1)
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the mean squared error of the return at noise levels drawn uniformly."""
+        """Return the mean squared error of the return at uniformly drawn noise levels."""
         prediction = self.predict(batch, *self.draw(batch))
         return torch.nn.functional.mse_loss(prediction, self.normalised_returns(batch))
 
@@ -70,7 +76,8 @@ class ValueModule(TrajectoryModule):
     def measured(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return predicted and true returns (n,) by validation level, in the environment's units.
 
-        They are of the windows that this process has measured since the validation began; n is 0 where it has none.
+        They are those of the windows that this process has measured since the validation began; n is 0 where it has
+        measured none.
         """
         found = {}
         for name in self.validation_levels():
@@ -82,9 +89,9 @@ class ValueModule(TrajectoryModule):
 
     @staticmethod
     def _name(metric: str, level: str) -> str:
-        """Return a metric's name in the logs; the cleanest level's is what ranks plans, hence the first to look at."""
+        """Return a metric's name in the logs. Plans are ranked at the cleanest level, so that it comes first there."""
         return f"val/{metric}" if level == "t00" else f"val_levels/{metric}/{level}"
 
     def normalised_returns(self, batch: Batch) -> Tensor:
-        """Return the batch's returns (B,) with mean 0 and deviation 1 over the dataset."""
+        """Return the batch's returns (B,), which have mean 0 and deviation 1 over the dataset."""
         return (batch.returns - self.return_shift) / self.return_scale
