@@ -14,8 +14,10 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.data.windows import Batch, Draw
+from vgp_lightning.pipeline.fast_networks import make_transforms
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.fast import _make_matrices, _Room
 from vgp_lightning.training.pictures import PlanPicture
 from vgp_lightning.training.planner import PlannerModule
 from vgp_lightning.training.value import ValueModule
@@ -231,10 +233,13 @@ def test_the_logged_loss_is_the_mean_over_all_processes_at_the_steps_that_are_lo
 # ---------------------------------------------------------------- torch's settings
 
 
-def test_a_default_dtype_of_64_bits_changes_no_bit_of_training(make_data, make_trainer):
+def test_a_default_dtype_of_64_bits_changes_no_bit_of_training(make_data, make_trainer, monkeypatch):
     found, data = [], make_data(validation_share=0.25)
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
+        monkeypatch.setattr("vgp_lightning.training.fast._room", _Room())  # as in a process that begins
+        _make_matrices.cache_clear()
+        make_transforms.cache_clear()
         module = make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64], learning_rate=0.01)
         torch.set_default_dtype(dtype)
         try:

@@ -174,6 +174,15 @@ def test_the_layout_of_a_checkpoint_is_that_of_lightnings_own_average(make_data,
     assert list(ours["callbacks"]["EMA"]) == list(theirs["callbacks"]["EMAWeightAveraging"]) == ["latest_update_step"]
 
 
+def test_a_checkpoint_from_before_the_first_step_leaves_no_average_of_what_was_tried_since():
+    module, average, trainer = make_module(), EMA(0.9), SimpleNamespace(global_step=1, state=SimpleNamespace(fn="fit"))
+    average.on_train_batch_end(trainer, module, None, None, 0)
+    average.on_load_checkpoint(trainer, module, {"state_dict": module.state_dict()})
+    checkpoint = {"state_dict": module.state_dict()}
+    average.on_save_checkpoint(trainer, module, checkpoint)
+    assert list(checkpoint) == ["state_dict"]
+
+
 def test_an_update_reads_nothing_back_from_the_device():
     # Tensors of the device "meta" have no numbers: reading one is an error.
     module, average = make_module().to("meta"), EMA(0.9)
