@@ -1,4 +1,4 @@
-"""Tiny modules, batches and recorders, which the tests of training share.
+"""Tiny modules, batches and recorders that the training tests share.
 
 Shapes: B windows, H steps, A action dimensions, T dimensions in all; the datasets of ``make_data`` fit them.
 """
@@ -44,13 +44,13 @@ def with_statistics(module):
 
 
 def cosine_alphas(levels):
-    """The products of alphas of Nichol and Dhariwal's cosine schedule, each beta at most 0.999."""
+    """Return the products of alphas of Nichol and Dhariwal's cosine schedule, each beta at most 0.999."""
     f = [math.cos((i / levels + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(levels + 1)]
     return np.cumprod([1 - min(1 - f[i + 1] / f[i], 0.999) for i in range(levels)])
 
 
 class Steps(pl.Callback):
-    """Each step's loss, and the norm of all its gradients before anything is done to them."""
+    """Records each step's loss, and the norm of all its gradients before clipping."""
 
     def __init__(self):
         self.losses, self.norms = [], []
@@ -78,7 +78,7 @@ def differ(first, second):
 
 
 class Recorder(pl.Callback):
-    """The module's state after each training step, and while and after each validation."""
+    """Records the module's state after each training step, during and after each validation."""
 
     def __init__(self):
         self.start, self.steps, self.validating, self.sanity, self.after = None, [], [], [], []

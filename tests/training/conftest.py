@@ -1,4 +1,4 @@
-"""What the tests of training share beside ``tests/learners.py``: a batch, and its noise."""
+"""Fixtures of the training tests: a batch, and its noise. ``tests/learners.py`` has the rest."""
 
 import pytest
 import torch

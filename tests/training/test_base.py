@@ -1,4 +1,4 @@
-"""Schedules by formula, logged numbers, precision, and runs that may not be resumed."""
+"""LearningModule: schedules by formula, logged numbers, precision, compilation, and what is refused."""
 
 import math
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from vgp_lightning.data.windows import Batch, Draw
 from vgp_lightning.pipeline.fast_networks import make_transforms
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
-from vgp_lightning.training.fast import _make_matrices, _Room
+from vgp_lightning.training.fast import _Buffers, _make_matrices
 from vgp_lightning.training.pictures import PlanPicture
 from vgp_lightning.training.planner import PlannerModule
 from vgp_lightning.training.value import ValueModule
@@ -44,7 +44,7 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine_to_zero(ma
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
-def test_the_schedule_ends_with_the_epochs_too(make_data, make_trainer):
+def test_the_schedule_ends_with_the_last_epoch_too(make_data, make_trainer):
     recorder = LearningRates()
     trainer = make_trainer(max_steps=-1, max_epochs=2, callbacks=[recorder], limit_train_batches=4, limit_val_batches=0)
     trainer.fit(make_module(learning_rate=0.01), make_data(batch_size=8))
@@ -80,7 +80,9 @@ def test_the_optimizer_is_fused_unless_gradients_are_scaled(precision, fused):
 
 
 @pytest.mark.parametrize(("interval", "batches"), [(1, 5), (3, 100), (3, 4)])
-def test_the_logged_gradient_norm_is_that_steps_before_clipping(make_data, make_trainer, tmp_path, interval, batches):
+def test_the_logged_gradient_norm_is_that_of_its_step_before_clipping(
+    make_data, make_trainer, tmp_path, interval, batches
+):
     recorder, logger = Steps(), TensorBoardLogger(tmp_path, default_hp_metric=False)
     make_trainer(
         max_steps=7,
@@ -116,7 +118,7 @@ def test_the_shares_losses_average_to_that_of_the_whole_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_training_in_bfloat16_is_that_in_float32_but_for_rounding(make_data, make_trainer, kind):
+def test_training_in_bfloat16_differs_from_float32_by_rounding(make_data, make_trainer, kind):
     data, recorded = make_data(validation_share=0), {}
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
@@ -237,7 +239,7 @@ def test_a_default_dtype_of_64_bits_changes_no_bit_of_training(make_data, make_t
     found, data = [], make_data(validation_share=0.25)
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
-        monkeypatch.setattr("vgp_lightning.training.fast._room", _Room())  # as in a process that begins
+        monkeypatch.setattr("vgp_lightning.training.fast._buffers", _Buffers())  # as in a new process
         _make_matrices.cache_clear()
         make_transforms.cache_clear()
         module = make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64], learning_rate=0.01)

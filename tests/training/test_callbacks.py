@@ -1,4 +1,4 @@
-"""The average by hand, and throughput on a clock that the test sets."""
+"""EMA against an average computed by hand, and throughput on a clock that the test sets."""
 
 from types import SimpleNamespace
 
@@ -42,7 +42,7 @@ def test_a_checkpoint_has_the_average_by_hand_the_raw_weights_and_the_statistics
         for name in STATISTICS:
             np.testing.assert_array_equal(checkpoint[state][name], np.float32(data.normalization[name]))
     assert_same(copied(load_module(str(path))), average)
-    assert_same(copied(module), average)  # what is left when training has ended
+    assert_same(copied(module), average)  # what training leaves in the module
 
 
 def test_statistics_are_copied_and_not_averaged(make_data, make_trainer, tmp_path):
@@ -84,10 +84,10 @@ def test_validation_before_the_first_step_has_the_raw_weights_and_the_statistics
     assert_same(recorder.start, expected)
 
 
-# Lightning says that it restarts the epoch, and that the folder has checkpoints already.
+# Lightning warns that it restarts the epoch, and that the folder already has checkpoints.
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_a_resumed_run_goes_on_with_both_the_average_and_the_raw_weights(make_data, make_trainer, tmp_path):
+def test_a_resumed_run_has_both_the_average_and_the_raw_weights(make_data, make_trainer, tmp_path):
     first, second, data = Recorder(), Recorder(), make_data(validation_share=0)
     options = {"enable_checkpointing": True}
     make_trainer(max_steps=3, callbacks=[EMA(0.9), first, LastCheckpoint(100)], **options).fit(

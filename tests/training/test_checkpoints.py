@@ -1,4 +1,4 @@
-"""Runs that are stopped anywhere and go on are, to the bit, the run that was not; checkpoints are whole or absent."""
+"""A run that is stopped and resumed equals one that was not, to the bit; checkpoints are written atomically."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class Signals(pl.Callback):
 
 
 class Crash(pl.Callback):
-    """Dies in the middle of a step, without a word."""
+    """Ends the run by an error in the middle of a step."""
 
     class Error(Exception):
         pass
@@ -55,7 +55,7 @@ class Crash(pl.Callback):
 
 
 class Validations(pl.Callback):
-    """What validation finds, by step."""
+    """Records what validation measures, by step."""
 
     def __init__(self):
         self.found = {}
@@ -70,7 +70,7 @@ STEPS = {"max_steps": 13, "gradient_clip_val": 0.5, "val_check_interval": 3, "ch
 EPOCHS = {"max_steps": -1, "max_epochs": 3}
 SECOND_EPOCHS = {"max_steps": -1, "max_epochs": 3, "check_val_every_n_epoch": 2}
 BOTH = {"max_steps": 11, "max_epochs": 3, "val_check_interval": 2}
-# Three batches an epoch: of the two steps the second has one batch.
+# Three batches an epoch, so that the second of its two steps has one batch.
 ACCUMULATED = STEPS | {"max_steps": 7, "accumulate_grad_batches": 2, "batch_size": 20}
 
 
@@ -88,7 +88,7 @@ def run(make_data, make_trainer, tmp_path):
         validation_share=0.25,
         **options,
     ):
-        torch.manual_seed(99 if resume else 7)  # what a run was seeded with, its checkpoint knows
+        torch.manual_seed(99 if resume else 7)  # a resumed run takes the seed of its checkpoint
         path, validations = tmp_path / name / "checkpoints/last.ckpt", Validations()
         dataset = {"dataset_id": "test/tiny-v0"} if (tmp_path / "minari").exists() else {}
         trainer = make_trainer(
@@ -114,7 +114,7 @@ def run(make_data, make_trainer, tmp_path):
     ("options", "every"),
     [(STEPS, 1), (STEPS, 8), (EPOCHS, 1), (SECOND_EPOCHS, 3), (BOTH, 3), (ACCUMULATED, 1)],
 )
-def test_a_run_that_is_stopped_and_resumed_again_and_again_is_the_one_that_was_not(run, tmp_path, options, every):
+def test_a_run_that_is_stopped_and_resumed_repeatedly_equals_one_that_was_not(run, tmp_path, options, every):
     whole = run("whole", **options)
     validations, found = run.validations, {}
     for step in range(every, whole["global_step"], every):
@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_and_resumed_again_and_again_is_the_one_that_was_n
 
 
 @pytest.mark.parametrize(("options", "interval"), [(STEPS, 1), (EPOCHS, 3)])
-def test_a_run_that_is_killed_without_a_word_and_resumed_is_the_one_that_was_not(run, options, interval):
+def test_a_run_that_dies_and_is_resumed_equals_one_that_did_not(run, options, interval):
     whole = run("whole", **options)
     validations, found = run.validations, {}
     for step in range(4, whole["global_step"], 3):
@@ -153,7 +153,7 @@ def test_both_networks_together_resume_to_the_bit(run):
 
 
 @pytest.mark.parametrize("batch", [0, 1])
-def test_a_stop_waits_until_the_gradients_of_all_batches_are_stepped_with(run, tmp_path, batch):
+def test_a_stop_waits_until_all_accumulated_gradients_are_used(run, tmp_path, batch):
     with pytest.raises(SystemExit):
         run("parts", Signals(3, signal.SIGTERM, batch=batch), **ACCUMULATED)
     assert torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
@@ -176,7 +176,7 @@ def test_a_signal_during_validation_stops_the_run_after_it(run, tmp_path):
     assert run.validations == {step: validations[step] for step in (9, 12)}
 
 
-def test_what_is_resumed_after_its_last_step_is_done(run):
+def test_a_run_that_is_resumed_after_its_last_step_does_nothing_more(run):
     whole = run("whole", **STEPS)
     with pytest.raises(SystemExit):
         run("parts", Signals(13, signal.SIGTERM), **STEPS)
@@ -194,13 +194,13 @@ def test_a_run_resumes_where_another_callback_has_ended_it_with_raw_weights_and_
     assert stopped["global_step"] == 5
     assert differences(stopped["state_dict"], stopped["current_model_state"])
     resumed = run("parts", resume=True, **STEPS)
-    # It may have ended an epoch before its time; what is learned is the same.
+    # It may have ended an epoch early; what is learned is the same.
     names = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "callbacks")
     assert differences({name: resumed[name] for name in names}, {name: whole[name] for name in names}) == []
 
 
 @pytest.mark.parametrize("options", [STEPS, EPOCHS, BOTH])
-@pytest.mark.parametrize("step", [3, 4, 8])  # 4 and 8 are the last of an epoch
+@pytest.mark.parametrize("step", [3, 4, 8])  # 4 and 8 are the last steps of an epoch
 def test_a_checkpoint_of_version_0_1_resumes_which_has_the_order_of_windows_in_lightnings_loops_alone(
     run, tmp_path, options, step
 ):
@@ -230,7 +230,7 @@ def test_where_lightning_does_not_save_the_order_of_windows_ours_is_enough(run, 
 
 
 class Saved(pl.Callback):
-    """The step that ``last.ckpt`` is of, as each step finds it."""
+    """Records, at the start of each step, the step that ``last.ckpt`` was saved at."""
 
     def __init__(self, path):
         self.path, self.steps, self.validations = path, [], []
@@ -245,7 +245,7 @@ class Saved(pl.Callback):
         self.validations.append((trainer.global_step, self._step()))
 
 
-def test_the_last_checkpoint_is_rewritten_at_its_interval_and_is_the_last_step_in_the_end(run, tmp_path):
+def test_the_last_checkpoint_is_rewritten_at_its_interval_and_after_the_last_step(run, tmp_path):
     path = tmp_path / "whole/checkpoints/last.ckpt"
     saved = Saved(path)
     checkpoint = run("whole", saved, interval=3, max_steps=7, limit_val_batches=0)
@@ -255,7 +255,7 @@ def test_the_last_checkpoint_is_rewritten_at_its_interval_and_is_the_last_step_i
 
 
 @pytest.mark.parametrize("interval", [3, 4, 100])
-def test_training_that_ends_by_epochs_has_its_last_step_too(run, interval):
+def test_training_that_ends_by_epochs_saves_its_last_step_too(run, interval):
     checkpoint = run("whole", interval=interval, max_steps=-1, max_epochs=2)
     assert checkpoint["global_step"] == 8
     assert checkpoint["averaging_state"]["n_averaged"] == 8
@@ -313,21 +313,21 @@ def test_a_second_sigterm_changes_nothing(run, tmp_path):
 
 @pytest.fixture
 def handlers():
-    """The handlers of the signals that are caught, given back in the end."""
+    """The handlers of the signals that are caught; restored at the end."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield lambda: {number: signal.getsignal(number) for number in before}
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def test_a_ctrl_c_that_was_ignored_stays_so(run, handlers):
+def test_a_ctrl_c_that_was_ignored_stays_ignored(run, handlers):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert run("whole", Signals(3, signal.SIGINT), **STEPS)["global_step"] == 13
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_the_handlers_are_given_back(run, handlers, stopped):
+def test_the_handlers_are_restored(run, handlers, stopped):
     before, within = handlers(), {}
 
     class Within(pl.Callback):
@@ -357,7 +357,7 @@ def test_training_outside_the_main_thread_leaves_the_signals_alone(run):
 
 @pytest.fixture
 def slurm(monkeypatch, tmp_path):
-    """What a job of one task sees, and a ``scontrol`` that notes what it is asked for."""
+    """The environment of a job of one task, and a ``scontrol`` that records its arguments."""
     scontrol = tmp_path / "bin/scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
@@ -403,7 +403,7 @@ def test_an_interactive_job_is_not_run_again(run, slurm, monkeypatch, handlers):
 
 
 class FullDisk(pl.Callback):
-    """From a step on no file can grow beyond 100 kB; a checkpoint has more."""
+    """From one step on, no file can grow beyond 100 kB; a checkpoint is larger."""
 
     def __init__(self, step):
         self.step, self.before = step, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -417,7 +417,7 @@ class FullDisk(pl.Callback):
 
 
 @pytest.mark.parametrize("step", [1, 6])
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_that_was_there(run, tmp_path, step):
+def test_a_full_disk_is_an_error_and_leaves_the_previous_checkpoint(run, tmp_path, step):
     path = tmp_path / "whole/checkpoints/last.ckpt"
     before = []
 
@@ -429,7 +429,7 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_that_was_there(run, tmp_p
     with pytest.raises(OSError, match="File too large"):
         run("whole", FullDisk(step), Before(), interval=1, **STEPS)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000
-    assert [file.read_bytes() for file in path.parent.iterdir()] == before  # no half of another beside it
+    assert [file.read_bytes() for file in path.parent.iterdir()] == before  # and no part of another beside it
     if before:
         assert len(before[0]) > 100_000
         assert torch.load(path, weights_only=True)["global_step"] == 5
@@ -445,23 +445,23 @@ from vgp_lightning.training.checkpoints import WholeFile
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which kills where a file grows further
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which kills the process when a file grows further
 WholeFile().save_checkpoint({"weights": torch.ones(100_000)}, Path(sys.argv[1]))
 """
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_that_was_there(tmp_path):
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one(tmp_path):
     path = tmp_path / "last.ckpt"
     WholeFile().save_checkpoint({"step": 1}, path)
     result = subprocess.run([sys.executable, "-c", WRITES, str(path)], timeout=60, check=False)
     assert result.returncode == -signal.SIGXFSZ
     assert torch.load(path, weights_only=True) == {"step": 1}
-    WholeFile().save_checkpoint({"step": 2}, path)  # what is left is in the way of nothing
+    WholeFile().save_checkpoint({"step": 2}, path)  # the remaining part does no harm
     assert torch.load(path, weights_only=True) == {"step": 2}
     assert list(tmp_path.glob("last*")) == [path]
 
 
-def test_who_reads_a_checkpoint_while_the_next_is_written_has_the_whole_of_it(tmp_path):
+def test_a_checkpoint_that_is_being_read_stays_complete_while_the_next_is_written(tmp_path):
     path = tmp_path / "last.ckpt"
     WholeFile().save_checkpoint({"step": 1}, path)
     with path.open("rb") as file:
@@ -470,7 +470,7 @@ def test_who_reads_a_checkpoint_while_the_next_is_written_has_the_whole_of_it(tm
     assert torch.load(path, weights_only=True) == {"step": 2}
 
 
-def test_the_folder_of_a_checkpoint_is_made_and_another_file_system_is_lightnings(tmp_path):
+def test_the_folder_of_a_checkpoint_is_made_and_a_remote_one_is_written_by_lightning(tmp_path):
     WholeFile().save_checkpoint({"step": 1}, tmp_path / "a/b/last.ckpt")
     assert torch.load(tmp_path / "a/b/last.ckpt", weights_only=True) == {"step": 1}
     WholeFile().save_checkpoint({"step": 2}, f"file://{tmp_path}/remote.ckpt")

@@ -1,4 +1,4 @@
-"""The denoiser's loss by hand on networks whose answer is given, and that it learns."""
+"""The denoiser's loss by hand, on networks whose output is given, and a denoiser that learns."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from learners import A, B, H, Steps, T, cosine_alphas, make_module, with_statist
 
 
 def loss_by_hand(prediction, target, action_weight, loss_discount):
-    """Weighted mean of squares: each step's weight is relative to their mean, the first step's are given."""
+    """Weighted mean of squares: each step's weight is divided by their mean, the first step's weights are given."""
     mean = sum(loss_discount**h for h in range(H)) / H
     total = 0.0
     for b in range(B):
@@ -66,7 +66,7 @@ def test_a_denoiser_learns_the_windows_that_it_is_shown(make_data, make_episode,
     assert np.mean(steps.losses[-20:]) < 0.25 * np.mean(steps.losses[:5])
 
 
-def test_validation_adds_up_windows_and_not_batches(make_data, make_trainer, make_stub):
+def test_validation_averages_over_windows_and_not_over_batches(make_data, make_trainer, make_stub):
     data, module = make_data(validation_share=0.25, batch_size=7), make_module(action_weight=3.0)
     data.prepare_data()
     data.setup("validate")

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: killed at any moment and resumed, and two processes that do what one does."""
+"""Runs in processes of their own: killed at any moment and resumed; two processes learn what one does."""
 
 import json
 import os
@@ -59,7 +59,7 @@ checkpoints.os.fsync = dying_fsync
 
 @pytest.fixture
 def start(tmp_path):
-    """Return what starts a run of 60 steps over three and a half epochs, validated every 15 and saved every 7 steps."""
+    """Return a function that starts a run of 60 steps (3.5 epochs), validated every 15 and saved every 7 steps."""
     options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "320", "--max_episode_steps", "40"]
     main(["collect", *options, "--dataset_id", "test/pendulum-v0"])
     data = {"dataset_id": "test/pendulum-v0", "horizon": 8, "batch_size": 14, "validation_share": 0.2}
@@ -81,7 +81,7 @@ def start(tmp_path):
             capture_output=True,
             text=True,
             timeout=300,
-            start_new_session=True,  # what is killed is not the tests
+            start_new_session=True,  # so that a kill does not reach the tests
         )
 
     return start
@@ -156,14 +156,14 @@ def test_a_run_killed_five_times_and_resumed_ends_in_the_same_bits(start, tmp_pa
     expected, found = last(tmp_path, "whole"), last(tmp_path, "killed")
     assert expected["global_step"] == STEPS
     for checkpoint in (expected, found):
-        del checkpoint["vgp_config"]  # which tells the runs' names
+        del checkpoint["vgp_config"]  # it holds the runs' names
     assert_same(found, expected)
     assert metrics(tmp_path, "killed") == metrics(tmp_path, "whole")
     assert seen(tmp_path, "killed", processes) == seen(tmp_path, "whole", processes)
 
 
 def test_two_processes_share_each_epoch_and_learn_what_one_does(start, tmp_path):
-    # In 64 bits and slowly, so that only a fault and not rounding, which training amplifies, can make a difference.
+    # In 64 bits and with a low learning rate: training amplifies rounding, and only a fault shall make a difference.
     for name, processes in (("one", 1), ("two", 2)):
         options = ["--trainer.precision", "64-true", "--model.init_args.learning_rate", "1e-5"]
         options += ["--trainer.callbacks", f"[spy.Spy, {', '.join(PICTURES)}]"]
@@ -191,4 +191,4 @@ def test_two_processes_share_each_epoch_and_learn_what_one_does(start, tmp_path)
     average = last(tmp_path, "one")["state_dict"]
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=0, atol=1e-9)
-    assert max((average[name] - value).abs().max().item() for name, value in weights.items()) > 1e-6  # it was not idle
+    assert max((average[name] - value).abs().max().item() for name, value in weights.items()) > 1e-6  # it has learned

@@ -1,4 +1,4 @@
-"""What trains fast trains the same: outputs and gradients are those of diffusers' own network, to rounding."""
+"""Outputs and gradients of the fast networks are those of diffusers' own, to rounding."""
 
 import copy
 import hashlib
@@ -39,7 +39,7 @@ def assert_trains_alike(network, horizon, batch):
     rounded = train(network, plain, sample.clone(), timesteps, target)
     fast = train(network, forward, sample.clone(), timesteps, target)
     assert fast.keys() == exact.keys()
-    # A single gradient may be zero but for rounding (before a norm of one step): the measure is the largest too.
+    # A gradient may be zero except for rounding (before a norm of one step): errors are relative to the largest too.
     largest = max(value.norm() for name, value in exact.items() if name != "output")
     scales = {name: value.norm() + (0 if name == "output" else 1e-3 * largest) for name, value in exact.items()}
     plain_errors = {name: (rounded[name] - value).norm() / scales[name] for name, value in exact.items()}
@@ -52,7 +52,7 @@ def assert_trains_alike(network, horizon, batch):
 
 
 def trained(network, horizon):
-    """Return the network after some steps with a large learning rate, when no weight is what it was."""
+    """Return the network after some steps with a large learning rate, which have changed every weight."""
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
@@ -154,7 +154,7 @@ def test_two_steps_are_the_same_to_the_bit_and_in_another_process_too():
 def test_without_gradients_the_output_is_the_same_to_the_bit_and_nothing_is_recorded(make):
     network = make(CHANNELS, 16, (16, 64))
     sample, timesteps = torch.randn(4, CHANNELS, 16), torch.arange(4)
-    with torch.inference_mode():  # first: what is kept by then must not be spoilt for the others
+    with torch.inference_mode():  # first: buffers made here must be usable by the others
         within = forward(network, sample, timesteps)
     with torch.no_grad():
         silent = forward(network, sample, timesteps)
@@ -181,19 +181,19 @@ def test_frozen_parameters_get_no_gradient_and_the_others_theirs():
             assert parameter.grad is None or torch.equal(parameter.grad, whole[name])
 
 
-def test_a_graph_is_used_again_only_where_it_was_kept_and_then_gives_the_same():
+def test_a_graph_can_be_used_twice_only_if_it_was_retained_and_then_gives_the_same():
     network, timesteps = make_value_function(CHANNELS, 16, (16, 64)), torch.arange(4)
     parameters = list(network.parameters())
     loss = forward(network, torch.randn(4, CHANNELS, 16), timesteps).square().mean()
     first = torch.autograd.grad(loss, parameters, retain_graph=True)
-    forward(network, torch.randn(9, CHANNELS, 13), torch.arange(9)).sum().backward()  # other numbers in the same room
+    forward(network, torch.randn(9, CHANNELS, 13), torch.arange(9)).sum().backward()  # overwrites the buffers
     again = torch.autograd.grad(loss, parameters)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(loss, parameters)
 
 
-def test_a_weight_that_was_written_to_before_the_backward_pass_is_noticed():
+def test_writing_to_a_weight_before_the_backward_pass_is_an_error():
     network = make_denoiser(CHANNELS, 8, (16, 32))
     loss = forward(network, torch.randn(4, CHANNELS, 8), torch.arange(4)).sum()
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_keeping_freed_memory_changes_no_result():
     assert torch.equal(forward(network, sample, torch.arange(4)), before)
 
 
-def test_only_a_recipes_plain_network_in_float32_is_evaluated_so():
+def test_only_an_unchanged_network_of_a_recipe_in_float32_is_replaced():
     def changed(change):
         network = make_denoiser(CHANNELS, 8, (16, 32))
         change(network)

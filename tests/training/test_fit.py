@@ -1,4 +1,4 @@
-"""`vgp fit` as a user resumes it: the same run goes on, another is refused, and its config repeats it to the bit."""
+"""`vgp fit`: the same run is resumed, another is refused, and a run's config repeats it to the bit."""
 
 import math
 import os
@@ -29,7 +29,7 @@ class Stop(pl.Callback):
 
 
 class Start(pl.Callback):
-    """The weights and the windows of the first step, of the last Trainer."""
+    """Records weights and windows of the first step, learning rates and batch sizes, of the last Trainer."""
 
     weights, windows, rates, sizes = None, None, None, None
 
@@ -47,10 +47,10 @@ class Start(pl.Callback):
 
 @pytest.fixture
 def fit(make_data, tmp_path):
-    """Train on a tiny dataset by the command line, into the folder ``runs``; ``step`` stops it there."""
+    """Train on a tiny dataset by the command line, into the folder ``runs``; ``step`` is where SIGTERM stops it."""
     make_data()
 
-    def run(*options, step=None, base="denoiser", runs="runs"):
+    def run(*options, step=None, base="denoiser", runs="runs", verb="fit"):
         data = {"dataset_id": "test/tiny-v0", "horizon": 4, "batch_size": 16, "validation_share": 0.25}
         (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": data}))
         files = [CONFIGS / f"{base}.yaml", CONFIGS / "smoke.yaml", tmp_path / "data.yaml"]
@@ -75,7 +75,7 @@ def fit(make_data, tmp_path):
             arguments += [f"--trainer.callbacks+={__name__}.Stop", f"--trainer.callbacks.step={step}"]
         arguments += options
         if step is None:
-            main(["fit", *arguments])
+            main([verb, *arguments])
         else:
             with pytest.raises(SystemExit) as ended:
                 main(["fit", *arguments])
@@ -86,7 +86,7 @@ def fit(make_data, tmp_path):
 
 @pytest.fixture
 def refused(fit, capfd):
-    """The message of a run that has to fail."""
+    """Return the message of a run that has to fail."""
 
     def run(*options, **others):
         with pytest.raises(SystemExit) as ended:
@@ -104,7 +104,7 @@ def loaded(folder):
 
 
 def assert_same_run(first, second):
-    """All but where the files lie is the same to the bit."""
+    """Compare everything but the paths, to the bit."""
     assert differences(first | {"vgp_config": ""}, second | {"vgp_config": ""}) == []
 
 
@@ -115,7 +115,7 @@ def snapshot(folder):
 # ---------------------------------------------------------------- going on
 
 
-def test_a_stopped_run_goes_on_in_its_folder_and_is_the_one_that_was_not_stopped(fit, tmp_path):
+def test_a_stopped_run_resumes_in_its_folder_and_equals_one_that_was_not_stopped(fit, tmp_path):
     fit(runs="whole")
     for step in (3, 5, 9):
         fit("--ckpt_path", "last", step=step)
@@ -125,7 +125,7 @@ def test_a_stopped_run_goes_on_in_its_folder_and_is_the_one_that_was_not_stopped
     assert_same_run(loaded(folder), loaded(tmp_path / "whole/denoiser/version_0"))
 
 
-def test_the_newest_run_goes_on(fit, tmp_path):
+def test_the_newest_run_is_resumed(fit, tmp_path):
     fit(step=2)
     fit(step=3)
     fit("--trainer.logger.init_args.version", "named", step=4)
@@ -146,7 +146,7 @@ def test_the_newest_run_goes_on(fit, tmp_path):
 
 
 @pytest.mark.parametrize(("version", "folder"), [("0", "version_0"), ("named", "named")])
-def test_the_version_that_is_asked_for_goes_on_and_not_the_newest(fit, tmp_path, version, folder):
+def test_the_requested_version_is_resumed_and_not_the_newest(fit, tmp_path, version, folder):
     fit("--trainer.logger.init_args.version", version, step=2)
     fit(step=3)
     fit("--trainer.logger.init_args.version", version, "--ckpt_path", "last")
@@ -167,7 +167,7 @@ def test_without_a_logger_the_last_checkpoint_is_found_too(fit, tmp_path):
     assert loaded(tmp_path / "plain")["global_step"] == 12
 
 
-def test_a_run_of_another_module_does_not_go_on(fit, refused):
+def test_a_run_of_another_module_is_not_resumed(fit, refused):
     fit(step=2)
     message = refused("--ckpt_path", "last", "--trainer.logger.init_args.name", "denoiser", base="value")
     assert (
@@ -220,7 +220,7 @@ def test_a_dataset_that_has_changed_under_its_name_is_refused(fit, refused, make
     assert differences(loaded(tmp_path / "runs/denoiser/version_0"), checkpoint) == []
 
 
-def test_what_does_not_decide_the_weights_may_differ(fit, tmp_path):
+def test_options_that_do_not_decide_the_weights_may_differ(fit, tmp_path):
     fit(runs="whole")
     fit(step=4)
     options = ["--data.num_workers", "1", "--trainer.val_check_interval", "6", "--trainer.log_every_n_steps", "3"]
@@ -234,7 +234,7 @@ def test_what_does_not_decide_the_weights_may_differ(fit, tmp_path):
         assert differences(first[name], second[name]) == []
 
 
-def test_just_what_is_named_may_differ(fit, refused, tmp_path):
+def test_only_named_options_may_differ(fit, refused, tmp_path):
     fit(step=2)
     options = ["--ckpt_path", "last", "--model.init_args.learning_rate", "0.001", "--model.init_args.weight_decay", "0"]
     message = refused(*options, "--may_differ", "[model.init_args.learning_rate]")
@@ -247,7 +247,26 @@ def test_just_what_is_named_may_differ(fit, refused, tmp_path):
     assert (group["initial_lr"], group["weight_decay"]) == (0.001, 0)
 
 
-# ---------------------------------------------------------------- once more
+class Measured(pl.Callback):
+    """Records what is validated."""
+
+    learning_rate, weights = None, None
+
+    def on_validation_start(self, trainer, module):
+        Measured.learning_rate = module.hparams["learning_rate"]
+        Measured.weights = {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_validating_loads_a_checkpoints_average_and_keeps_the_command_lines_options(fit, tmp_path):
+    fit(step=4)
+    path = tmp_path / "runs/denoiser/version_0/checkpoints/last.ckpt"
+    options = ["--ckpt_path", str(path), "--model.init_args.learning_rate", "0.25"]
+    fit(*options, f"--trainer.callbacks+={__name__}.Measured", verb="validate")
+    assert Measured.learning_rate == 0.25
+    assert differences(Measured.weights, torch.load(path, weights_only=True)["state_dict"]) == []
+
+
+# ---------------------------------------------------------------- a run's own config
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -317,6 +336,6 @@ def test_a_fast_dev_run_takes_a_step_and_writes_nothing(fit, tmp_path, monkeypat
     assert written <= {"cache", "data.yaml"}
 
 
-def test_overfitting_a_batch_shows_no_other(fit):
+def test_overfitting_trains_on_one_batch_alone(fit):
     fit("--trainer.overfit_batches", "1", f"--trainer.callbacks+={__name__}.Start")
     assert Start.sizes == [16] * 12

@@ -1,4 +1,4 @@
-"""A run that goes wrong ends, names the windows that it went wrong with, and keeps the weights from before."""
+"""A run that goes wrong ends, names the windows of the bad step, and keeps the weights from before it."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ def make_module(kind=DenoiserModule, **options):
 
 
 class Spoil(pl.Callback):
-    """Makes a batch's numbers not finite, and remembers the raw weights after each step."""
+    """Makes numbers of a batch not finite, and records the raw weights before each step."""
 
     def __init__(self, step, value=math.nan, field="trajectories"):
         self.step, self.value, self.field, self.weights = step, value, field, []
@@ -38,7 +38,7 @@ class Spoil(pl.Callback):
 
 
 class Elsewhere(Health):
-    """Looks at some steps together, as on another device than the CPU."""
+    """Checks several steps together, as on a device other than the CPU."""
 
     def on_before_backward(self, trainer, module, loss):
         self._unchecked.append((trainer.global_step + 1, self._draw, module.losses))
@@ -99,13 +99,13 @@ def test_the_faults_checkpoint_has_the_weights_from_before_and_the_last_one_is_u
     assert all(value.isfinite().all() for value in load_module(str(fault.folder / "fault.ckpt")).network.parameters())
 
 
-def test_a_wrong_return_ends_the_run_of_both_networks_by_the_name_of_the_one(fault):
+def test_a_wrong_return_ends_the_run_of_both_networks_and_names_the_value_loss(fault):
     message, checkpoint, _ = fault(Spoil(4, field="returns"), kind=PlannerModule)
     assert message.startswith("train/value_loss is nan at step 4.")
     assert checkpoint["vgp_fault"]["what"] == "train/value_loss is nan"
 
 
-def test_a_fault_in_the_network_is_one_too(fault):
+def test_a_weight_that_is_not_finite_ends_the_run_too(fault):
     class Break(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             if trainer.global_step == 4:
@@ -118,7 +118,7 @@ def test_a_fault_in_the_network_is_one_too(fault):
 
 
 @pytest.mark.parametrize(("step", "interval"), [(3, 3), (5, 3), (7, 2), (19, 100), (20, 100)])
-def test_steps_that_are_looked_at_together_let_no_faulty_weights_be_saved_over_good_ones(fault, step, interval):
+def test_steps_that_are_checked_together_let_no_faulty_weights_replace_good_ones(fault, step, interval):
     _, checkpoint, last = fault(Spoil(step), health=Elsewhere(), interval=interval)
     assert checkpoint["vgp_fault"]["step"] == step
     if last is None:
@@ -128,7 +128,7 @@ def test_steps_that_are_looked_at_together_let_no_faulty_weights_be_saved_over_g
         assert all(value.isfinite().all() for value in last["current_model_state"].values())
 
 
-def test_steps_that_are_looked_at_together_are_still_seen_within_twenty(fault):
+def test_steps_that_are_checked_together_are_checked_within_twenty(fault):
     spoil = Spoil(2)
     fault(spoil, health=Elsewhere(), interval=100, max_steps=200)
     assert len(spoil.weights) <= 22
@@ -138,13 +138,13 @@ def test_steps_that_are_looked_at_together_are_still_seen_within_twenty(fault):
 
 
 def stopped_at(health, losses, name="train/loss"):
-    """Return the number of the first loss that the callback calls wrong."""
+    """Return the number of the first loss that the callback reports."""
     draw = Draw(np.arange(3), 3, 0, 1, 0)
     return next((i for i, loss in enumerate(losses, 1) if health._compare(i, draw, {name: float(loss)})), None)
 
 
 def growth_by_hand(losses, limit):
-    """The first step after 100 at which the sum of all losses, weighted as a whole, exceeds the limit."""
+    """Return the first step after 100 at which the weighted sum of all losses exceeds the limit."""
     first = np.mean(losses[:100])
     for count in range(101, len(losses) + 1):
         weights = 0.02 * 0.98 ** np.arange(count - 101, -1, -1)
@@ -174,7 +174,7 @@ def test_neither_one_spike_nor_a_start_at_a_high_loss_is_growth():
     assert stopped_at(Health(), spike) == 251
 
 
-def test_growth_within_the_first_hundred_steps_is_not_yet_one():
+def test_growth_within_the_first_hundred_steps_is_allowed():
     assert stopped_at(Health(2.0), np.exp(0.1 * np.arange(100))) is None
 
 
@@ -187,9 +187,7 @@ def test_what_a_loss_is_compared_with_survives_a_resume():
     assert stopped_at(second, losses[whole - 5 :]) == 5
 
 
-def test_a_checkpoint_knows_of_all_steps_before_it_also_of_those_that_were_not_looked_at(
-    make_data, make_trainer, tmp_path
-):
+def test_a_checkpoint_includes_the_steps_that_were_not_checked_yet(make_data, make_trainer, tmp_path):
     states = []
     for health in (Health(), Elsewhere()):
         torch.manual_seed(3)
@@ -216,7 +214,7 @@ def test_each_network_is_compared_with_itself():
 
 def test_a_run_whose_loss_grows_is_ended(fault, monkeypatch):
     class Grow(pl.Callback):
-        """Spoils the network bit by bit."""
+        """Makes the network worse at each step."""
 
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             if trainer.global_step >= 10:

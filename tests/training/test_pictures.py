@@ -1,4 +1,4 @@
-"""Pictures change nothing but their files, and show the numbers that they say."""
+"""Pictures show the right numbers, and change neither training nor random states."""
 
 import random
 
@@ -122,7 +122,7 @@ def test_the_calibration_shows_every_held_out_window_in_the_environments_units(f
     drawn, measured = [], []
 
     class Witness(pl.Callback):
-        """What the value function predicts without noise, found once more."""
+        """Records what the value function predicts without noise, computed once more."""
 
         def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
             returns = module.predict(batch, *module.draw(batch, 0)) * module.return_scale + module.return_shift

@@ -49,7 +49,9 @@ def test_both_networks_in_one_run_are_those_of_two_runs_to_the_bit(
         trainer.save_checkpoint(tmp_path / "a.ckpt")
         for part in module.parts:
             clipped = steps.sizes[part.short_name]
-            assert len(clipped) == 5  # of eight: validation forgets gradients, and after the last step nobody asks
+            assert (
+                len(clipped) == 5
+            )  # of eight: validation clears gradients, and after the last step the hook is not called
             weights = {name: value for name, value in part.state_dict().items() if name.startswith("network.")}
             validation = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             found[kind, part.short_name] = weights, steps.raw[part.short_name], clipped, validation
@@ -62,7 +64,7 @@ def test_both_networks_in_one_run_are_those_of_two_runs_to_the_bit(
             assert together.keys() == alone.keys()
             assert all(torch.equal(together[key], alone[key]) for key in alone)
         assert any(not torch.equal(average[key], raw[key]) for key in raw)
-        assert sizes == own_sizes == pytest.approx([limits[algorithm]] * 5, rel=1e-3)  # they were bigger
+        assert sizes == own_sizes == pytest.approx([limits[algorithm]] * 5, rel=1e-3)  # they were larger
         assert {key: validation[key] for key in own_validation} == own_validation
     together = found[PlannerModule, "denoiser"][3]
     assert (
@@ -71,7 +73,7 @@ def test_both_networks_in_one_run_are_those_of_two_runs_to_the_bit(
 
 
 class PartSteps(pl.Callback):
-    """How big each network's gradients are as they are stepped with, and its raw weights at the end."""
+    """Records the size of each network's clipped gradients, and its raw weights at the end."""
 
     def __init__(self):
         self.sizes, self.raw = {}, {}
@@ -126,7 +128,7 @@ def test_the_value_function_can_have_widths_and_a_learning_rate_of_its_own():
     assert weights == {id(weight) for weight in module.parameters()}
 
 
-def test_without_numbers_of_its_own_the_value_function_shares_the_denoisers():
+def test_without_settings_of_its_own_the_value_function_has_the_denoisers():
     module = make_module(PlannerModule, widths=[16, 64], learning_rate=0.003, warmup_steps=7, num_train_timesteps=6)
     first, second = module.parts
     for name in ("learning_rate", "weight_decay", "warmup_steps", "levels"):
@@ -162,11 +164,11 @@ def test_a_checkpoint_of_one_network_is_not_resumed_as_both_nor_both_as_one(make
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, [0.5, 0.5]), (0.25, [0.5, 0.25])])
-def test_a_finders_learning_rate_is_that_of_both_networks_but_of_one_that_has_its_own(own, expected):
+def test_a_finders_learning_rate_is_that_of_each_network_without_one_of_its_own(own, expected):
     planner = PlannerModule(
         transition_dim=T, action_dim=A, horizon=H, task={}, widths=[16, 64], value_learning_rate=own
     )
-    planner.learning_rate = 0.5  # as Lightning's does
+    planner.learning_rate = 0.5  # as Lightning's finder does
     planner._trainer = SimpleNamespace(estimated_stepping_batches=10, precision="32-true")
     groups = planner.configure_optimizers()["optimizer"].param_groups
     assert [group["initial_lr"] for group in groups] == expected

@@ -1,4 +1,4 @@
-"""Noise against diffusers and by formula, statistics of the data, and what the network is given."""
+"""TrajectoryModule: noise against diffusers and by formula, statistics, validation levels, hooks."""
 
 import math
 
@@ -17,7 +17,7 @@ from vgp_lightning.training.value import ValueModule
 
 
 @pytest.mark.parametrize("levels", [5, 20])
-def test_noising_is_diffusers_but_the_present_observation_is_pinned(batch, noise, levels):
+def test_noising_is_that_of_diffusers_with_the_current_observation_pinned(batch, noise, levels):
     module, timesteps = make_module(num_train_timesteps=levels), torch.tensor([0, 2, levels - 1])
     clean = batch.trajectories
     noised = module.noised(clean, timesteps, noise)
@@ -31,7 +31,7 @@ def test_noising_is_diffusers_but_the_present_observation_is_pinned(batch, noise
     torch.testing.assert_close(noised[:, 0, :A], by_formula[:, 0, :A], rtol=1e-4, atol=1e-5)
 
 
-def test_noising_leaves_the_clean_trajectories_alone(batch, noise):
+def test_noising_does_not_change_the_clean_trajectories(batch, noise):
     before = batch.trajectories.clone()
     make_module().noised(batch.trajectories, torch.tensor([0, 2, 4]), noise)
     assert torch.equal(batch.trajectories, before)
@@ -74,7 +74,7 @@ def test_training_draws_every_noise_level_and_its_own_noise(batch, make_stub, mo
     assert len(set(samples)) == 40
 
 
-def test_the_noise_of_a_batch_is_that_of_its_draw_whatever_happened_before():
+def test_the_noise_of_a_batch_depends_on_its_draw_alone():
     module, trajectories = make_module(), torch.randn(4, H, T)
     batch = make_batch(trajectories, torch.zeros(4), seed=5)
     first = module.draw(batch)
@@ -106,7 +106,7 @@ def test_processes_share_the_noise_that_a_single_one_has(parts, level):
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_fitting_takes_the_data_modules_statistics_and_validating_keeps_ones_own(make_data, make_trainer, kind):
+def test_fitting_takes_the_data_modules_statistics_and_validating_keeps_the_checkpoints(make_data, make_trainer, kind):
     data, module = make_data(), make_module(kind)
     make_trainer(limit_val_batches=1).validate(module, data, verbose=False)
     assert module.shift.tolist() == [0] * T
@@ -203,7 +203,7 @@ def test_hooks_that_a_callback_adds_are_called_at_each_step(make_data, make_trai
 
     class Hooks(pl.Callback):
         def add(self, trainer, module):
-            if trainer.current_epoch == (moment == "on_train_epoch_start"):  # there at the second epoch's
+            if trainer.current_epoch == (moment == "on_train_epoch_start"):  # then at the second epoch's start
                 block = module.network.down_blocks[0].resnets[0]
                 block.register_forward_hook(lambda *args: forwards.append(trainer.global_step))
                 block.register_full_backward_hook(lambda *args: backwards.append(trainer.global_step))

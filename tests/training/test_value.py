@@ -1,4 +1,4 @@
-"""The value function's loss and metrics by hand, and that it ranks what it has not seen."""
+"""The value function's loss and metrics by hand, and a value function that ranks held-out windows."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_the_value_functions_prediction_is_one_number_a_window_and_its_loss_is_b
     assert logged == {"train/value_loss": loss.item()}
 
 
-def test_a_value_function_ranks_what_it_has_not_seen(make_data, make_episode, make_trainer):
+def test_a_value_function_ranks_held_out_windows(make_data, make_episode, make_trainer):
     wealth = np.random.default_rng(0).permutation(np.linspace(-2, 2, 40))
     left = np.arange(6, -1, -1)  # the return is wealth * (1 - 0.9 ** left) / (1 - 0.9)
     episodes = [
@@ -52,7 +52,7 @@ def test_a_value_functions_metrics_are_those_of_all_windows_together(make_data, 
     data, module = make_data(validation_share=0.25, batch_size=7), make_module(ValueModule)
     data.prepare_data()
     data.setup("validate")
-    # The present observation has no noise, so what is predicted is known: its second number.
+    # The current observation has no noise: this network predicts its second number exactly.
     module.network = make_stub(lambda sample, timesteps: sample[:, A + 1, :1])
     windows = data.validation_windows.batch(range(18))
     predictions, returns = windows.trajectories[:, 0, A + 1].numpy(), windows.returns.numpy()
@@ -98,7 +98,7 @@ def test_measuring_does_not_wait_for_the_device_to_look_for_nan(make_stub, monke
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", MODULES)
-def test_a_validation_loss_that_is_not_a_number_is_told_as_such(make_stub, batch, kind):
+def test_a_validation_loss_that_is_not_a_number_is_logged_as_nan(make_stub, batch, kind):
     module = make_module(kind)
     module.network = make_stub(
         lambda sample, timesteps: math.nan * (sample[:, 0, :1] if kind is ValueModule else sample)

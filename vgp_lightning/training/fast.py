@@ -155,12 +155,12 @@ def _apply(function: Any, *arguments: Any) -> Tensor:
     return cast(Tensor, function.apply(*arguments))
 
 
-class _Room(threading.local):
+class _Buffers(threading.local):
     """Buffers that are kept, by use; each thread has its own."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, int, int, int], Tensor] = {}  # of the buffers; making one takes time
+        self._memory: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, int, int, int], Tensor] = {}  # of the memory; making one takes time
 
     def take(self, use: str, a: int, b: int, c: int) -> Tensor:
         view = self._views.get((use, a, b, c))
@@ -169,19 +169,19 @@ class _Room(threading.local):
     def _make(self, use: str, a: int, b: int, c: int) -> Tensor:
         count = a * b * c
         with torch.inference_mode(False):  # an inference tensor could not be written to in training
-            if use not in self._buffers or len(self._buffers[use]) < count:
-                self._buffers[use] = torch.empty(count, dtype=torch.float32)
+            if use not in self._memory or len(self._memory[use]) < count:
+                self._memory[use] = torch.empty(count, dtype=torch.float32)
                 self._views = {key: view for key, view in self._views.items() if key[0] != use}
-            view = self._views[use, a, b, c] = self._buffers[use][:count].view(a, b, c)
+            view = self._views[use, a, b, c] = self._memory[use][:count].view(a, b, c)
         return view
 
 
-_room = _Room()
+_buffers = _Buffers()
 
 
 def _multiply(use: str, a: Tensor, b: Tensor) -> Tensor:
     """Return the batched product; it is valid until the next one of the same use."""
-    return torch.bmm(a, b, out=_room.take(use, a.shape[0], a.shape[1], b.shape[2]))
+    return torch.bmm(a, b, out=_buffers.take(use, a.shape[0], a.shape[1], b.shape[2]))
 
 
 @dataclass(frozen=True)
