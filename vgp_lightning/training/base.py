@@ -78,7 +78,7 @@ class LearningModule(pl.LightningModule):
     """
 
     losses: dict[str, Tensor]
-    _fits = False  # whether the Trainer trains this module, from setup to teardown
+    _fits = False  # whether a Trainer trains this module, or did last
     _position: dict[str, int] | None = None  # of the order of windows, from the checkpoint that is resumed
 
     @property
@@ -100,11 +100,6 @@ class LearningModule(pl.LightningModule):
             if self._fits and isinstance(datamodule, MinariDataModule):
                 part.take_statistics(datamodule.normalization)
             part.compiled = _compile(part.network) if part.compile_network else None
-
-    def teardown(self, stage: str) -> None:
-        """Forget that a Trainer trains this module."""
-        del stage
-        self._fits = False
 
     def on_train_start(self) -> None:
         """Continue the order of the windows where the checkpoint left it, in every case.
@@ -224,7 +219,7 @@ class LearningModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the module's kind, so that another kind is refused by name, and the position in the order of windows."""
         checkpoint["vgp_module"] = type(self).__name__
-        loader = self.trainer.train_dataloader
+        loader = self.trainer.train_dataloader if self._fits else None
         if isinstance(loader, WindowLoader):
             checkpoint["vgp_position"] = loader.state_dict()
 
