@@ -30,7 +30,7 @@ class Frame:
     scale: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
-    _copies: "dict[torch.device, Frame]" = field(default_factory=dict, repr=False, compare=False)
+    _copies: "dict[torch.device, Frame]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, normalization: Mapping[str, Any], channels: int) -> Self:
