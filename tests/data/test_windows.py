@@ -12,7 +12,8 @@ import torch
 from scipy.stats import chisquare
 
 from vgp_lightning.data.cache import Episodes
-from vgp_lightning.data.windows import DrawOrder, WindowDataset, WindowLoader, shuffled
+from vgp_lightning.data.order import DrawOrder, WindowLoader, shuffled
+from vgp_lightning.data.windows import WindowDataset
 from vgp_lightning.training.denoiser import DenoiserModule
 
 # On a machine of one core torch warns of more workers than that.
@@ -192,7 +193,7 @@ def test_the_order_does_not_depend_on_batch_size_nor_on_how_many_batches_are_com
     windows = make_windows(*[1] * 150)
     small = drawn(list(DrawOrder(windows, 1, shuffle=True, seed=4)))  # 150 batches: more than are computed at a time
     assert small == drawn(list(DrawOrder(windows, 64, shuffle=True, seed=4)))
-    monkeypatch.setattr("vgp_lightning.data.windows._AHEAD", 1)
+    monkeypatch.setattr("vgp_lightning.data.order._AHEAD", 1)
     assert small == drawn(list(DrawOrder(windows, 1, shuffle=True, seed=4)))
 
 

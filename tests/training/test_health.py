@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vgp_lightning.cli import main
-from vgp_lightning.data.windows import Draw, DrawOrder
+from vgp_lightning.data.order import DrawOrder
+from vgp_lightning.data.windows import Draw
 from vgp_lightning.shipped import CONFIGS
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint, load_module

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from vgp_lightning.data.cache import Episodes, appended, built, cached, check_spaces, load, metadata, open_dataset
 from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
+from vgp_lightning.data.order import DrawOrder, WindowLoader
 from vgp_lightning.data.returns import Truncation, returns_by_row
-from vgp_lightning.data.windows import DrawOrder, Padding, WindowDataset, WindowLoader
+from vgp_lightning.data.windows import Padding, WindowDataset
 
 _CHUNK = 1 << 18  # numbers that are read at a time for statistics
 

@@ -8,15 +8,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import UNet1DModel
 
 from .conditions import pin
 from .fast_networks import FastDenoiser
+from .frame import Frame
 from .guidance import Guidance
 from .networks import weights_dtype
 from .sampling import Generators, Stepper, draw_noise
-from .settings import warm_steps
+from .settings import Settings, warm_steps
 
 AfterStep = Callable[[int, int, dict[str, torch.Tensor]], Any]  # index, timestep, {"trajectories": (N, K, H, T)}
 
@@ -82,3 +84,30 @@ def as_function(network: UNet1DModel, fast: FastDenoiser | None) -> Callable[[to
         return output.reshape(trajectories.shape).to(torch.float32, copy=True)
 
     return evaluate
+
+
+def place_warm_start(
+    warm_start: np.ndarray | torch.Tensor | None, settings: Settings, shape: tuple[int, ...], frame: Frame
+) -> torch.Tensor | None:
+    """Return the normalised plans (N, H, T) to begin from, or None for a cold start.
+
+    Args:
+        warm_start: Plans (N, H, T) in the environment's units, or None.
+        settings: All settings of the call.
+        shape: (N, H, T).
+        frame: The plans'.
+
+    Raises:
+        ValueError: If the plans have another shape or are not finite.
+    """
+    if warm_start is None:
+        return None
+    plans = torch.as_tensor(warm_start, dtype=torch.float32)
+    if plans.shape != shape or not plans.isfinite().all():
+        raise ValueError(
+            f"warm_start has shape {tuple(plans.shape)}: finite plans {shape} are needed, action first, in the "
+            "environment's units"
+        )
+    if warm_steps(settings) == settings["num_inference_steps"]:
+        return None
+    return frame.normalise(plans.to(frame.shift.device))

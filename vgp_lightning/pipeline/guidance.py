@@ -133,6 +133,21 @@ def total_value(
     return total
 
 
+def refuse_nan(values: torch.Tensor) -> None:
+    """Refuse values (N, K) that leave no candidate of an observation to choose.
+
+    Raises:
+        ValueError: If all values of an observation are NaN.
+    """
+    undefined = values.isnan().all(dim=1)
+    if undefined.any():
+        raise ValueError(
+            f"the values of all {values.shape[1]} candidates are NaN for observations "
+            f"{undefined.nonzero().flatten().tolist()}, so none can be chosen: check the objectives, the value "
+            "function's weights and the scale of guidance"
+        )
+
+
 def total_gradient(objectives: Weighted, trajectories: torch.Tensor, timestep: int, frame: Frame) -> torch.Tensor:
     """Return the gradient (B, H, T) of the weighted sum with respect to normalised trajectories of a noise level.
 

@@ -23,12 +23,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 # Relative imports, by which an export knows the order in which it has to join the files.
 from .acceleration import accelerate_denoiser
 from .conditions import Observations, pin, place_conditions
-from .denoising import as_function, denoise
+from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
-from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, total_value
+from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, refuse_nan, total_value
 from .networks import check_horizon, weights_device
 from .sampling import SAMPLERS, Generators, make_stepper
-from .settings import DEFAULTS, Settings, check_settings, warm_steps
+from .settings import DEFAULTS, Settings, check_settings
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                     f"{len(generator)} generators for {len(raw_conditions)} observations: one, or one for each, is "
                     "needed"
                 )
-        start = _place_warm_start(warm_start, resolved, tuple(raw_conditions.shape), frame)
+        start = place_warm_start(warm_start, resolved, tuple(raw_conditions.shape), frame)
         guidance = Guidance(self._prepare(objectives, resolved, frame), frame, resolved)
 
         trajectories = denoise(
@@ -264,7 +264,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         if guidance.objectives:
             flat = [part.flatten(0, 1) for part in (trajectories, observations, actions)]
             values = total_value(guidance.objectives, flat[0], flat[1], flat[2], frame).view(values.shape)
-            _refuse_nan(values)
+            refuse_nan(values)
         ranks = values.masked_fill(values.isnan(), -math.inf)  # torch takes NaN for the highest
         order = ranks.argsort(dim=1, descending=True, stable=True)  # (N, K)
         values = values.gather(1, order)
@@ -289,31 +289,3 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 objective = objective.prepared(horizon, frame)
             prepared.append((weight, objective))
         return prepared
-
-
-def _place_warm_start(
-    warm_start: np.ndarray | torch.Tensor | None, settings: Settings, shape: tuple[int, ...], frame: Frame
-) -> torch.Tensor | None:
-    """Return the normalised plans (N, H, T) to begin from, or None for a cold start."""
-    if warm_start is None:
-        return None
-    plans = torch.as_tensor(warm_start, dtype=torch.float32)
-    if plans.shape != shape or not plans.isfinite().all():
-        raise ValueError(
-            f"warm_start has shape {tuple(plans.shape)}: finite plans {shape} are needed, action first, in the "
-            "environment's units"
-        )
-    if warm_steps(settings) == settings["num_inference_steps"]:
-        return None
-    return frame.normalise(plans.to(frame.shift.device))
-
-
-def _refuse_nan(values: torch.Tensor) -> None:
-    """Refuse values (N, K) that leave no candidate of an observation to choose."""
-    undefined = values.isnan().all(dim=1)
-    if undefined.any():
-        raise ValueError(
-            f"the values of all {values.shape[1]} candidates are NaN for observations "
-            f"{undefined.nonzero().flatten().tolist()}, so none can be chosen: check the objectives, the value "
-            "function's weights and the scale of guidance"
-        )

@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.data.windows import Batch, WindowLoader
+from vgp_lightning.data.order import WindowLoader
+from vgp_lightning.data.windows import Batch
 from vgp_lightning.training.fast import can_forward
 from vgp_lightning.training.internals import begin_new_epoch
 
