@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from vgp_lightning.data import cache as module
-from vgp_lightning.data.cache import cached, check_spaces, load, open_dataset
+from vgp_lightning.data.cache import cached, load, open_dataset
+from vgp_lightning.data.spaces import check_spaces
 
 UNIT = spaces.Box(-1, 1, (1,), np.float32)
 

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from vgp_lightning.data.spaces import flatten
+
 _BUILDING = ".building-"
 _OPEN = 100  # episodes read before the file is opened again: until then HDF5 keeps 28 kB for each
 _FORMAT = "2"  # version of the cached arrays; part of the cache's keys
@@ -83,38 +85,6 @@ def metadata(dataset: minari.MinariDataset) -> dict[str, Any]:
     """Return a dataset's metadata, such as the specification of its environment and reference scores."""
     found: dict[str, Any] = dataset.storage.metadata
     return found
-
-
-def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
-    """Check that actions and observations can be flattened into one vector of numbers.
-
-    Raises:
-        ValueError: If actions are no Box, or observations no Box and no Dict or Tuple of Box.
-    """
-    if not isinstance(dataset.action_space, spaces.Box):
-        raise ValueError(f"dataset {name} has actions {dataset.action_space}: only Box actions are supported")
-    if not _is_boxes(dataset.observation_space):
-        raise ValueError(
-            f"dataset {name} has observations {dataset.observation_space}: "
-            "only Box, and Dict or Tuple of Box, is supported"
-        )
-
-
-def _is_boxes(space: spaces.Space[Any]) -> bool:
-    if isinstance(space, spaces.Dict):
-        return all(_is_boxes(part) for part in space.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_is_boxes(part) for part in space)
-    return isinstance(space, spaces.Box)
-
-
-def _flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.floating]:
-    """Return n elements of a space as rows (n, D), in the order of ``gymnasium.spaces.flatten``."""
-    if isinstance(space, spaces.Dict):
-        return np.concatenate([_flatten(part, values[key]) for key, part in space.items()], axis=1)
-    if isinstance(space, spaces.Tuple):
-        return np.concatenate([_flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
-    return np.asarray(values).reshape(len(values), spaces.flatdim(space))
 
 
 def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
@@ -227,8 +197,8 @@ def _write_arrays(datasets: Sequence[minari.MinariDataset], folder: Path) -> Non
     with appended(folder / "rows.npy", count, width) as rows, appended(folder / "rewards.npy", count) as rewards:
         for episode, dataset in track(_episodes(datasets), "Caching episodes", int(per_dataset.sum()), disable=quiet):
             steps = len(episode.actions)
-            actions = np.concatenate([_flatten(action_space, episode.actions), zero_action])
-            observations = _flatten(dataset.observation_space, episode.observations)
+            actions = np.concatenate([flatten(action_space, episode.actions), zero_action])
+            observations = flatten(dataset.observation_space, episode.observations)
             _check_episode(f"episode {episode.id} of {dataset.id}", actions[:-1], observations, episode)
             written += steps + 1
             if written > count:

@@ -16,10 +16,11 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vgp_lightning.data.cache import Episodes, appended, built, cached, check_spaces, load, metadata, open_dataset
+from vgp_lightning.data.cache import Episodes, appended, built, cached, load, metadata, open_dataset
 from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
 from vgp_lightning.data.order import DrawOrder, WindowLoader
 from vgp_lightning.data.returns import Truncation, returns_by_row
+from vgp_lightning.data.spaces import check_spaces
 from vgp_lightning.data.windows import Padding, WindowDataset
 
 _CHUNK = 1 << 18  # numbers that are read at a time for statistics
@@ -300,8 +301,3 @@ def _write_statistics(episodes: Episodes, path: Path) -> None:
     rows = max(_CHUNK // episodes.rows.shape[1], 1)
     found = measure(episodes.rows[i : i + rows] for i in range(0, len(episodes.rows), rows))
     np.savez(path, **vars(found))
-
-
-def _bound(limits: NDArray[np.floating]) -> list[float | None]:
-    """Return action bounds as JSON can store them: None for an infinite one."""
-    return [float(limit) if np.isfinite(limit) else None for limit in limits.ravel()]

@@ -14,11 +14,10 @@ from typing import Any
 import gymnasium
 import minari
 import numpy as np
-from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
-from numpy.typing import NDArray
 
 from vgp_lightning.data.cache import dataset_path
+from vgp_lightning.data.spaces import unflatten
 
 # Minari finds out that an id is malformed after it has made a folder of that name, so it is checked here.
 _DATASET_ID = re.compile(r"([-\w][-\w/]*[-\w]/)?[-\w]+-v\d+")
@@ -95,15 +94,6 @@ def _unflatten_episode(episode: EpisodeBuffer, environment: gymnasium.Env[Any, A
     """Return the episode with the environment's own structure of observations and actions."""
     return replace(
         episode,
-        observations=_unflatten(environment.observation_space, np.stack(episode.observations)),
-        actions=_unflatten(environment.action_space, np.stack(episode.actions)),
+        observations=unflatten(environment.observation_space, np.stack(episode.observations)),
+        actions=unflatten(environment.action_space, np.stack(episode.actions)),
     )
-
-
-def _unflatten(space: spaces.Space[Any], flat: NDArray[Any]) -> Any:
-    """Return rows (n, D) in the structure of the space: a dict of arrays for a Dict, one array otherwise."""
-    if isinstance(space, spaces.Dict):
-        ends = np.cumsum([spaces.flatdim(part) for part in space.values()])
-        parts = np.split(flat, ends[:-1], axis=1)
-        return {key: _unflatten(part, rows) for (key, part), rows in zip(space.items(), parts, strict=True)}
-    return np.stack([spaces.unflatten(space, row) for row in flat])

@@ -1,0 +1,60 @@
+"""Spaces whose elements are flat vectors of numbers, and elements with the structure of their space.
+
+Shapes: n elements, D flat dimensions.
+"""
+
+from typing import Any
+
+import minari
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+
+def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
+    """Check that actions and observations can be flattened into one vector of numbers.
+
+    Raises:
+        ValueError: If actions are no Box, or observations no Box and no Dict or Tuple of Box.
+    """
+    if not isinstance(dataset.action_space, spaces.Box):
+        raise ValueError(f"dataset {name} has actions {dataset.action_space}: only Box actions are supported")
+    if not _is_boxes(dataset.observation_space):
+        raise ValueError(
+            f"dataset {name} has observations {dataset.observation_space}: "
+            "only Box, and Dict or Tuple of Box, is supported"
+        )
+
+
+def _is_boxes(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Dict):
+        return all(_is_boxes(part) for part in space.values())
+    if isinstance(space, spaces.Tuple):
+        return all(_is_boxes(part) for part in space)
+    return isinstance(space, spaces.Box)
+
+
+def flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.floating]:
+    """Return n elements of a space as rows (n, D), in the order of ``gymnasium.spaces.flatten``."""
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([flatten(part, values[key]) for key, part in space.items()], axis=1)
+    if isinstance(space, spaces.Tuple):
+        return np.concatenate([flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
+    return np.asarray(values).reshape(len(values), spaces.flatdim(space))
+
+
+def unflatten(space: spaces.Space[Any], flat: NDArray[Any]) -> Any:
+    """Return rows (n, D) in the structure of the space: a dict of arrays for a Dict, one array otherwise."""
+    if isinstance(space, spaces.Dict):
+        ends = np.cumsum([spaces.flatdim(part) for part in space.values()])
+        parts = np.split(flat, ends[:-1], axis=1)
+        return {key: unflatten(part, rows) for (key, part), rows in zip(space.items(), parts, strict=True)}
+    return np.stack([spaces.unflatten(space, row) for row in flat])
+
+
+def action_bounds(space: spaces.Box) -> dict[str, list[float | None]]:
+    """Return ``action_low`` and ``action_high`` (D,) as JSON can hold them: None where there is no bound."""
+    return {
+        name: [float(bound) if np.isfinite(bound) else None for bound in bounds.ravel()]
+        for name, bounds in (("action_low", space.low), ("action_high", space.high))
+    }
