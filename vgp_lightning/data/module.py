@@ -20,7 +20,7 @@ from vgp_lightning.data.cache import Episodes, appended, built, cached, load, me
 from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
 from vgp_lightning.data.order import DrawOrder, WindowLoader
 from vgp_lightning.data.returns import Truncation, returns_by_row
-from vgp_lightning.data.spaces import check_spaces
+from vgp_lightning.data.spaces import action_bounds, check_spaces
 from vgp_lightning.data.windows import Padding, WindowDataset
 
 _CHUNK = 1 << 18  # numbers that are read at a time for statistics
@@ -105,7 +105,7 @@ class MinariDataModule(pl.LightningDataModule):
         self.action_dim = spaces.flatdim(first.action_space)
         self.observation_dim = spaces.flatdim(first.observation_space)
         self.transition_dim = self.action_dim + self.observation_dim
-        self._bounds = {"action_low": _bound(first.action_space.low), "action_high": _bound(first.action_space.high)}
+        self._bounds = action_bounds(first.action_space)
         self.task = self._describe(first)
 
     def _check_options(self) -> None:
