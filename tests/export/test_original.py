@@ -328,6 +328,10 @@ def test_clipped_predictions_stay_clipped(run):
     )
     assert len(seen) == STEPS
     assert seen[-1].abs().max() == 1.0
+    # With fewer steps sampling begins at the noisiest level, for it begins with noise.
+    levels = []
+    pipeline(np.array([0.5, 0.5, 0.5]), num_inference_steps=3, callback_on_step_end=lambda p, i, t, x: levels.append(t))
+    assert (len(levels), levels[0]) == (3, STEPS - 1)
 
 
 # ---------------------------------------------------------------- from normalised to physical, by hand

@@ -75,44 +75,15 @@ def import_original(
     if folder.exists():
         raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
     plans = read_denoiser(Path(denoiser), weights)
-    networks = {"denoiser": plans}
-    values = None
-    if value is not None:
-        values = networks["value"] = read_value_function(Path(value), weights, plans.horizon)
-        _check_pair(plans, values)
-    for network in networks.values():
-        if changes := set(network.configs["dataset"].get("preprocess_fns") or ()) - _HARMLESS:
-            raise ValueError(
-                f"{network.path} cannot be imported: it knows data only after {', '.join(sorted(changes))}"
-            )
+    values = None if value is None else read_value_function(Path(value), weights, plans.horizon)
+    networks = {"denoiser": plans} | ({} if values is None else {"value": values})
+    _check_networks(plans, values)
     clipped = plans.known("clip_denoised", clip_denoised, "diffusion")
-    scheduler = make_noise_scheduler(
-        plans.levels, SCHEDULE, "epsilon" if plans.known("predict_epsilon", predict_epsilon, "diffusion") else "sample"
-    )
-    if clipped:
-        scheduler = DDPMScheduler.from_config(
-            scheduler.config, clip_sample=True, clip_sample_range=1.0, timestep_spacing="trailing"
-        )
+    predicts_noise = plans.known("predict_epsilon", predict_epsilon, "diffusion")
     dataset = str(plans.configs["dataset"].get("env") or "")
-    kind = plans.known("normalizer", normalizer, "dataset")
     numbers = _read_statistics(Path(statistics), dataset)
-    normalization = _normalization(kind, numbers, plans, statistics)
-    task = {
-        "env_id": env_id,
-        "env_spec": None,
-        "dataset_id": [dataset] if dataset else [],
-        "reference_scores": None,
-        "checkpoints": {
-            name: {"file": one.path.name, "step": one.step if isinstance(one.step, int) else None}
-            for name, one in networks.items()
-        },
-    }
-    if values is not None:
-        task["discount"] = values.known("discount", discount, "dataset")
-        task["termination_penalty"] = values.configs["dataset"].get("termination_penalty")
-        if values.known("normed", normed, "dataset"):
-            low_and_high = _shift_and_scale("LimitsNormalizer", numbers, "values", statistics)
-            normalization["return_shift"], normalization["return_scale"] = (x.item() for x in low_and_high)
+    normalization = _normalization(plans.known("normalizer", normalizer, "dataset"), numbers, plans, statistics)
+    task = _describe_task(env_id, dataset, networks)
     planner: dict[str, Any] = dict(DEFAULTS) | {
         "planning_horizon": plans.horizon,
         "sampler": None if clipped else "ddpm",  # the schedule itself clips, the samplers by name do not
@@ -121,9 +92,15 @@ def import_original(
     planner |= settings
     if values is None:
         planner["n_guide_steps"] = 0
+    else:
+        task["discount"] = values.known("discount", discount, "dataset")
+        task["termination_penalty"] = values.configs["dataset"].get("termination_penalty")
+        if values.known("normed", normed, "dataset"):
+            low_and_high = _shift_and_scale("LimitsNormalizer", numbers, "values", statistics)
+            normalization["return_shift"], normalization["return_scale"] = (x.item() for x in low_and_high)
     pipeline = ValueGuidedPlannerPipeline(
         plans.network,
-        scheduler,
+        _make_schedule(plans.levels, predicts_noise, clipped),
         values.network if values is not None else None,
         normalization=normalization,
         planner=planner,
@@ -136,6 +113,42 @@ def import_original(
         shutil.rmtree(folder)
         raise
     return folder
+
+
+def _make_schedule(levels: int, predicts_noise: bool, clipped: bool) -> DDPMScheduler:
+    """Return the noise schedule; where clean plans are clipped it does so itself."""
+    schedule = make_noise_scheduler(levels, SCHEDULE, "epsilon" if predicts_noise else "sample")
+    if not clipped:
+        return schedule
+    # With diffusers' default spacing fewer steps than levels would begin below the noisiest level, from noise.
+    return DDPMScheduler.from_config(
+        schedule.config, clip_sample=True, clip_sample_range=1.0, timestep_spacing="trailing"
+    )
+
+
+def _describe_task(env_id: str | None, dataset: str, networks: Mapping[str, OriginalNetwork]) -> dict[str, Any]:
+    """Return what the folder says of its training."""
+    return {
+        "env_id": env_id,
+        "env_spec": None,
+        "dataset_id": [dataset] if dataset else [],
+        "reference_scores": None,
+        "checkpoints": {
+            name: {"file": one.path.name, "step": one.step if isinstance(one.step, int) else None}
+            for name, one in networks.items()
+        },
+    }
+
+
+def _check_networks(denoiser: OriginalNetwork, value: OriginalNetwork | None) -> None:
+    """Refuse networks that a folder cannot express, or that do not belong together."""
+    for network in (denoiser, value) if value is not None else (denoiser,):
+        if changes := set(network.configs["dataset"].get("preprocess_fns") or ()) - _HARMLESS:
+            raise ValueError(
+                f"{network.path} cannot be imported: it was trained on data changed by {', '.join(sorted(changes))}"
+            )
+    if value is not None:
+        _check_pair(denoiser, value)
 
 
 def _check_pair(denoiser: OriginalNetwork, value: OriginalNetwork) -> None:
