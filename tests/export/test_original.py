@@ -582,7 +582,7 @@ def test_a_normaliser_that_is_no_affine_map_is_refused(refused, nets, kind):
 
 def test_preprocessed_data_are_refused(refused, nets):
     configs = changed(dataset={"preprocess_fns": ["add_deltas", "arctanh_actions"]})
-    refused("only after arctanh_actions", configs=configs, networks=(nets[0], None))
+    refused("trained on data changed by arctanh_actions", configs=configs, networks=(nets[0], None))
 
 
 @pytest.mark.parametrize(
