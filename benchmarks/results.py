@@ -29,14 +29,13 @@ from diffusers.utils import logging
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks import results_page
-from vgp_lightning.agent.deployment import load_pipeline
+from vgp_lightning.agent.deployment import load_pipeline, measure_latency
 from vgp_lightning.diagnostics.diagnosis import diagnose
 from vgp_lightning.evaluation.comparison import compare
 from vgp_lightning.evaluation.evaluation import evaluate
 from vgp_lightning.export.trained import export
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import summarize
-from vgp_lightning.tuning.search import measure_latency
 
 CONFIGS = results_page.ROOT / "configs"
 # Each planner, as it differs from the recipe's settings.

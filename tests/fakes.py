@@ -16,12 +16,11 @@ from diffusers import DDPMScheduler
 from gymnasium import spaces
 
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.episodes import Episode as Recording
-from vgp_lightning.agent.episodes import play as record
+from vgp_lightning.agent.episodes import Episode, play
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 
 A, O, H = 2, 3, 8  # noqa: E741 (the package's letters)
 T = A + O
@@ -246,33 +245,36 @@ class Walker:
     def __init__(self, step=None):
         self.step, self.calls = step, 0
 
-    def resolve_settings(self, replan_every=None, **settings):
-        return {"planning_horizon": HORIZON, "warm_start_strength": 1.0, "replan_every": replan_every or 1}
+    def resolve_settings(self, replan_every=1, **settings):
+        return {"planning_horizon": HORIZON, "warm_start_strength": 1.0, "replan_every": replan_every}
 
-    def __call__(self, observation, generator, conditions, warm_start):
+    def __call__(self, observation, generator, conditions, warm_start, replan_every=1):
         self.calls += 1
         step = self.calls / 10 if self.step is None else self.step
         there = torch.as_tensor(observation)[:, None].repeat(1, HORIZON, 1)
         there[:, :, 0] += step * torch.arange(HORIZON)
         actions = torch.full((len(observation), HORIZON, 1), step)
-        return SimpleNamespace(actions=actions, observations=there, values=10 * there[:, 0, 0])
+        return Plan(actions, there.float(), 10 * there[:, 0, 0])
 
 
 def recorded(seeds, count=1, step=0.3, replan_every=1):
     environments = make_environments("Track-v0", count)
-    recordings = record(PlanningAgent(Walker(step), replan_every), environments, seeds)
+    agent = PlanningAgent(Walker(step), replan_every=replan_every)
+    episodes = play(agent, environments, seeds, keep_plans=True).episodes
     environments.close()
-    return recordings
+    return episodes
 
 
 def recording(observations, rewards, plans=None, plan_steps=(), terminated=False, actions=None):
     length = len(rewards)
-    return Recording(
+    return Episode(
         seed=0,
+        agent_seed=0,
         observations=np.asarray(observations, dtype=np.float64),
         actions=np.zeros((length, 1), np.float32) if actions is None else np.asarray(actions, np.float32),
         rewards=np.asarray(rewards, dtype=np.float64),
         terminated=terminated,
+        truncated=not terminated,
         plan_steps=np.array(plan_steps, dtype=np.int64),
         plans=np.zeros((0, 2, 2), np.float32) if plans is None else np.asarray(plans, np.float32),
         values=np.zeros(len(plan_steps), np.float32),

@@ -11,7 +11,6 @@ from vgp_lightning.report.figures import (
     plot_denoising,
     plot_episode,
     plot_gains,
-    plot_halving,
     plot_plans,
     plot_returns,
 )
@@ -68,27 +67,6 @@ def test_a_group_without_returns_or_interval_is_refused():
         plot_returns({"guided": [1.0]}, {})
     with pytest.raises(ValueError, match="guided"):
         plot_returns({"guided": []}, {"guided": None})
-
-
-def test_a_search_is_drawn_as_lines_that_end_where_each_was_left_behind():
-    means = [[5.0], [1.0, 3.0], [2.0], []]
-    (axes,) = plot_halving(means, [3, 15], winner=1, default=0, title="Search").axes
-    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
-    assert len(axes.lines) == 4
-    assert (lines["default"], lines["winner"], lines["others"]) == (([3], [5]), ([3, 15], [1, 3]), ([3], [2]))
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["3", "15"]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert sorted(legend) == ["default", "others", "winner"]
-
-
-def test_a_search_that_the_defaults_won_has_one_line_for_both():
-    (axes,) = plot_halving([[5.0, 6.0], [1.0]], [3, 15], winner=0, default=0, title="Search").axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["others", "winner, the default"]
-
-
-def test_more_means_than_rungs_are_refused():
-    with pytest.raises(ValueError, match="a configuration has 2 means, but there are 1 rungs"):
-        plot_halving([[1.0, 2.0]], [3], winner=0, default=0, title="")
 
 
 def test_a_figure_becomes_pixels_of_its_size():

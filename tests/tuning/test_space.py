@@ -57,18 +57,24 @@ def test_what_is_given_goes_before_and_any_setting_can_be(load):
         ({"speed": [1]}, r"unknown settings \['speed'\]: choose from \['batch_size', .*'warm_start_strength'\]"),
         ({"scale": [], "sampler": []}, r"no values for \['sampler', 'scale'\].*'sampler': \['ddim'\], 'scale': \[0.01"),
         (
-            {"sampler": ["ddpm", None]},
-            r"null for \['sampler'\], which would be the folder's own: write {'sampler': 'ddim'}",
+            {"batch_size": [4, None], "max_grad_norm": [None]},
+            r"null for \['batch_size'\]: only \['max_grad_norm', 'num_inference_steps', 'sampler'\] can be null",
         ),
     ],
 )
-def test_an_unknown_setting_an_empty_list_and_an_idle_null_are_refused_with_the_choices(load, space, words):
+def test_an_unknown_setting_an_empty_list_and_a_null_that_cannot_be_are_refused_with_the_choices(load, space, words):
     with pytest.raises(ValueError, match=words):
         choose_space(load(), space)
 
 
-def test_a_null_that_is_the_folders_own_setting_is_one_of_the_values(load):
-    assert choose_space(load(), {"max_grad_norm": [None, 1.0]})["max_grad_norm"] == [None, 1.0]
+def test_null_is_a_value_of_the_settings_that_can_be_null(load):
+    space = {"max_grad_norm": [None, 1.0], "sampler": [None], "num_inference_steps": [None]}
+    pipeline = load(max_grad_norm=5.0)
+    assert choose_space(pipeline, space) | space == choose_space(pipeline, space)
+    drawn = draw_configurations(pipeline, space | {"n_guide_steps": [1]}, 9, 0)[1:]
+    assert {one["max_grad_norm"] for one in drawn} == {None, 1.0}
+    assert {one["sampler"] for one in drawn} == {None}
+    assert {one["num_inference_steps"] for one in drawn} == {10}  # as many as in training
 
 
 def test_the_defaults_come_first_and_all_are_complete_and_different(load):

@@ -68,7 +68,7 @@ def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[
             drawn = panel.plot(lines[:, :, i].T, color=colour, alpha=opacity, linewidth=1.2)
             drawn[0].set_label(label)
         panel.set_ylabel(names[i])
-        _tidy(panel)
+        tidy(panel)
         if i >= shown - columns:
             panel.set_xlabel("step")
             panel.tick_params(labelbottom=True)
@@ -113,51 +113,7 @@ def plot_returns(
     panel.set_xlim(-0.5, len(returns) - 0.25)
     panel.set_ylabel("return")
     panel.set_title(title, fontsize=10)
-    _tidy(panel)
-    return figure
-
-
-def plot_halving(
-    means: Sequence[Sequence[float]], episodes: Sequence[int], winner: int, default: int, title: str
-) -> Figure:
-    """Draw how a search by halving went: a line for each configuration, which ends where it was left behind.
-
-    Args:
-        means: Each configuration's mean return after each rung that it played; none if it played none.
-        episodes: Episodes that one which is still in has played after each rung.
-        winner: Which of ``means`` won.
-        default: Which of them is where the search began.
-        title: Heads the picture.
-
-    Raises:
-        ValueError: If a configuration has more means than there are rungs.
-    """
-    if (most := max(map(len, means), default=0)) > len(episodes):
-        raise ValueError(f"a configuration has {most} means, but there are {len(episodes)} rungs")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    panel = figure.subplots()
-    marked = {default: ("default", ORANGE), winner: ("winner" if winner != default else "winner, the default", BLUE)}
-    others = [i for i in range(len(means)) if i not in marked]
-    for i in (*others, *marked):
-        label, colour = marked.get(i, ("others", GREY))
-        panel.plot(
-            episodes[: len(means[i])],
-            means[i],
-            "o-",
-            color=colour,
-            linewidth=2.5 if i in marked else 1,
-            markersize=6 if i in marked else 3,
-            alpha=1 if i in marked else 0.5,
-            label=label if i in marked or i == others[0] else None,
-        )
-    panel.set_xscale("log")  # each rung has several times the episodes of the one before
-    panel.set_xticks(episodes, [str(count) for count in episodes])
-    panel.set_xticks([], minor=True)
-    panel.set_xlabel("episodes that each has played")
-    panel.set_ylabel("mean return so far")
-    panel.set_title(title, fontsize=10)
-    panel.legend(loc="best", fontsize=9)
-    _tidy(panel)
+    tidy(panel)
     return figure
 
 
@@ -195,7 +151,7 @@ def plot_calibration(
     for handle in panel.legend(fontsize=8, frameon=False).legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-    _tidy(panel)
+    tidy(panel)
     return figure
 
 
@@ -235,7 +191,7 @@ def plot_bars(
     panel.set_title(title, fontsize=10)
     if len(groups) > 1:
         panel.legend(fontsize=8, frameon=False)
-    _tidy(panel)
+    tidy(panel)
     return figure
 
 
@@ -257,7 +213,7 @@ def plot_curves(curves: Mapping[str, Sequence[float | None]], axis: str, title: 
     panel.set_ylim(bottom=0)
     panel.set_title(title, fontsize=10)
     panel.legend(fontsize=8, frameon=False)
-    _tidy(panel)
+    tidy(panel)
     return figure
 
 
@@ -284,7 +240,7 @@ def plot_gains(unguided: ArrayLike, guided: ArrayLike, title: str) -> Figure:
         panel.set_title(what, fontsize=10)
         panel.set_xlabel("predicted return, from the mean unguided candidate")
         panel.set_ylabel("share")
-        _tidy(panel)
+        tidy(panel)
     panel.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -312,7 +268,7 @@ def plot_denoising(history: ArrayLike, best: int, levels: Sequence[str], names: 
         panel.plot(lines[j, best, :, i], color=BLUE, linewidth=2)
         panel.set_xlim(0, max(horizon - 1, 1))
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _tidy(panel)
+        tidy(panel)
         panel.tick_params(labelsize=7)
         if i == 0:
             panel.set_title(levels[j], fontsize=9)
@@ -335,7 +291,7 @@ def figure_to_image(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(Image.open(stream).convert("RGB"))
 
 
-def _tidy(panel: Axes) -> None:
+def tidy(panel: Axes) -> None:
     """Leave out the frame's upper and right edge, and put a light grid behind the lines."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", alpha=0.3)

@@ -1,6 +1,7 @@
-"""Successive halving: many configurations play a few episodes each, and the best of them more and more.
+"""Successive halving: many configurations play few episodes each, and the best of them play more.
 
-Jamieson & Talwalkar 2016; Karnin et al. 2013. Who plays, and where, is the caller's.
+Jamieson & Talwalkar 2016; Karnin et al. 2013. This file has the rule, its bookkeeping and its picture; playing is the
+caller's part.
 """
 
 import math
@@ -9,22 +10,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-ETA = 3  # of the configurations of a rung one in so many goes on
+from vgp_lightning.report.figures import BLUE, GREY, ORANGE, tidy
+
+ETA = 3  # one in ETA configurations of a rung goes on to the next
 
 
 @dataclass(eq=False)
 class Configuration:
-    """Settings, and what became of them."""
+    """Settings, and how they have done so far.
+
+    Attributes:
+        settings: All settings of the planner.
+        plan_ms: Milliseconds of one planning call; None: not measured.
+        returns: For each rung that it played, the return for each seed.
+        dropped: Where it was eliminated: ``latency``, ``rung 1``, ...; None: it is still in.
+    """
 
     settings: dict[str, Any]
-    plan_ms: float | None = None  # None: not measured
-    returns: list[list[float]] = field(default_factory=list)  # of each rung that it played, by seed
-    dropped: str | None = None  # where it was left behind
+    plan_ms: float | None = None
+    returns: list[list[float]] = field(default_factory=list)
+    dropped: str | None = None
 
     @property
     def means(self) -> list[float]:
-        """After each rung that it played, the mean return over all seeds so far."""
+        """The mean return over all seeds so far, after each rung that it played."""
         return [float(np.mean(np.concatenate(self.returns[: i + 1]))) for i in range(len(self.returns))]
 
     def to_json(self, rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -41,13 +52,13 @@ class Configuration:
 
 
 def plan_rungs(configurations: int, episodes: int) -> list[tuple[int, int]]:
-    """Return for each rung how many configurations play and how many episodes each of them.
+    """Return for each rung how many configurations play, and how many episodes each of them plays.
 
-    A third of a rung's configurations, rounded up, is left for the next, until there is one. Each rung gets an equal
-    share of the episodes that are left, rounded down, but one for each configuration at least.
+    A third of a rung's configurations, rounded up, goes on to the next, until one is left. Each rung gets an equal
+    share of the remaining episodes, rounded down, but at least one for each configuration.
 
     Raises:
-        ValueError: If there are too few episodes for one each in all rungs.
+        ValueError: If there are too few episodes for one per configuration in each rung.
     """
     sizes = []
     while configurations > 1:
@@ -55,7 +66,7 @@ def plan_rungs(configurations: int, episodes: int) -> list[tuple[int, int]]:
         configurations = math.ceil(configurations / ETA)
     if episodes < sum(sizes):
         raise ValueError(
-            f"episodes is {episodes}: halving {sizes[0]} configurations takes at least {sum(sizes)}, one for each in "
+            f"episodes is {episodes}: halving {sizes[0]} configurations needs at least {sum(sizes)}, one for each in "
             f"rungs of {sizes}. Give more --episodes, or fewer --configurations"
         )
     rungs = []
@@ -66,9 +77,58 @@ def plan_rungs(configurations: int, episodes: int) -> list[tuple[int, int]]:
     return rungs
 
 
+def rank(configurations: Sequence[Configuration]) -> list[Configuration]:
+    """Return the configurations by their mean return, highest first; equal ones keep their order."""
+    return sorted(configurations, key=lambda one: -one.means[-1])
+
+
 def drop_worst(ranked: Sequence[Configuration], rung: int) -> list[Configuration]:
-    """Return those that go on, and note of the others where they were left behind."""
+    """Return the configurations that go on, and mark the others as dropped in this rung."""
     kept = math.ceil(len(ranked) / ETA)
     for one in ranked[kept:]:
         one.dropped = f"rung {rung}"
     return list(ranked[:kept])
+
+
+def plot_halving(
+    means: Sequence[Sequence[float]], episodes: Sequence[int], winner: int, default: int, title: str
+) -> Figure:
+    """Draw a search by halving: a line for each configuration, which ends at the rung where it was dropped.
+
+    Args:
+        means: Each configuration's mean return after each rung that it played; empty if it played none.
+        episodes: Episodes that each remaining configuration has played after each rung.
+        winner: Index of the winner in ``means``.
+        default: Index of the folder's defaults in ``means``.
+        title: Title of the figure.
+
+    Raises:
+        ValueError: If a configuration has more means than there are rungs.
+    """
+    if (most := max(map(len, means), default=0)) > len(episodes):
+        raise ValueError(f"a configuration has {most} means, but there are {len(episodes)} rungs")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    panel = figure.subplots()
+    marked = {default: ("default", ORANGE), winner: ("winner" if winner != default else "winner, the default", BLUE)}
+    others = [i for i in range(len(means)) if i not in marked]
+    for i in (*others, *marked):
+        label, colour = marked.get(i, ("others", GREY))
+        panel.plot(
+            episodes[: len(means[i])],
+            means[i],
+            "o-",
+            color=colour,
+            linewidth=2.5 if i in marked else 1,
+            markersize=6 if i in marked else 3,
+            alpha=1 if i in marked else 0.5,
+            label=label if i in marked or i == others[0] else None,
+        )
+    panel.set_xscale("log")  # the episodes grow geometrically
+    panel.set_xticks(episodes, [str(count) for count in episodes])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("episodes played by each configuration")
+    panel.set_ylabel("mean return so far")
+    panel.set_title(title, fontsize=10)
+    panel.legend(loc="best", fontsize=9)
+    tidy(panel)
+    return figure
