@@ -22,8 +22,9 @@ from rich.table import Table
 
 from vgp_lightning.agent.behaviours import WaypointBehaviour
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.mazes import find_maze, plot_paths
+from vgp_lightning.agent.mazes import find_maze
 from vgp_lightning.agent.planning import PlanningAgent, PositionController
+from vgp_lightning.diagnostics.denoising import plot_paths
 from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 

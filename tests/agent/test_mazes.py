@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FilterObservation, FlattenObservation, TransformObservation
 
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.mazes import Maze, find_maze, plot_paths
+from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze
 
 
 def test_a_point_maze_tells_its_walls_and_where_point_and_goal_are():
@@ -61,23 +61,8 @@ def test_places_are_those_of_the_observations_that_wrappers_leave():
     assert find_maze(FlattenObservation(FilterObservation(Cellar(), ["desired_goal"]))) is None
 
 
-def test_every_candidate_is_drawn_the_chosen_one_over_them_from_the_dot_to_the_star():
-    maze = Maze(np.array([[0.0, 0.0], [2.0, 4.0]]), 1.0, slice(0, 2), slice(2, 4))
-    paths = np.random.default_rng(0).uniform(size=(2, 3, 5, 2))
-    goals = np.array([[1.0, 2.0], [3.0, 4.0]])
-    figure = plot_paths(paths, goals, [2, 0], maze, "Plans", ["first", "second"])
-    assert [axes.get_title() for axes in figure.axes] == ["first", "second"]
-    for axes, candidates, goal, best in zip(figure.axes, paths, goals, (2, 0), strict=True):
-        *lines, chosen, start, star = [line.get_xydata() for line in axes.lines]
-        np.testing.assert_array_equal(lines, candidates)
-        np.testing.assert_array_equal(chosen, candidates[best])
-        assert (start.tolist(), star.tolist()) == ([candidates[best, 0].tolist()], [goal.tolist()])
-        assert len(axes.patches) == 2
-        assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 2.5), (-0.5, 4.5))
-
-
-def test_panels_without_names_stand_three_in_a_row():
-    maze = Maze(np.zeros((1, 2)), 1.0, slice(0, 2), slice(2, 4))
-    figure = plot_paths(np.zeros((4, 1, 2, 2)), np.zeros((4, 2)), [0] * 4, maze, "Plans")
-    assert len(figure.axes) == 6
-    assert sum(len(axes.lines) > 0 for axes in figure.axes) == 4
+def test_plans_that_are_to_reach_the_goal_end_there_and_are_free_elsewhere():
+    reach = end_at_goal(Maze(np.zeros((1, 2)), 1.0, slice(0, 2), slice(2, 4)))
+    ((step, last),) = reach(np.array([[1.0, 2, 3, 4, 5]])).items()
+    assert step == -1
+    np.testing.assert_array_equal(last, [[3, 4, np.nan, np.nan, np.nan]])

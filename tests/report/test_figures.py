@@ -7,10 +7,7 @@ from vgp_lightning.report.figures import (
     figure_to_image,
     plot_bars,
     plot_calibration,
-    plot_curves,
-    plot_denoising,
     plot_episode,
-    plot_gains,
     plot_plans,
     plot_returns,
 )
@@ -112,34 +109,3 @@ def test_bars_have_their_heights_and_where_there_is_no_number_there_is_no_bar():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "5"]
     with pytest.raises(ValueError, match=r"2 labels, but there are bars \{'b': 1\}"):
         plot_bars({"a": [1, 2], "b": [1]}, ["0", "5"], "", "")
-
-
-def test_curves_are_drawn_over_the_horizon_and_break_where_nothing_is_known():
-    (axes,) = plot_curves({"movement": [0, 1, 2], "plan": [0.0, 0.5, None]}, "distance", "").axes
-    np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], [[0, 1, 2], [0, 0.5, np.nan]])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["movement", "plan"]
-
-
-def test_gains_count_all_candidates_and_the_best_of_each():
-    unguided, guided = np.array([[0.0, -1, 1], [0, 2, -2]]), np.array([[1.0, 2, 3], [4, 5, 6]])
-    figure = plot_gains(unguided, guided, "")
-    means = [[line.get_xdata()[0] for line in axes.lines] for axes in figure.axes]
-    assert means == [[0, 3.5], [1.5, 4.5]]
-    for axes in figure.axes:
-        assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(2)  # two shares of one
-
-
-def test_gains_of_equal_candidates_are_drawn_too():
-    figure_to_image(plot_gains(np.zeros((2, 3)), np.zeros((2, 3)), ""))
-
-
-def test_denoising_has_a_column_for_each_level_and_a_row_for_each_dimension():
-    history = np.random.default_rng(0).normal(size=(3, 4, 8, 2))
-    figure = plot_denoising(history, 1, ["noisy", "less", "clean"], ["push", "x"], "Out of the noise")
-    panels = np.array(figure.axes).reshape(2, 3)
-    assert [axes.get_title() for axes in panels[0]] == ["noisy", "less", "clean"]
-    assert [axes.get_ylabel() for axes in panels[:, 0]] == ["push", "x"]
-    for (i, j), axes in np.ndenumerate(panels):
-        *candidates, chosen = [line.get_ydata() for line in axes.lines]
-        np.testing.assert_array_equal(candidates, history[j, :, :, i])
-        np.testing.assert_array_equal(chosen, history[j, 1, :, i])

@@ -3,14 +3,17 @@
 import io
 import os
 import sys
+import time
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning.report.film import Recorder, gif_summary, shrink, write_gif
+from vgp_lightning.report.film import Recorder, log_gif, shrink, write_gif
 
 
 class Camera(gymnasium.Env):
@@ -56,10 +59,17 @@ def test_a_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path):
         write_gif([*grey_frames(1, 8, 8), *grey_frames(1, 9, 8)], tmp_path / "a.gif", fps=10)
 
 
-def test_a_tensorboard_summary_carries_the_gif_itself():
-    (value,) = gif_summary("eval/rollout", grey_frames(5, 11, 13), fps=10).value
-    assert (value.tag, value.image.height, value.image.width) == ("eval/rollout", 11, 13)
-    with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+def test_tensorboard_gets_the_gif_itself_beside_what_torch_writes(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("eval/return_mean", 7, 0)
+        log_gif(tmp_path, "eval/rollout", grey_frames(5, 11, 13), fps=10)
+        writer.add_scalar("eval/return_iqm", 8, 0)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["scalars"]) == {"eval/return_mean", "eval/return_iqm"}
+    (event,) = events.Images("eval/rollout")
+    assert (event.step, event.height, event.width) == (0, 11, 13)
+    assert event.wall_time == pytest.approx(time.time(), abs=60)
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
         assert (image.format, image.n_frames) == ("GIF", 5)
 
 

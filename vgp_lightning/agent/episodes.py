@@ -1,7 +1,7 @@
-"""Episodes as they were played, with the plans behind them.
+"""Episodes: what was observed, done and paid at each step, and the plans that were made.
 
-Shapes: N environments, L steps of an episode, P plans that were made in it, H steps of a plan, O observation and A
-action dimensions, T = A + O; all in the environment's units, a plan action first.
+Shapes: N environments, L steps of an episode, P plans made in it, H steps of a plan, O observation and A action
+dimensions, T = A + O; all in the environment's units, plans have the action first.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.planner import Plan
 from vgp_lightning.report.film import Recorder
 
-_SUCCESS = ("success", "is_success")  # what environments call it in their infos
+_SUCCESS = ("success", "is_success")  # names of success in the infos of environments
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Episode:
     """One episode.
 
     Attributes:
-        seed: The environment's.
-        agent_seed: The agent's.
+        seed: Seed of the environment.
+        agent_seed: Seed of the agent.
         observations: (L + 1, O), the final one included.
         actions: (L, A), as they were executed.
         rewards: (L,).
-        terminated: Whether the environment ended it, such as by a fall.
-        truncated: Whether the time limit cut it short, or the end of the recording.
-        success: Whether a step reported one; None: the environment reports neither success nor failure.
-        plan_steps: (P,), at which plans were made.
+        terminated: Whether the environment ended the episode, such as after a fall.
+        truncated: Whether the time limit ended it, or the maximum number of steps to play.
+        success: Whether any step reported success; None: the environment reports neither success nor failure.
+        plan_steps: (P,), the steps at which plans were made.
         plans: (P, H, T).
-        values: (P,), as they were predicted; NaN without a value function.
+        values: (P,), the predicted values of the plans; NaN without a value function.
     """
 
     seed: int
@@ -58,18 +58,18 @@ class Episode:
 
     @property
     def total_reward(self) -> float:
-        """The undiscounted return: the sum of all rewards, in the order of the steps."""
+        """The undiscounted return: the sum of all rewards, added in the order of the steps."""
         return float(np.cumsum(self.rewards)[-1])
 
 
 @dataclass(frozen=True)
 class Played:
-    """Episodes in the order of their seeds, and how long the agent took.
+    """Episodes in the order of their seeds, and the time that the agent took.
 
     Attributes:
         episodes: The episodes.
-        act_seconds: Of each call of the agent.
-        ages: At each call, the steps that the episodes under way already had.
+        act_seconds: Seconds of each call of the agent.
+        ages: For each call, the number of steps that each unfinished episode already had.
     """
 
     episodes: list[Episode]
@@ -79,7 +79,7 @@ class Played:
 
 @dataclass
 class _Log:
-    """What has happened in an episode so far."""
+    """The steps and plans of an episode so far."""
 
     observations: list[NDArray[np.floating]] = field(default_factory=list)
     actions: list[NDArray[np.float32]] = field(default_factory=list)
@@ -92,7 +92,7 @@ class _Log:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: Step, row: int) -> None:
-        """Note a step of the environment in that row."""
+        """Note the step of the environment in a row."""
         if not self.observations:
             self.observations.append(step.observations[row].copy())
         self.observations.append(step.next_observations[row].copy())
@@ -101,8 +101,14 @@ class _Log:
         self.terminated, self.truncated = bool(step.terminated[row]), bool(step.truncated[row])
         self.succeeded |= any(_reported(step, name)[row] and bool(step.infos[name][row]) for name in _SUCCESS)
 
+    def add_plan(self, trajectory: NDArray[np.float32], value: float) -> None:
+        """Note a plan that was made for the next step."""
+        self.plan_steps.append(len(self.rewards))
+        self.plans.append(trajectory)
+        self.values.append(value)
+
     def to_episode(self, seed: int, agent_seed: int, reports_success: bool) -> Episode:
-        """Return the episode; one that has not ended was cut short here."""
+        """Return the episode; if it has not ended, it is truncated here."""
         return Episode(
             seed=seed,
             agent_seed=agent_seed,
@@ -119,7 +125,7 @@ class _Log:
 
 
 def _reported(step: Step, name: str) -> NDArray[np.bool_]:
-    """Return which environments (N,) have something of that name in their infos."""
+    """Return which environments (N,) have an entry of that name in their infos."""
     reported: NDArray[np.bool_] = np.asarray(step.infos.get(f"_{name}", np.zeros(len(step.episode), dtype=bool)))
     return reported
 
@@ -135,17 +141,17 @@ def play(
     description: str = "Playing",
     recorder: Recorder | None = None,
 ) -> Played:
-    """Play one episode per seed and return them in the seeds' order; a progress bar shows on a terminal only.
+    """Play one episode per seed and return them in the order of the seeds; a progress bar shows on a terminal only.
 
     Args:
         agent: What acts.
         environments: From ``make_environments``.
-        seeds: The environment's, one for each episode.
-        agent_seeds: The agent's, as many; by default the same.
-        most_steps: Steps of all episodes together, after which the recording ends; None: no limit.
-        keep_plans: Keep the plans of a PlanningAgent in the episodes; its ``on_plan`` is taken for it.
-        description: What the progress bar says.
-        recorder: Draws the first episode, if given.
+        seeds: Seeds of the environment, one for each episode.
+        agent_seeds: Seeds of the agent, as many; by default the same.
+        most_steps: Maximum number of steps of all episodes together; None: no limit.
+        keep_plans: Keep the plans of a PlanningAgent in the episodes; this uses its ``on_plan``.
+        description: Text of the progress bar.
+        recorder: Records the first episode, if given.
     """
     agent_seeds = seeds if agent_seeds is None else agent_seeds
     logs: dict[int, _Log] = {}
@@ -165,18 +171,17 @@ def play(
                 of_row = {int(row): logs.setdefault(int(step.episode[row]), _Log()) for row in rows}
                 act_seconds.append(step.seconds)
                 ages.append(np.array([len(log.rewards) for log in of_row.values()]))
+                kept = rows if most_steps is None else rows[: most_steps - steps]
                 for planned, plan in made:
                     plans, values = plan.trajectories.cpu().numpy(), plan.values.tolist()
                     for row, trajectory, value in zip(planned, plans, values, strict=True):
-                        log = of_row[int(row)]
-                        log.plan_steps.append(len(log.rewards))
-                        log.plans.append(trajectory)
-                        log.values.append(value)
+                        if row in kept:
+                            of_row[int(row)].add_plan(trajectory, value)
                 made.clear()
-                for row in rows if most_steps is None else rows[: most_steps - steps]:
+                for row in kept:
                     of_row[int(row)].add(step, int(row))
-                    steps += 1
-                    ended += int(step.terminated[row] or step.truncated[row])
+                steps += len(kept)
+                ended += int((step.terminated | step.truncated)[kept].sum())
                 reports_success |= any(bool(_reported(step, name)[rows].any()) for name in _SUCCESS)
                 # The first seed is always played in the first environment.
                 if recorder is not None and step.episode[0] == 0:

@@ -1,26 +1,32 @@
 """Diagnose: show why a planner returns what it returns, in numbers and pictures."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack
 
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import VectorEnv
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning.agent.deployment import describe_run, find_environment, load_pipeline, make_fitting
-from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.episodes import record
-from vgp_lightning.agent.mazes import find_maze
-from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.diagnostics.findings import Findings, examine, goal_condition
+from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
+from vgp_lightning.agent.episodes import Episode, play
+from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze
+from vgp_lightning.agent.planning import Conditions
+from vgp_lightning.diagnostics.candidates import sample_candidates
+from vgp_lightning.diagnostics.denoising import draw_denoising, draw_maze
+from vgp_lightning.diagnostics.findings import Findings
+from vgp_lightning.diagnostics.guidance import examine_guidance
+from vgp_lightning.diagnostics.plans import choose_plans, examine_plans, plan_places
+from vgp_lightning.diagnostics.values import examine_values
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report
-from vgp_lightning.report.film import Recorder, gif_summary, write_gif
+from vgp_lightning.report.film import Recorder, log_gif, write_gif
 
 _PARTS = (
     *("calibration", "ranking", "horizon", "dynamics", "guidance"),
@@ -33,88 +39,76 @@ def diagnose(
     episodes: int = 5,
     output_dir: str | None = None,
     *,
-    seed: int = 0,
+    seed: int = FIRST_SEED,
     env_id: str | None = None,
-    settings: dict[str, Any] | None = None,
     starts: int = 8,
     reach_goal: bool = False,
     video: bool = True,
     device: str = "auto",
+    **settings: Unpack[Settings],
 ) -> dict[str, Any]:
-    """Let an exported planner act, and write diagnostics.json, pictures and TensorBoard events of why it does so well.
+    """Play episodes with an exported planner, and write numbers and pictures that explain its returns.
 
-    Successive steps of an episode are much alike: a correlation over thousands of steps of few episodes says no more
-    than those few episodes do. So their number stands beside it.
+    The results are diagnostics.json, pictures and TensorBoard events. Successive steps of an episode are correlated: a
+    correlation over thousands of steps of few episodes is worth only that many episodes. So the number of episodes is
+    reported beside it.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
         episodes: Episodes to play, one for each of the seeds from ``seed`` on.
         output_dir: Where the results go; by default runs/diagnose/ and the folder's name.
-        seed: First seed of the environment and of the planner's noise.
+        seed: First seed of the environment and of the planner's noise; the default is far from the seeds of collected
+            episodes.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
-        settings: Planner settings that take the place of the folder's, such as ``--settings.scale 0.3``.
-        starts: Plans of each episode, evenly spread, that are executed to their end and sampled anew.
+        starts: Plans of each episode, evenly spaced, that are executed to their end and sampled anew.
         reach_goal: In a maze, let every plan end at the goal.
         video: Draw the first episode as rollout.gif.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
+        settings: Those in place of the folder's.
 
     Returns:
         What diagnostics.json holds.
 
     Raises:
-        ValueError: If the folder is no planner, does not fit the environment, or a setting is wrong.
+        ValueError: If the folder is not a planner's, does not fit the environment, or a setting is wrong.
     """
     start = time.perf_counter()
     for name, value in (("episodes", episodes), ("starts", starts)):
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
-    folder = Path(pipeline_folder)
-    pipeline = load_pipeline(folder, device)
-    spec = find_environment(pipeline, env_id, folder)
-    name = spec if isinstance(spec, str) else spec.id
-    output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", folder.resolve().name)
-    with ExitStack() as stack:
-        environments = make_fitting(spec, min(episodes, 16), pipeline, folder, video)
-        stack.callback(environments.close)
-        single = cast(SyncVectorEnv, environments).envs[0]
-        maze = find_maze(single)
+    deployed = Deployment(pipeline_folder, env_id, device)
+    output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
+    with deployed.environments(min(episodes, 16), video) as environments, deployed.environments(1) as replays:
+        maze = find_maze(first_of(environments))
         if reach_goal and maze is None:
-            raise ValueError(f"reach_goal is for mazes, which {name} is not: leave it away")
-        conditions = goal_condition(maze) if reach_goal and maze is not None else None
-        try:
-            resolved = pipeline.resolve_settings(**settings or {})
-            agent = PlanningAgent(pipeline, conditions=conditions, **settings or {})
-        except ValueError as error:
-            raise ValueError(f"{folder} cannot plan so: {error}") from error
+            raise ValueError(f"reach_goal is for mazes, and {deployed.env_id} is none: leave it out")
+        conditions = end_at_goal(maze) if reach_goal and maze is not None else None
+        agent = deployed.agent(conditions, **settings)
+        resolved = deployed.pipeline.resolve_settings(**settings)
         if resolved["planning_horizon"] < 2:
-            raise ValueError(f"planning_horizon is {resolved['planning_horizon']}: a diagnosis needs 2 steps or more")
-        output.mkdir(parents=True, exist_ok=True)  # which fails now rather than when all is played
-        recorder = Recorder(single)
-        seeds = range(seed, seed + episodes)
-        recordings = record(agent, environments, seeds, description=f"Playing {name}", recorder=recorder)
-        replays = make_environments(spec, 1)
-        stack.callback(replays.close)
-        findings = examine(pipeline, recordings, replays, resolved, starts, conditions, maze)
-        described = describe_run(folder, pipeline, single)
+            raise ValueError(f"planning_horizon is {resolved['planning_horizon']}: a diagnosis needs at least 2 steps")
+        output.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before anything is played
+        recorder = Recorder(first_of(environments))
+        played = play(
+            agent,
+            environments,
+            range(seed, seed + episodes),
+            keep_plans=True,
+            description=f"Playing {deployed.env_id}",
+            recorder=recorder,
+        ).episodes
+        findings = examine(deployed.pipeline, played, replays, resolved, starts, conditions, maze)
+        described = deployed.describe(environments)
     if video and recorder.frames:
         findings.films["rollout"] = (recorder.frames, recorder.fps)
     report = {
         **findings.numbers,
         "missing": findings.missing,
-        "episodes": [
-            {
-                "seed": recording.seed,
-                "return": float(recording.rewards.sum()),
-                "length": recording.length,
-                "terminated": recording.terminated,
-                "plans": len(recording.plans),
-            }
-            for recording in recordings
-        ],
-        "return_mean": float(np.mean([recording.rewards.sum() for recording in recordings])),
+        "episodes": [_to_json(episode) for episode in played],
+        "return_mean": float(np.mean([episode.total_reward for episode in played])),
         "settings": resolved,
         "reach_goal": reach_goal,
-        "env_id": name,
+        "env_id": deployed.env_id,
         **described,
         "seed": seed,
         "starts": starts,
@@ -127,13 +121,66 @@ def diagnose(
     return report
 
 
-# ---------------------------------------------------------------- what is written
+def examine(
+    pipeline: ValueGuidedPlannerPipeline,
+    episodes: Sequence[Episode],
+    replays: VectorEnv,
+    settings: Settings,
+    starts: int,
+    conditions: Conditions | None,
+    maze: Maze | None,
+) -> Findings:
+    """Measure and draw all parts.
+
+    Args:
+        pipeline: The planner.
+        episodes: Episodes that it has played, with its plans.
+        replays: A single environment to execute plans in.
+        settings: All settings of the planner.
+        starts: Plans of each episode that are executed to their end and sampled anew.
+        conditions: What the plans pass through.
+        maze: The maze of the environment; None: it has none.
+    """
+    findings = Findings()
+    examine_values(findings, pipeline, episodes, settings["planning_horizon"])
+    chosen = choose_plans(episodes, starts)
+    examine_plans(findings, pipeline, episodes, replays, chosen)
+    places = plan_places(chosen)
+    standing = np.stack([episode.observations[step] for episode, step in places])
+    guided = sample_candidates(pipeline, standing, conditions, **settings)
+    if pipeline.value_function is None:
+        findings.miss("guidance", "the folder has no value function: export with --value")
+    elif settings["n_guide_steps"] == 0:
+        findings.miss("guidance", "n_guide_steps is 0: set it, such as --n_guide_steps 2")
+    else:
+        # A scale of 0 and not 0 guide steps: without guide steps UniPC applies its corrector and samples differently.
+        idle: Settings = {**settings, "scale": 0.0}
+        unguided = sample_candidates(pipeline, standing, conditions, **idle)
+        examine_guidance(findings, pipeline, unguided, guided, replays, places)
+    draw_denoising(findings, pipeline, guided)
+    if maze is not None:
+        draw_maze(findings, pipeline, guided, standing, maze)
+    return findings
+
+
+def _to_json(episode: Episode) -> dict[str, Any]:
+    """Return the episode as it stands in ``diagnostics.json``."""
+    return {
+        "seed": episode.seed,
+        "return": episode.total_reward,
+        "length": episode.length,
+        "terminated": episode.terminated,
+        "plans": len(episode.plans),
+    }
+
+
+# ---------------------------------------------------------------- output
 
 
 def _write(report: dict[str, Any], findings: Findings, output: Path) -> None:
     """Write the JSON, the pictures and the TensorBoard events."""
     for path in (output / f"{part}.{kind}" for part in _PARTS for kind in ("png", "gif")):
-        path.unlink(missing_ok=True)  # an earlier diagnosis'
+        path.unlink(missing_ok=True)  # of an earlier diagnosis
     with SummaryWriter(str(output)) as writer:
         for name, number in _scalars(report).items():
             if number is not None:
@@ -144,7 +191,7 @@ def _write(report: dict[str, Any], findings: Findings, output: Path) -> None:
             writer.add_image(f"diagnose/{name}", image, 0, dataformats="HWC")
         for name, (frames, fps) in findings.films.items():
             write_gif(frames, output / f"{name}.gif", fps)
-            writer._get_file_writer().add_summary(gif_summary(f"diagnose/{name}_film", frames, fps), 0)
+            log_gif(output, f"diagnose/{name}_film", frames, fps)
     write_report(report, output / "diagnostics.json")
 
 
@@ -171,21 +218,21 @@ def _scalars(report: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _kind(report: dict[str, Any]) -> str:
-    """Return which returns the main numbers are of: those that were seen to their end, or all where there are none."""
+    """Return which returns the main numbers are about: the complete ones, or all where none is complete."""
     return "complete" if report["calibration"] and report["calibration"]["complete"] else "all"
 
 
 _MEANINGS = {
-    "return_mean": "return, mean of the episodes",
-    "rank_correlation": "of promised and realised returns: 1: the better plan is known as such; 0: chance",
-    "bias": "promised less realised return: above 0, too much is promised",
-    "slope": "realised over promised: 1: differences are as large as promised; 0: the promise says nothing",
-    "rank_correlation_clean": "of executed windows, clean: what choosing between candidates can rely on",
-    "rank_correlation_noisy": "of executed windows, noisiest: what guidance can rely on when it begins",
-    "one_step_error": "of a plan, as a share of the change: 0: plans obey the physics; 1: as good as no change",
-    "foretold_replanned": "share of the steps ahead that plans foretell better than standing still would",
-    "foretold_own_actions": "the same, where a plan's own actions are executed to its end",
-    "guidance_gain": "in predicted return, by guidance, from the same noise",
+    "return_mean": "mean return of the episodes",
+    "rank_correlation": "predicted and realised returns; 1: plans are ranked correctly; 0: chance",
+    "bias": "predicted minus realised return; above 0: too optimistic",
+    "slope": "of realised over predicted return; 1: differences are as large as predicted; 0: unrelated",
+    "rank_correlation_clean": "of clean executed windows: what best-of-K selection relies on",
+    "rank_correlation_noisy": "of the noisiest executed windows: what guidance relies on at its first step",
+    "one_step_error": "of plans, as a share of the change; 0: as the simulator; 1: as expecting no change",
+    "foretold_replanned": "share of the steps ahead at which plans predict better than expecting no change",
+    "foretold_own_actions": "the same, if a plan's own actions are executed to its end",
+    "guidance_gain": "in predicted return, from the same noise",
     "guidance_moved": "distance by which guidance moves plans, in normalised units",
 }
 
@@ -200,13 +247,13 @@ def _print(report: dict[str, Any], output: Path) -> None:
             shown = f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
             table.add_row(name.replace("_", " "), shown, _MEANINGS[name])
     calibration = report["calibration"]
-    table.add_row("episodes", str(len(report["episodes"])), "successive steps are alike: few episodes say little")
+    table.add_row("episodes", str(len(report["episodes"])), "successive steps are correlated: few episodes say little")
     if calibration is not None:
-        seen = calibration["complete"]["count"] if calibration["complete"] else 0
-        meaning = "of their returns were seen to the end, and stand above; of the others the time limit cut the rest"
-        if seen == 0:
-            meaning = "of their returns were seen to the end: the time limit cut them all, so promises look too high"
-        table.add_row("plans", f"{seen} of {calibration['all']['count']}", meaning)
+        complete = calibration["complete"]["count"] if calibration["complete"] else 0
+        meaning = "have complete returns, which the numbers above are about; the time limit truncated the others"
+        if complete == 0:
+            meaning = "have complete returns: the time limit truncated all, so predictions look too high"
+        table.add_row("plans", f"{complete} of {calibration['all']['count']}", meaning)
     console = Console()
     console.print(table)
     console.print(f"Results: {output}", markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from vgp_lightning.evaluation.scores import Reference, choose_reference, normali
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.figures import figure_to_image, plot_episode
 from vgp_lightning.report.files import write_report
-from vgp_lightning.report.film import Recorder, gif_summary, write_gif
+from vgp_lightning.report.film import Recorder, log_gif, write_gif
 from vgp_lightning.report.statistics import summarize, wilson_interval
 
 
@@ -188,8 +188,7 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
         writer.add_image("eval/rollout_lines", figure_to_image(picture), 0, dataformats="HWC")
         if report["video"] is not None:
             write_gif(recorder.frames, gif, recorder.fps)
-            moving = gif_summary("eval/rollout", recorder.frames, recorder.fps)
-            writer._get_file_writer().add_summary(moving, 0)
+            log_gif(output, "eval/rollout", recorder.frames, recorder.fps)
     write_report(report, output / "evaluation.json")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -192,92 +191,6 @@ def plot_bars(
     if len(groups) > 1:
         panel.legend(fontsize=8, frameon=False)
     tidy(panel)
-    return figure
-
-
-def plot_curves(curves: Mapping[str, Sequence[float | None]], axis: str, title: str) -> Figure:
-    """Draw numbers over the steps of the horizon; the first curve is the reference for the others.
-
-    Args:
-        curves: H numbers each, None where there is none; at most three.
-        axis: What the numbers are.
-        title: Heads the picture.
-    """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    panel = figure.subplots()
-    for i, (name, numbers) in enumerate(curves.items()):
-        heights = np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
-        panel.plot(heights, "-" if i else "--", color=(GREY, BLUE, ORANGE)[i], label=name, linewidth=1.6)
-    panel.set_xlabel("steps ahead")
-    panel.set_ylabel(axis)
-    panel.set_ylim(bottom=0)
-    panel.set_title(title, fontsize=10)
-    panel.legend(fontsize=8, frameon=False)
-    tidy(panel)
-    return figure
-
-
-def plot_gains(unguided: ArrayLike, guided: ArrayLike, title: str) -> Figure:
-    """Draw how the predicted values of candidates are spread without and with guidance: of all, and of the best.
-
-    Args:
-        unguided: (N, K), measured from the mean of the unguided candidates of the same observation.
-        guided: (N, K), measured from the same means.
-        title: Heads the picture.
-
-    What lies beyond the middle 98 % is counted in the outermost bars.
-    """
-    groups = {"unguided": (np.asarray(unguided), GREY), "guided": (np.asarray(guided), BLUE)}
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    low, high = np.percentile(np.concatenate([values.ravel() for values, _ in groups.values()]), [1, 99])
-    edges = np.histogram_bin_edges([low, high], bins=40)  # numpy widens an interval of no width
-    for panel, what in zip(figure.subplots(1, 2, sharex=True), ("all candidates", "best candidate"), strict=True):
-        for name, (values, colour) in groups.items():
-            shown = values.ravel() if what == "all candidates" else values.max(axis=1)
-            weights = np.full(len(shown), 1 / len(shown))
-            panel.hist(shown.clip(edges[0], edges[-1]), edges, weights=weights, color=colour, alpha=0.55, label=name)
-            panel.axvline(shown.mean(), color=colour, linewidth=1.8)
-        panel.set_title(what, fontsize=10)
-        panel.set_xlabel("predicted return, from the mean unguided candidate")
-        panel.set_ylabel("share")
-        tidy(panel)
-    panel.legend(fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
-def plot_denoising(history: ArrayLike, best: int, levels: Sequence[str], names: Sequence[str], title: str) -> Figure:
-    """Draw candidates as they lose their noise: a column for each level, a row for each dimension.
-
-    Args:
-        history: (S, K, H, D), in physical units.
-        best: The candidate that is chosen, drawn bold.
-        levels: S names.
-        names: D names.
-        title: Heads the picture.
-    """
-    lines = np.asarray(history)
-    levels_, _, horizon, dimensions = lines.shape
-    size = (max(4.5, 1.2 + 1.9 * levels_), 0.9 + 1.15 * dimensions)
-    figure = Figure(figsize=size, layout="constrained")
-    panels: Any = figure.subplots(dimensions, levels_, squeeze=False, sharex=True, sharey="row")
-    opacity = max(0.15, 0.8 / lines.shape[1] ** 0.5)
-    for i, j in np.ndindex(dimensions, levels_):
-        panel: Axes = panels[i, j]
-        panel.plot(lines[j, :, :, i].T, color=GREY, alpha=opacity, linewidth=0.8)
-        panel.plot(lines[j, best, :, i], color=BLUE, linewidth=2)
-        panel.set_xlim(0, max(horizon - 1, 1))
-        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        tidy(panel)
-        panel.tick_params(labelsize=7)
-        if i == 0:
-            panel.set_title(levels[j], fontsize=9)
-        if i == dimensions - 1:
-            panel.set_xlabel("step", fontsize=8)
-        if j == 0:
-            panel.set_ylabel(names[i], fontsize=8)
-    figure.align_ylabels()
-    figure.suptitle(title, fontsize=10)
     return figure
 
 

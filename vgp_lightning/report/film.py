@@ -6,6 +6,7 @@ Shapes: A action and O observation dimensions. A frame is an RGB picture (height
 import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
 Frames = Sequence[NDArray[np.uint8]]
 
@@ -44,16 +47,18 @@ def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
     Path(path).write_bytes(_gif_bytes(frames, fps))
 
 
-def gif_summary(tag: str, frames: Frames, fps: float) -> Summary:
-    """Return a TensorBoard summary that shows the frames as a moving picture.
+def log_gif(folder: str | Path, tag: str, frames: Frames, fps: float) -> None:
+    """Write frames as TensorBoard events that show them as a moving picture at step 0.
 
-    ``SummaryWriter.add_video`` does nothing with moviepy 2. Write the summary with
-    ``writer.file_writer.add_summary(summary, step)``; ``file_writer`` is ``writer._get_file_writer()`` in torch.
+    ``SummaryWriter.add_video`` does nothing with moviepy 2, and has no other public way to an animated image. So the
+    picture has an event file of its own, which TensorBoard shows with the others in the folder.
     """
     height, width = _frame_size(frames)
-    rgb = 3  # TensorBoard's number for it
+    rgb = 3  # TensorBoard's number for this colour space
     image = Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=_gif_bytes(frames, fps))
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
+    writer = EventFileWriter(str(folder))
+    writer.add_event(Event(wall_time=time.time(), summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
+    writer.close()
 
 
 def _gif_bytes(frames: Frames, fps: float) -> bytes:

@@ -1,0 +1,103 @@
+"""Candidates: all plans that are sampled from some observations, with their way out of the noise.
+
+Shapes: N observations, K candidates for each, S denoising steps, H steps of a plan, A action and O observation
+dimensions, T = A + O, action first.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vgp_lightning.agent.planning import Conditions
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings
+
+_TOGETHER = 16  # observations that are planned from in a batch
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All candidates from N observations, in the order in which they were drawn.
+
+    Attributes:
+        trajectories: (N, K, H, T), normalised.
+        values: (N, K), predicted returns; None without a value function.
+        history: (S, K, H, T), normalised: the first observation's candidates after each denoising step.
+        levels: S names of the remaining noise.
+    """
+
+    trajectories: NDArray[np.float32]
+    values: NDArray[np.float32] | None
+    history: NDArray[np.float32]
+    levels: list[str]
+
+    @property
+    def best(self) -> NDArray[np.int64]:
+        """The chosen candidates (N,): those of the highest value, or without values the first ones."""
+        if self.values is None:
+            return np.zeros(len(self.trajectories), dtype=np.int64)
+        best: NDArray[np.int64] = self.values.argmax(axis=1)
+        return best
+
+    @property
+    def chosen(self) -> NDArray[np.float32]:
+        """The trajectories (N, H, T) of the chosen candidates."""
+        chosen: NDArray[np.float32] = self.trajectories[np.arange(len(self.trajectories)), self.best]
+        return chosen
+
+
+def sample_candidates(
+    pipeline: ValueGuidedPlannerPipeline,
+    observations: NDArray[np.floating],
+    conditions: Conditions | None = None,
+    **settings: Unpack[Settings],
+) -> Candidates:
+    """Plan from observations (N, O), number i with noise of the seed i, and keep every candidate.
+
+    Args:
+        pipeline: The planner.
+        observations: (N, O).
+        conditions: What the plans must pass through.
+        settings: Those in place of the folder's.
+    """
+    history: list[NDArray[np.float32]] = []
+    visited: list[int] = []
+    ends: list[torch.Tensor] = []
+    for first in range(0, len(observations), _TOGETHER):
+        some = observations[first : first + _TOGETHER]
+        steps: list[torch.Tensor] = []
+
+        def keep(_: Any, index: int, timestep: int, state: dict[str, torch.Tensor], steps: Any = steps) -> None:
+            del index
+            steps.append(state["trajectories"])
+            visited.append(timestep)
+
+        pipeline(
+            some,
+            conditions=None if conditions is None else conditions(some),
+            generator=[torch.Generator(pipeline.device).manual_seed(first + i) for i in range(len(some))],
+            callback_on_step_end=keep,
+            **settings,
+        )
+        if first == 0:
+            history = [trajectories[0].cpu().numpy() for trajectories in steps]
+        ends.append(steps[-1])
+    trajectories = torch.cat(ends)
+    values = None
+    if pipeline.value_function is not None:
+        frame = pipeline.frame.to(trajectories.device)
+        value = pipeline.learned_value.prepared(trajectories.shape[2], frame)
+        with torch.no_grad():
+            parts = [value.values(plans.flatten(0, 1), 0, frame) for plans in ends]
+        values = torch.cat(parts).view(trajectories.shape[:2]).cpu().numpy()
+    left = [f"noise level {timestep}" for timestep in visited[1 : len(history)]]
+    return Candidates(trajectories.cpu().numpy(), values, np.stack(history), [*left, "clean"])
+
+
+def to_raw(pipeline: ValueGuidedPlannerPipeline, trajectories: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return normalised trajectories (..., T) in the environment's units."""
+    raw: NDArray[np.float64] = pipeline.frame.denormalise(torch.as_tensor(trajectories).double()).numpy()
+    return raw
