@@ -1,6 +1,7 @@
 """Evaluation: returns and lengths by hand, statistics against formulas, and what is written."""
 
 import hashlib
+import inspect
 import json
 import sys
 from types import SimpleNamespace
@@ -13,11 +14,15 @@ from gymnasium import spaces
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vgp_lightning.agent import deployment, episodes
 from vgp_lightning.agent.behaviours import make_behaviour
+from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.evaluation import evaluation
-from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent, play
+from vgp_lightning.diagnostics.diagnosis import diagnose
+from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.evaluation.scores import Reference
+from vgp_lightning.pipeline.planner import Plan
+from vgp_lightning.tuning.search import tune
 
 
 class Staircase(gymnasium.Env):
@@ -72,13 +77,11 @@ class FakePipeline:
     def resolve_settings(self, **settings):
         if settings.get("n_guide_steps"):
             raise ValueError("this pipeline has no value function")
-        defaults = {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0, "replan_every": 1}
-        return defaults | {k: v for k, v in settings.items() if v is not None}
+        return {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0, "replan_every": 1} | settings
 
     def __call__(self, observation, generator, **settings):
-        return SimpleNamespace(
-            actions=torch.zeros(len(observation), 4, 2), observations=torch.zeros(len(observation), 4, 3)
-        )
+        count = len(observation)
+        return Plan(torch.zeros(count, 4, 2), torch.zeros(count, 4, 3), torch.zeros(count))
 
 
 @pytest.fixture(autouse=True)
@@ -92,26 +95,11 @@ def staircase():
 def fake_pipeline(monkeypatch):
     """Put a pipeline without networks in the place of a folder's."""
     pipeline = FakePipeline(env_id="Staircase-v0")
-    monkeypatch.setattr(evaluation, "load_pipeline", lambda folder, device="auto": pipeline)
+    monkeypatch.setattr(deployment, "load_pipeline", lambda folder, device="auto": pipeline)
     return pipeline
 
 
 # ---------------------------------------------------------------- playing
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 8])
-def test_returns_and_lengths_are_those_worked_out_by_hand(count):
-    environments = make_environments("Staircase-v0", count)
-    episodes = play(Idler(), environments, [3, 0, 1, 2, 4]).episodes
-    environments.close()
-    # Seed 3 would take 6 steps and is cut at 5; the last step's reward is in each sum.
-    assert [(e.seed, e.episode_return, e.length, e.terminated) for e in episodes] == [
-        (3, 15.0, 5, False),
-        (0, 6.0, 3, True),
-        (1, 10.0, 4, True),
-        (2, 15.0, 5, True),
-        (4, 6.0, 3, True),
-    ]
 
 
 class Reporter(gymnasium.Env):
@@ -170,30 +158,6 @@ def test_a_point_maze_that_ends_at_its_goal_succeeds_where_it_terminates():
     assert [episode["success"] for episode in episodes] == [episode["terminated"] for episode in episodes]
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_agent_may_have_other_seeds_than_the_environment(count):
-    class Noter(Idler):
-        seen: list = []  # noqa: RUF012
-
-        def reset(self, seeds):
-            self.seen += [seed for seed in seeds if seed is not None]
-
-    agent = Noter()
-    agent.seen = []
-    environments = make_environments("Staircase-v0", count)
-    played = play(agent, environments, [1, 0, 2], sampler_seeds=[7, 8, 9]).episodes
-    environments.close()
-    assert agent.seen == [7, 8, 9]
-    assert [(e.seed, e.sampler_seed, e.length) for e in played] == [(1, 7, 4), (0, 8, 3), (2, 9, 5)]
-
-
-def test_nothing_is_printed_where_there_is_no_terminal(capfd):
-    environments = make_environments("Staircase-v0", 1)
-    play(Idler(), environments, [0])
-    environments.close()
-    assert capfd.readouterr() == ("", "")
-
-
 def test_an_agents_report_holds_its_statistics():
     environments = make_environments("Staircase-v0", 2)
     report = evaluate_agent(Idler(), environments, [0, 1, 2, 3], reference=Reference("hand", 1.5, 21.5))
@@ -225,6 +189,9 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
     steps = [
         SimpleNamespace(
             episode=np.array([0 if t < 3 else -1, 1]),
+            observations=np.zeros((2, 3)),
+            next_observations=np.zeros((2, 3)),
+            actions=np.zeros((2, 2)),
             rewards=np.ones(2),
             terminated=np.array([t == 2, t == 4]),
             truncated=np.array([False, False]),
@@ -233,7 +200,7 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
         )
         for t, seconds in enumerate([0.3, 0.001, 0.3, 0.001, 0.3])
     ]
-    monkeypatch.setattr(evaluation, "rollout", lambda agent, environments, seeds, agent_seeds: steps)
+    monkeypatch.setattr(episodes, "rollout", lambda agent, environments, seeds, agent_seeds: steps)
     report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
@@ -243,6 +210,23 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
 
 
 # ---------------------------------------------------------------- the command
+
+
+def default_seeds(command, *counts):
+    """Return the seeds that a command plays by default: as many as its options of these names say."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    return range(defaults["seed"], defaults["seed"] + sum(defaults[name] for name in counts))
+
+
+def test_by_default_no_command_plays_the_seeds_of_collected_episodes_or_of_the_search_for_settings():
+    # With the same seed an environment begins in the same state: an evaluation would start where the data do.
+    evaluated, diagnosed = default_seeds(evaluate, "episodes"), default_seeds(diagnose, "episodes")
+    tuned = default_seeds(tune, "episodes", "holdout_episodes")
+    first = inspect.signature(collect).parameters["seed"].default
+    collected = range(first, first + 1_000_000)
+    assert [set(seeds) & set(collected) for seeds in (evaluated, diagnosed, tuned)] == [set()] * 3
+    assert [set(seeds) & set(tuned) for seeds in (evaluated, diagnosed)] == [set()] * 2
+    assert set(diagnosed) <= set(evaluated)  # a diagnosis explains episodes of an evaluation
 
 
 def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, capsys):
@@ -300,7 +284,7 @@ def test_a_report_names_the_seeds_the_environment_the_weights_and_the_versions(f
         == evaluate(str(folder), 1, str(tmp_path / "out"), video=False)["env_spec"]
         == {
             "id": "Staircase-v0",
-            "entry_point": "test_evaluation:Staircase",
+            "entry_point": f"{__name__}:Staircase",
             "reward_threshold": None,
             "nondeterministic": False,
             "max_episode_steps": 5,
@@ -384,7 +368,7 @@ def test_the_specification_of_the_dataset_goes_before_its_id(fake_pipeline, tmp_
 
 
 def test_wrong_settings_are_refused_with_the_folder(fake_pipeline, tmp_path):
-    with pytest.raises(ValueError, match="folder cannot plan so: this pipeline has no value function"):
+    with pytest.raises(ValueError, match="folder cannot plan with these settings: this pipeline has no value function"):
         evaluate("folder", 1, str(tmp_path), n_guide_steps=2)
     with pytest.raises(ValueError, match="episodes is 0"):
         evaluate("folder", 0, str(tmp_path))
