@@ -181,6 +181,15 @@ def test_the_interval_of_a_difference_leaves_0_out_exactly_where_the_test_tells(
     assert [pair.told for pair in pairs] == [not pair.ci95[0] <= 0 <= pair.ci95[1] for pair in pairs]
 
 
+def test_the_interval_excludes_0_exactly_where_the_test_tells_for_tenths_too():
+    # Sums of tenths that are 0 are rounded: 0.1 + 0.2 - 0.3 is not 0.
+    rng = np.random.default_rng(0)
+    for n in (8, 11, 16):
+        pairs = [compare_pairs(rng.integers(-4, 9, n) / 10) for _ in range(300)]
+        assert [pair.told for pair in pairs] == [not pair.ci95[0] <= 0 <= pair.ci95[1] for pair in pairs]
+        assert {pair.told for pair in pairs} == {True, False}
+
+
 @pytest.mark.parametrize("draw", [normal, bimodal])
 def test_the_interval_of_a_difference_covers_the_true_one(draw):
     rng = np.random.default_rng(3)

@@ -177,8 +177,8 @@ def permutation_test(differences: NDArray[np.float64], resamples: int = 9999) ->
             changed[0] = 0  # the pattern that was found
         sums += changed @ part
         counts += changed.sum(axis=1)
-    rounding = 1e-12 * np.abs(differences).sum()
-    p = 2 * min((sums <= rounding).mean(), (sums >= -rounding).mean())
+    sums[np.abs(sums) <= 1e-12 * np.abs(differences).sum()] = 0  # they are 0 but for rounding
+    p = 2 * min((sums <= 0).mean(), (sums >= 0).mean())
     means = np.sort(sums[counts > 0] / counts[counts > 0])
     place = int(total * LEVEL / 2) - (total - len(means))
     interval = [float(means[place]), float(means[-1 - place])] if place >= 0 else None
