@@ -398,7 +398,7 @@ class Trap:
 
 def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one(tmp_path, capfd):
     message = failure(capfd, "evaluate", str(tmp_path), "--output_dir", str(tmp_path / "results"))
-    assert "is no pipeline folder" in message
+    assert "is not a pipeline folder" in message
     assert "vgp export" in message
     assert snapshot(tmp_path) == []
 
@@ -430,7 +430,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
 
 def test_a_fault_shows_where_it_is_if_that_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("VGP_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="is no pipeline folder"):
+    with pytest.raises(ValueError, match="is not a pipeline folder"):
         main(["evaluate", str(tmp_path)])
 
 

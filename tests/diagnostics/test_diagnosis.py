@@ -153,7 +153,7 @@ def test_a_film_that_cannot_be_made_is_reported_in_one_line(track, make_folder, 
     monkeypatch.setattr(Track, "render", lambda self: 1 / 0)
     report = diagnose(make_folder(), 1, str(tmp_path / "out"))
     assert "ZeroDivisionError" in report["video_error"]
-    assert "No video: drawing failed with ZeroDivisionError" in capsys.readouterr().out
+    assert "No video: rendering failed with ZeroDivisionError" in capsys.readouterr().out
 
 
 def test_results_go_to_a_folder_named_after_the_pipeline(track, make_folder, tmp_path, monkeypatch):

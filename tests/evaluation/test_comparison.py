@@ -128,32 +128,32 @@ def test_what_cannot_be_told_comes_with_the_episodes_that_would_tell(write):
     result = compare(write("a.json", [0] * 20), write("b.json", 4 * values / values.std(ddof=1) + 1))
     assert result["pairs_needed"] == 128
     assert result["verdict"] == (
-        "no difference can be told at 20 episodes; to tell one of this size about 108 more are needed; "
-        "20 tell one of 2.64 in 80 of 100 cases"
+        "no significant difference in 20 episodes; about 108 more are needed to detect one of this size; "
+        "20 episodes detect one of 2.64 with 80 % power"
     )
 
 
 def test_equal_evaluations_are_called_equal(write):
     path = write("a.json", [3, 1, 2, 5, 8, 1])
     result = compare(path, path)
-    assert result["verdict"] == "no difference can be told: A and B are equal in all 6 episodes"
+    assert result["verdict"] == "no significant difference: A and B are equal in all 6 episodes"
     assert (result["told"], result["permutation_p"], result["sign_test_p"]) == (False, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("b", "verdict"),
     [
-        ([3], "no difference can be told at 1 episode, for the test needs 6 at least"),
-        ([1], "no difference can be told: A and B are equal in 1 episode"),
+        ([3], "no significant difference in 1 episode (the test needs at least 6)"),
+        ([1], "no significant difference: A and B are equal in 1 episode"),
         (
             [3, 4],
-            "no difference can be told at 2 episodes, for the test needs 6 at least; "
-            "to tell one of this size about 4 more are needed",
+            "no significant difference in 2 episodes (the test needs at least 6); "
+            "about 4 more are needed to detect one of this size",
         ),
         (
             [2, 3, 4, 5, 6],
-            "no difference can be told at 5 episodes, for the test needs 6 at least; "
-            "to tell one of this size about 1 more is needed",
+            "no significant difference in 5 episodes (the test needs at least 6); "
+            "about 1 more is needed to detect one of this size",
         ),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_folder_stands_for_the_evaluation_in_it(write, tmp_path):
 
 def test_evaluations_without_a_common_seed_are_refused_with_the_command_that_mends_it(write):
     a, b = write("a.json", range(5), first_seed=10), write("b.json", range(5), first_seed=15)
-    with pytest.raises(ValueError, match=r"share no seed.*10 to 14.*15 to 19.*--seed 10 --episodes 5"):
+    with pytest.raises(ValueError, match=r"no seed in common.*10 to 14.*15 to 19.*--seed 10 --episodes 5"):
         compare(a, b)
 
 
@@ -227,18 +227,18 @@ def test_scores_of_different_references_are_refused_and_their_returns_are_not(wr
 
 def test_a_metric_that_is_not_there_is_refused_with_the_reason(write):
     path = write("a.json", range(6), reference=None)
-    with pytest.raises(ValueError, match="no success, for Hopper-v5 reports none"):
+    with pytest.raises(ValueError, match="no success: Hopper-v5 reports none"):
         compare(path, path, metric="success")
-    with pytest.raises(ValueError, match=r"no normalized_score, for there is no reference.*--ref_min_score"):
+    with pytest.raises(ValueError, match=r"no normalized_score: there is no reference.*--ref_min_score"):
         compare(path, path, metric="normalized_score")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("not json", "is no JSON"),
-        (b"\xff\xfe\x00", "is no JSON"),
-        ("[1, 2]", "no evaluation.*'env_id', 'env_spec', 'episodes'"),
+        ("not json", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        ("[1, 2]", "not an evaluation.*'env_id', 'env_spec', 'episodes'"),
         ('{"env_id": "Hopper-v5", "episodes": [{"seed": 0}]}', "older version.*'env_spec'"),
         ('{"env_id": "X", "env_spec": {"id": "X"}, "episodes": []}', "'episodes'"),
         ('{"env_id": "X", "env_spec": "X", "episodes": [1]}', "'env_spec'"),

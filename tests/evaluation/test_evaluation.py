@@ -319,7 +319,7 @@ def test_a_video_that_cannot_be_made_is_reported_and_the_rest_is_written(fake_pi
     report = evaluate("folder", 1, str(tmp_path))
     assert report["video"] is None
     assert "no GL today" in report["video_error"]
-    assert "No video: drawing failed with RuntimeError: no GL today" in capsys.readouterr().out
+    assert "No video: rendering failed with RuntimeError: no GL today" in capsys.readouterr().out
     assert not (tmp_path / "rollout.gif").exists()  # the first evaluation's would not belong to this one
     assert (tmp_path / "rollout.png").exists()
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
@@ -375,7 +375,7 @@ def test_wrong_settings_are_refused_with_the_folder(fake_pipeline, tmp_path):
 
 
 def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one(tmp_path):
-    with pytest.raises(ValueError, match=r"no model_index\.json; make one: vgp export"):
+    with pytest.raises(ValueError, match=r"has no model_index\.json; make one: vgp export"):
         evaluate(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ValueError, match="holds a StableDiffusionPipeline, not a ValueGuidedPlannerPipeline"):

@@ -74,7 +74,7 @@ def test_a_figure_becomes_pixels_of_its_size():
     assert image.min() < 100  # and ink on it
 
 
-# ---------------------------------------------------------------- promises
+# ---------------------------------------------------------------- calibration and bars
 
 
 def dots(axes):
@@ -86,8 +86,8 @@ def test_a_calibration_shows_each_prediction_the_line_and_the_curve():
     complete = np.array([True, True, False, True, False, True])
     (axes,) = plot_calibration(predicted, realised, [[1, 1], [4, 5]], "On the line", complete).axes
     found = dots(axes)
-    np.testing.assert_array_equal(found["seen to the end"], np.stack([predicted, realised], axis=1)[complete])
-    np.testing.assert_array_equal(found["cut short by the time limit"], [[2, 2], [4, 3]])
+    np.testing.assert_array_equal(found["complete"], np.stack([predicted, realised], axis=1)[complete])
+    np.testing.assert_array_equal(found["truncated by the time limit"], [[2, 2], [4, 3]])
     line, curve = axes.lines
     assert line.get_xydata().tolist() == [[0, 0], [9, 9]]
     assert curve.get_xydata().tolist() == [[1, 1], [4, 5]]

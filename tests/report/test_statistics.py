@@ -292,5 +292,5 @@ def test_what_is_always_the_same_has_no_correlation_but_a_bias():
 def test_a_calibration_of_nothing_or_of_what_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="at least one prediction and finite ones only; there are none"):
         calibrate(np.zeros(0), np.zeros(0))
-    with pytest.raises(ValueError, match="at least one result and finite ones only; number 1 of 2 is nan"):
+    with pytest.raises(ValueError, match="at least one realised value and finite ones only; number 1 of 2 is nan"):
         calibrate(np.zeros(2), np.array([1.0, np.nan]))

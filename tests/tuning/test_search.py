@@ -201,7 +201,7 @@ def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tm
     assert report["winner"] != 0
     assert (report["outcome"], report["written"]) == ("not better", False)
     assert report["holdout"]["difference"]["verdict"].startswith(
-        "no difference can be told: the default and the winner"
+        "no significant difference: the default and the winner"
     )
     assert contents(folder) == before
     assert "the winner returns no more: " in plain(capsys)

@@ -1,6 +1,6 @@
-"""What acts without having learned here: bundled gaits, a maze's waypoints, chance, and any exported pipeline.
+"""Behaviour policies for collecting data: bundled gaits, waypoints in mazes, random actions, exported pipelines.
 
-Shapes: N environments, O observation and A action dimensions, both flat, in physical units.
+Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
 
 import json
@@ -22,9 +22,9 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 class _Streams:
-    """A random stream per environment, begun afresh from each episode's seed, and the level u ~ U(0, 1) it starts with.
+    """A random generator for each environment, seeded for each episode, and the noise level u ~ U(0, 1) of the episode.
 
-    The level makes episodes of mixed quality: a behaviour multiplies its noise by it.
+    Behaviours multiply their noise by the level, which makes episodes of mixed quality.
     """
 
     def __init__(self) -> None:
@@ -32,29 +32,29 @@ class _Streams:
         self.levels: NDArray[np.float64] = np.zeros(0)  # (N,)
 
     def reset(self, seeds: Sequence[int | None]) -> list[int]:
-        """Begin anew where there is a seed, and return which environments these are."""
+        """Begin an episode for each seed that is not None, and return the indices of these environments."""
         if len(seeds) != len(self.generators):
             self.generators = [np.random.default_rng(0) for _ in seeds]  # idle environments never get a seed
             self.levels = np.zeros(len(seeds))
         begun = [i for i, seed in enumerate(seeds) if seed is not None]
         for i in begun:
-            # The pair, for default_rng(seed) is the very stream from which gymnasium draws the initial state.
+            # A pair, because gymnasium draws the initial state from default_rng(seed).
             self.generators[i] = np.random.default_rng((seeds[i], 1))  # type: ignore[arg-type]
             self.levels[i] = self.generators[i].uniform()
         return begun
 
     def normal(self, dimension: int) -> NDArray[np.float64]:
-        """Draw (N, dimension) standard normal numbers, each row from its own stream."""
+        """Draw (N, dimension) standard normal numbers, each row from its own generator."""
         return np.stack([generator.standard_normal(dimension) for generator in self.generators])
 
 
 class LinearBehaviour:
     """action = clip(bias + W @ observation), with noise that differs from episode to episode.
 
-    When an episode begins, its seed gives a level u ~ U(0, 1). For the whole episode each weight is multiplied by
-    1 + weight_noise * u * n, where n ~ N(0, 1) is the weight's own: the noise is relative, so the units of an
-    observation do not matter; biases stay. At each step action_noise * u * n with fresh n ~ N(0, 1) is added to each
-    action before it is clipped to its bounds. So the episodes are spread from the clean behaviour (u = 0) to a bad one.
+    An episode's seed gives a noise level u ~ U(0, 1). For the whole episode each weight is multiplied by
+    1 + weight_noise * u * n, with n ~ N(0, 1) for each weight: the noise is relative, so the units of observations do
+    not matter. Biases have no noise. At each step action_noise * u * n with new n ~ N(0, 1) is added to each action
+    before it is clipped to its bounds. So episodes range from the clean policy (u = 0) to a bad one.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LinearBehaviour:
         self._perturbed = np.zeros((0, *weights.shape))  # (N, A, O)
 
     def reset(self, seeds: Sequence[int | None]) -> None:
-        """Draw level and weights of the episodes that begin."""
+        """Draw noise level and weights of the episodes that begin."""
         if len(seeds) != len(self._perturbed):
             self._perturbed = np.repeat(self.weights[None], len(seeds), axis=0)
         for i in self._streams.reset(seeds):
@@ -93,20 +93,20 @@ class LinearBehaviour:
 
 
 class RandomBehaviour:
-    """Actions that are uniform between the bounds of the action space.
+    """Uniformly random actions between the bounds of the action space.
 
     Raises:
-        ValueError: If a dimension has no bounds, for nothing is uniform there.
+        ValueError: If a dimension has no bounds.
     """
 
     def __init__(self, action_space: spaces.Box) -> None:
         if not action_space.is_bounded("both"):
-            raise ValueError(f"random actions need bounds on every dimension, the action space is {action_space}")
+            raise ValueError(f"random actions need bounds on every dimension, but the action space is {action_space}")
         self.low, self.high = action_space.low.ravel(), action_space.high.ravel()  # (A,) each
         self._streams = _Streams()
 
     def reset(self, seeds: Sequence[int | None]) -> None:
-        """Begin the streams of the new episodes."""
+        """Seed the generators of the episodes that begin."""
         self._streams.reset(seeds)
 
     def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -115,17 +115,17 @@ class RandomBehaviour:
 
 
 class WaypointBehaviour:
-    """Walk a point maze's shortest path to the goal, cell by cell, under a PD controller.
+    """Follow a point maze's shortest path to the goal, cell by cell, with a PD controller.
 
-    The path is found anew at each step from the cell that the point is in, by breadth-first search from the goal's
-    cell; the controller heads for the centre of the next cell, and in the goal's cell for the goal. As for
-    LinearBehaviour, an episode's seed gives a level u ~ U(0, 1), and action_noise * u * N(0, 1) is added at each step.
+    The next cell follows from the point's cell at each step, by breadth-first search from the goal's cell. The
+    controller goes to the centre of the next cell, and in the goal's cell to the goal. As for LinearBehaviour, an
+    episode's seed gives a noise level u ~ U(0, 1), and action_noise * u * N(0, 1) is added to actions at each step.
 
     Raises:
-        ValueError: If the environments have no maze, or are not moved by two forces as PointMaze is.
+        ValueError: If the environments are not point mazes.
     """
 
-    # D4RL's gains, with which it collected its maze2d datasets.
+    # The gains with which D4RL collected its maze2d datasets.
     GAIN, DAMPING = 10.0, 1.0
 
     def __init__(self, environments: VectorEnv, *, action_noise: float = 0.0) -> None:
@@ -133,7 +133,7 @@ class WaypointBehaviour:
         shapes = (environments.single_observation_space.shape, environments.single_action_space.shape)
         if self.maze is None or shapes != ((8,), (2,)):
             raise ValueError(
-                f"the waypoint behaviour walks PointMaze_*-v3, with observations (8,) and actions (2,): "
+                f"the waypoint behaviour is for PointMaze_*-v3, with observations (8,) and actions (2,): "
                 f"these environments have {shapes[0]} and {shapes[1]}, and {'a' if self.maze else 'no'} maze"
             )
         self.action_noise = action_noise
@@ -154,7 +154,7 @@ class WaypointBehaviour:
         return clipped
 
     def _target(self, position: NDArray[np.floating], goal: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return where to go (2,) from the position: the next cell's centre, or the goal if it is in this cell."""
+        """Return the target (2,) from a position: the next cell's centre, or the goal if it is in this cell."""
         cell, last = self._cell(position), self._cell(goal)
         if last not in self._next:
             self._next[last] = self._search(last)
@@ -168,7 +168,7 @@ class WaypointBehaviour:
         return int(row), int(column)
 
     def _search(self, goal: tuple[int, int]) -> dict[tuple[int, int], tuple[int, int]]:
-        """Search breadth-first from the goal's cell and return each reachable cell's next one towards it."""
+        """Search breadth-first from the goal's cell, and return each reachable cell's next cell towards it."""
         onward = {goal: goal}
         queue = deque([goal])
         while queue:
@@ -184,30 +184,32 @@ class WaypointBehaviour:
 def make_behaviour(
     name: str, environments: VectorEnv, *, weight_noise: float = 0.0, action_noise: float = 0.0
 ) -> Agent:
-    """Make the behaviour that a name stands for.
+    """Make a behaviour policy by its name.
 
     Args:
         name: ``random``, ``waypoint``, a bundled behaviour such as ``hopper-linear``, the path of a JSON file like the
             bundled ones (``weights`` (A, O) and ``bias`` (A,)), or the folder of an exported pipeline.
-        environments: What it is to act in.
+        environments: The environments to act in.
         weight_noise: Relative noise of the weights, for linear behaviours.
         action_noise: Noise of the actions in their units, for linear and waypoint behaviours.
 
     Raises:
-        ValueError: If the name is unknown, does not fit the environments, or knows nothing of the noise asked for.
+        ValueError: If the name is unknown, or the behaviour does not fit the environments or has no such noise.
     """
     action_space = environments.single_action_space
     if not isinstance(action_space, spaces.Box):
-        raise ValueError(f"behaviours need Box actions, these environments have {action_space}")
+        raise ValueError(f"behaviours need Box actions, but these environments have {action_space}")
     bundled = {path.stem: path for path in sorted(ASSETS.glob("*.json"))}
     path = bundled.get(name, Path(name))
     linear = path.suffix == ".json" and path.is_file()
     if min(weight_noise, action_noise) < 0:
-        raise ValueError(f"weight_noise {weight_noise} and action_noise {action_noise}: neither may be negative")
+        raise ValueError(f"weight_noise is {weight_noise} and action_noise {action_noise}: neither may be negative")
     if weight_noise and not linear:
-        raise ValueError(f"weight_noise is {weight_noise}, but behaviour {name!r} has no weights to perturb: set it 0")
+        raise ValueError(
+            f"weight_noise is {weight_noise}, but behaviour {name!r} has no weights to perturb: set it to 0"
+        )
     if action_noise and not linear and name != "waypoint":
-        raise ValueError(f"action_noise is {action_noise}, but behaviour {name!r} takes none: set it 0")
+        raise ValueError(f"action_noise is {action_noise}, but behaviour {name!r} has none: set it to 0")
     if name == "random":
         return RandomBehaviour(action_space)
     if name == "waypoint":
@@ -216,7 +218,7 @@ def make_behaviour(
     if linear:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or content.get("kind") != "linear":
-            raise ValueError(f"{path} holds no linear behaviour: it needs the keys kind ('linear'), weights and bias")
+            raise ValueError(f"{path} is not a linear behaviour: it needs the keys kind ('linear'), weights and bias")
         weights, bias = (np.asarray(content.get(key, ()), dtype=np.float64) for key in ("weights", "bias"))
         if weights.shape != expected or bias.shape != expected[:1]:
             raise ValueError(
@@ -233,6 +235,6 @@ def make_behaviour(
             )
         return PlanningAgent(pipeline)
     raise ValueError(
-        f"unknown behaviour {name!r}: valid are random, waypoint, {', '.join(bundled)}, the path of a linear "
+        f"unknown behaviour {name!r}: choose random, waypoint, {', '.join(bundled)}, the path of a linear "
         "behaviour's .json, or the folder of an exported pipeline (with model_index.json)"
     )

@@ -1,4 +1,4 @@
-"""A planner's folder and the environment that it acts in: loaded, found, checked to fit, described, timed."""
+"""A pipeline folder in its environment: loaded, checked, described, timed."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 
 # Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
-# environment begins in the same state, so a planner would be evaluated on start states that it was trained on.
+# environment begins in the same state, so a planner would be evaluated from the initial states of its training data.
 FIRST_SEED = 1_000_000
 _LATENCY_WARM_UP, _LATENCY_CALLS = 2, 7
 
@@ -33,7 +33,7 @@ class Deployment:
 
     Attributes:
         folder: The folder.
-        pipeline: The planner that it holds.
+        pipeline: Its planner.
         spec: The environment's id or specification.
         env_id: The environment's id.
     """
@@ -43,11 +43,11 @@ class Deployment:
 
         Args:
             folder: Folder that ``vgp export`` wrote.
-            env_id: The environment; None: the one that the planner was trained for.
+            env_id: The environment's id; None: the environment that the planner was trained for.
             device: Where the planner runs; auto: cuda if there is one, else cpu.
 
         Raises:
-            ValueError: If the folder is no planner's, or names no environment where none is given.
+            ValueError: If the folder is not a planner's, or no environment is given and the folder names none.
         """
         self.folder = Path(folder)
         self.pipeline = load_pipeline(self.folder, device)
@@ -63,7 +63,7 @@ class Deployment:
         if task.get("env_id") is not None:
             return str(task["env_id"])
         raise ValueError(
-            f"{self.folder} does not say which environment it is for: give one, such as --env_id Hopper-v5"
+            f"{self.folder} does not name the environment it was trained for: give one, such as --env_id Hopper-v5"
         )
 
     def agent(self, conditions: Conditions | None = None, **settings: Unpack[Settings]) -> PlanningAgent:
@@ -79,10 +79,14 @@ class Deployment:
 
     @contextmanager
     def environments(self, count: int, video: bool = False) -> Iterator[VectorEnv]:
-        """Make the environments, able to draw if that is wanted and possible, and close them at the end.
+        """Make the environments, and close them at the end.
+
+        Args:
+            count: Their number.
+            video: Make them able to render, if they can.
 
         Raises:
-            ValueError: If their dimensions are not those of the plans.
+            ValueError: If their dimensions do not match those of the plans.
         """
         sample = make_environments(self.spec, 1)
         observations, actions = sample.single_observation_space.shape, sample.single_action_space.shape
@@ -92,7 +96,8 @@ class Deployment:
         if dimensions != planned:
             raise ValueError(
                 f"{self.env_id} has {dimensions[0]} observation and {dimensions[1]} action dimensions, but "
-                f"{self.folder} plans {planned[0]} and {planned[1]}: give the environment of its training with --env_id"
+                f"{self.folder} plans {planned[0]} and {planned[1]}: give the environment of its training data with "
+                "--env_id"
             )
         draws = video and "rgb_array" in sample.metadata.get("render_modes", [])
         environments = make_environments(self.spec, count, **({"render_mode": "rgb_array"} if draws else {}))
@@ -102,7 +107,7 @@ class Deployment:
             environments.close()
 
     def describe(self, environments: VectorEnv) -> dict[str, Any]:
-        """Return what a report says of where its numbers are from: environment, folder, weights, versions, device."""
+        """Return what a report holds about its origin: environment, folder, weights, versions, device."""
         return {
             "env_spec": _describe(first_of(environments)),
             "pipeline": str(self.folder),
@@ -114,25 +119,29 @@ class Deployment:
 
 
 def first_of(environments: VectorEnv) -> gymnasium.Env[Any, Any]:
-    """Return the first of the environments, in which the first episode is played."""
+    """Return the first environment, in which the first episode is played."""
     first: gymnasium.Env[Any, Any] = cast(SyncVectorEnv, environments).envs[0]
     return first
 
 
 def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipeline:
-    """Load a pipeline folder onto a device, or say what is wrong with it; auto: cuda if there is one, else cpu.
+    """Load a pipeline folder onto a device.
+
+    Args:
+        folder: The folder.
+        device: Such as cpu or cuda:1; auto: cuda if there is one, else cpu.
 
     Raises:
-        ValueError: If the folder is no planner's.
+        ValueError: If the folder is not a planner's.
     """
     index = folder / "model_index.json"
     remedy = "make one: vgp export --denoiser DENOISER.ckpt --value VALUE.ckpt --output FOLDER"
     if not index.is_file():
-        raise ValueError(f"{folder} is no pipeline folder, for it has no model_index.json; {remedy}")
+        raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json; {remedy}")
     name = json.loads(index.read_text()).get("_class_name")
     if name != ValueGuidedPlannerPipeline.__name__:
         raise ValueError(f"{folder} holds a {name}, not a {ValueGuidedPlannerPipeline.__name__}; {remedy}")
-    # Without the option diffusers advertises accelerate.
+    # Without this option diffusers prints an advertisement of accelerate.
     pipeline: ValueGuidedPlannerPipeline = ValueGuidedPlannerPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,34 +152,34 @@ def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipel
 def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Unpack[Settings]) -> float:
     """Return the milliseconds of one planning call for one observation: the median of several, after a warm-up.
 
-    Where an agent starts warm, the call starts from a plan, as all calls of a control loop do after an episode's first
-    one. An agent that plans once an episode always starts cold.
+    With warm starts the call starts from a plan, as in a control loop after an episode's first call. An agent that
+    plans once an episode always starts cold.
 
     Args:
         pipeline: The planner.
         settings: Those in place of the folder's.
     """
-    observation = pipeline.frame.shift[pipeline.action_dim :]  # the middle of the data
+    observation = pipeline.frame.shift[pipeline.action_dim :]  # the mean of the data
     replans = pipeline.resolve_settings(**settings)["replan_every"] > 0
     generator = torch.Generator(pipeline.device).manual_seed(0)
-    in_hand, seconds = None, []
+    previous, seconds = None, []
     for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
         begin = time.perf_counter()
-        plan = pipeline(observation, generator=generator, warm_start=in_hand, **settings)
-        made = plan.trajectories.cpu()  # which waits for the device
+        plan = pipeline(observation, generator=generator, warm_start=previous, **settings)
+        trajectories = plan.trajectories.cpu()  # waits for the device
         seconds.append(time.perf_counter() - begin)
-        in_hand = made if replans else None
+        previous = trajectories if replans else None
     return 1000 * float(np.median(seconds[_LATENCY_WARM_UP:]))
 
 
 def _describe(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
-    """Return the specification as gymnasium would write it, less what ``make_environments`` and a video add to it."""
+    """Return the specification as gymnasium writes it, without what ``make_environments`` and a video add to it."""
     spec = asdict(cast(EnvSpec, environment.spec))
     spec["kwargs"] = {key: value for key, value in spec["kwargs"].items() if key != "render_mode"}
-    spec["additional_wrappers"] = spec["additional_wrappers"][:-1]  # the last makes the observations flat
-    if callable(entry := spec["entry_point"]):  # which gymnasium refuses to write
+    spec["additional_wrappers"] = spec["additional_wrappers"][:-1]  # the last one flattens observations
+    if callable(entry := spec["entry_point"]):  # gymnasium refuses to write functions
         spec["entry_point"] = f"{entry.__module__}:{entry.__qualname__}"
-    parts = ("namespace", "name", "version")  # of the id
+    parts = ("namespace", "name", "version")  # they follow from the id
     described: dict[str, Any] = json.loads(
         json.dumps({key: value for key, value in spec.items() if key not in parts}, default=repr)
     )
@@ -178,7 +187,7 @@ def _describe(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
 
 
 def _hash_weights(folder: Path) -> str | None:
-    """Return one hash of the folder's files of weights, with their names; None if it has none."""
+    """Return one hash of the names and contents of the folder's weight files; None if it has none."""
     files = sorted(path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
     whole = hashlib.sha256()
     for path in files:
@@ -189,7 +198,7 @@ def _hash_weights(folder: Path) -> str | None:
 
 
 def _versions() -> dict[str, str | None]:
-    """Return the versions of what decides the returns; None: not installed."""
+    """Return the versions of the packages that influence returns; None: not installed."""
     versions: dict[str, str | None] = {"vgp_lightning": __version__}
     for name in ("torch", "diffusers", "gymnasium", "gymnasium-robotics", "mujoco", "numpy"):
         try:

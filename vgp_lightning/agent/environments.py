@@ -1,4 +1,4 @@
-"""N environments: what acts in them, how they are made, and the loop that steps them.
+"""N environments: the interface of agents, how environments are made, and the loop that steps them.
 
 Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
@@ -21,48 +21,60 @@ _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
 
 
 class Agent(Protocol):
-    """What acts in N environments at once: a planner, a behaviour, a user's policy."""
+    """Acts in N environments at once: a planner, a behaviour policy, a user's policy."""
 
     def reset(self, seeds: Sequence[int | None]) -> None:
-        """Begin an episode in environment i for each seed that is not None; the others go on undisturbed.
+        """Begin an episode in environment i for each seed that is not None; the other episodes continue.
 
-        All randomness of the new episode's actions comes from its seed.
+        All randomness of the new episode's actions must come from its seed.
         """
 
     def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the actions (N, A) for the observations (N, O); rows that are not active may hold anything finite."""
+        """Return the actions (N, A) for the observations (N, O); inactive rows may have any finite values."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of N environments. Row i belongs to episode ``episode[i]`` of the seeds; -1: idle, to be ignored."""
+    """One step of N environments.
 
-    episode: NDArray[np.int64]  # (N,)
-    observations: NDArray[np.floating]  # (N, O), before the actions
-    actions: NDArray[np.float32]  # (N, A), as handed to the environments
-    rewards: NDArray[np.float64]  # (N,)
-    terminated: NDArray[np.bool_]  # (N,)
-    truncated: NDArray[np.bool_]  # (N,)
-    next_observations: NDArray[np.floating]  # (N, O), the final one where an episode ended
-    infos: dict[str, Any]  # gymnasium's: {name: (N,), _name: (N,), which of the environments gave it}
-    seconds: float  # that the agent took to act for all environments
+    Attributes:
+        episode: (N,), the index of each environment's episode among the seeds; -1: idle, to be ignored.
+        observations: (N, O), before the actions.
+        actions: (N, A), as given to the environments.
+        rewards: (N,).
+        terminated: (N,).
+        truncated: (N,).
+        next_observations: (N, O), the final one where an episode ended.
+        infos: Those of gymnasium: {name: (N,), _name: (N,), which environments reported it}.
+        seconds: Time that the agent took to act in all environments.
+    """
+
+    episode: NDArray[np.int64]
+    observations: NDArray[np.floating]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    next_observations: NDArray[np.floating]
+    infos: dict[str, Any]
+    seconds: float
 
 
 def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> VectorEnv:
-    """Make ``count`` environments that are stepped in turn, with flat observations and no automatic reset.
+    """Make ``count`` environments that are stepped one after the other, with flat observations and no automatic reset.
 
     Args:
-        environment: An id (``Hopper-v5``, or ``module:Id``), or a full specification as datasets carry it.
+        environment: An id (``Hopper-v5``, or ``module:Id``), or a full specification as in datasets.
         count: Number of environments.
         kwargs: Passed to the environment, such as ``render_mode``.
 
     Raises:
-        ValueError: If the environment is unknown or has other than Box actions.
+        ValueError: If the environment is unknown, or its actions are not a Box.
     """
     if count < 1:
         raise ValueError(f"{count} environments: at least 1 is needed")
     name = environment if isinstance(environment, str) else environment.id
-    # The mazes are an extra, and gymnasium has no plug-ins that would register them by themselves.
+    # The mazes are an extra, and gymnasium does not register them by itself.
     if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is not None:
         gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
     try:
@@ -76,7 +88,7 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
         )
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(
-            f"environment {name!r} cannot be made: {error}. Environments of another package are named "
+            f"environment {name!r} cannot be made: {error}. The id of an environment of another package is "
             "'package:Id'; the mazes need: pip install 'vgp_lightning[maze]'"
         ) from error
     if not isinstance(environments.single_action_space, gymnasium.spaces.Box):
@@ -89,14 +101,14 @@ def rollout(
 ) -> Iterator[Step]:
     """Play exactly one episode per seed, several at a time, and yield every step.
 
-    An environment whose episode ended takes the next seed; when none is left it idles. Each episode has a seed for the
-    environment and one for the agent, so it does not depend on which others are played.
+    An environment whose episode ended takes the next seed; when none is left, it idles. Each episode has a seed for the
+    environment and one for the agent, so it does not depend on which other episodes are played.
 
     Args:
         agent: What acts.
         environments: From ``make_environments``.
-        seeds: The environment's, one for each episode.
-        agent_seeds: The agent's, as many; by default the same.
+        seeds: Seeds of the environment, one for each episode.
+        agent_seeds: Seeds of the agent, as many; by default the same.
     """
     count = environments.num_envs
     queue = enumerate(zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True))
@@ -111,7 +123,7 @@ def rollout(
                 episode[i], (begins[i], agent_begins[i]) = next(queue, (-1, (None, None)))
             if (episode < 0).all():
                 return
-            # Idle environments are reset as well: gymnasium refuses to step one that has ended.
+            # Idle environments are reset too: gymnasium refuses to step an environment whose episode has ended.
             observations, _ = environments.reset(seed=begins, options={"reset_mask": done})  # type: ignore[arg-type]
             agent.reset(agent_begins)
         start = time.perf_counter()

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 
-# What the plans must pass through besides the observation, made from the observations (N, O) at the time of planning:
-# {step: (N, O)}, as the pipeline's ``conditions``.
+# Makes the inpainting conditions of plans from the observations (N, O): {step: (N, O)}, as the pipeline's
+# ``conditions``.
 Conditions = Callable[[NDArray[np.floating]], Mapping[int, NDArray[np.floating]]]
-# What is done to follow a plan: (observations (N, O), the plan's next observations (N, O)) -> actions (N, A).
+# Follows a plan: (observations (N, O), the plan's next observations (N, O)) -> actions (N, A).
 Controller = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]]
 
 
@@ -25,18 +25,24 @@ Controller = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.f
 class PositionController:
     """A proportional-derivative controller that follows the positions and velocities of a plan, not its actions.
 
-    ``action = position_gain * (planned - position) + velocity_gain * (planned - velocity)``, an action for each
-    position; the agent clips it to the action bounds. Results with it are not results of the plan's own actions: always
-    say which one acted.
+    ``action = position_gain * (planned - position) + velocity_gain * (planned - velocity)``, one action for each
+    position; the agent clips it to the action bounds. Results with a controller are not results of the plan's own
+    actions: always report which of the two acted.
+
+    Attributes:
+        positions: Indices of the positions among the O observation dimensions.
+        velocities: Indices of the velocities, as many.
+        position_gain: Gain of the position error.
+        velocity_gain: Gain of the velocity error.
     """
 
-    positions: Sequence[int]  # their places among the O flat observation dimensions
+    positions: Sequence[int]
     velocities: Sequence[int]
     position_gain: float
     velocity_gain: float
 
     def __call__(self, observations: NDArray[np.floating], planned: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return the actions (N, A) that lead from the observations (N, O) to the planned next ones (N, O)."""
+        """Return the actions (N, A) that lead from the observations (N, O) to the planned next observations (N, O)."""
         error = planned - observations
         actions: NDArray[np.floating] = (
             self.position_gain * error[:, list(self.positions)] + self.velocity_gain * error[:, list(self.velocities)]
@@ -45,16 +51,17 @@ class PositionController:
 
 
 class PlanningAgent:
-    """Plan, act, plan again: receding-horizon control with one generator per environment.
+    """Receding-horizon control: plan, act, plan again, with one random generator per environment.
 
-    In a loop of your own::
+    In your own loop::
 
         agent = PlanningAgent(pipeline)
         agent.reset([seed])
         action = agent.act(observation[None])[0]
 
     Attributes:
-        on_plan: Called with the environments (n,) and their Plan whenever plans were made; None: nobody watches.
+        on_plan: Called with the indices of the environments (n,) and their Plan after each planning call; None: not
+            used.
     """
 
     def __init__(
@@ -65,15 +72,15 @@ class PlanningAgent:
         controller: Controller | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        """Remember the settings.
+        """Make an agent.
 
-        With a ``warm_start_strength`` below 1 a plan begins from the last one, shifted by the steps that were executed
-        since, its last step repeated; an episode's first plan begins from noise. With a ``replan_every`` of 0 the agent
-        stays at the plan's last step when the plan is used up.
+        With a ``warm_start_strength`` below 1 a plan begins from the previous one, shifted by the executed steps, with
+        its last step repeated; an episode's first plan begins from noise. With a ``replan_every`` of 0 the agent stays
+        at the plan's last step after the end of the plan.
 
         Args:
             pipeline: The planner.
-            conditions: Makes what the plans must pass through, such as a goal, from the observations.
+            conditions: Makes the inpainting conditions of plans, such as a goal, from the observations.
             controller: Follows the plan's observations; None: the plan's own actions are executed.
             settings: Those of ``Settings``; the folder's defaults hold for what is not given.
 
@@ -93,13 +100,13 @@ class PlanningAgent:
         self._make_room(0)
 
     def _make_room(self, count: int) -> None:
-        """Hold no plan for each of so many environments."""
+        """Prepare for so many environments, none of which has a plan."""
         dimensions = self.pipeline.action_dim + self.pipeline.observation_dim
         self._plans: NDArray[np.float32] = np.zeros((count, self._horizon, dimensions), dtype=np.float32)  # (N, H, T)
-        self._age: NDArray[np.int64] = np.full(count, -1)  # steps executed of each environment's plan; -1: has none
+        self._age: NDArray[np.int64] = np.full(count, -1)  # executed steps of each plan; -1: there is no plan
 
     def reset(self, seeds: Sequence[int | None]) -> None:
-        """Forget the plans of the environments that begin again and seed their generators."""
+        """Begin episodes: for each seed that is not None, forget the environment's plan and seed its generator."""
         if len(seeds) != len(self._generators):
             self._generators = [torch.Generator(self.pipeline.device) for _ in seeds]
             self._make_room(len(seeds))
@@ -109,14 +116,14 @@ class PlanningAgent:
                 self._age[i] = -1
 
     def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Plan for the active environments whose plan is used up, in one batch, and return what to do in each (N, A).
+        """Plan for the active environments that need a new plan, in one batch, and return the actions (N, A).
 
         Args:
-            observations: (N, O), as many as seeds were given to ``reset``.
-            active: (N,), which of them matter; None: all.
+            observations: (N, O), as many as the seeds given to ``reset``.
+            active: (N,), which environments are in use; None: all.
 
         Raises:
-            ValueError: If there are more or fewer observations than ``reset`` was given seeds.
+            ValueError: If the number of observations is not that of the seeds given to ``reset``.
         """
         if len(observations) != len(self._generators):
             raise ValueError(
@@ -130,7 +137,7 @@ class PlanningAgent:
             used_up |= self._age >= self.replan_every
         due = active & used_up
         warm = due & (self._age >= 0) if self._warm else np.zeros_like(due)
-        # Two batches at most, for plans from noise take more denoising steps.
+        # At most two batches, because cold starts take more denoising steps.
         for rows, start in ((due & ~warm, None), (warm, self._shifted(warm))):
             if rows.any():
                 self._plan(np.flatnonzero(rows), observations, start)
@@ -145,12 +152,12 @@ class PlanningAgent:
         return actions.astype(np.float32)
 
     def _row(self, steps: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return each environment's plan at a step of its own, (N, T)."""
+        """Return each environment's plan at its own step, (N, T)."""
         row: NDArray[np.float32] = self._plans[np.arange(len(steps)), steps]
         return row
 
     def _shifted(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return these environments' plans (n, H, T) from the step that comes next on, the last one repeated."""
+        """Return these environments' plans (n, H, T) from the next step on, with the last step repeated."""
         steps = np.minimum(np.arange(self._horizon) + self._age[rows, None], self._horizon - 1)  # (n, H)
         shifted: NDArray[np.float32] = np.take_along_axis(self._plans[rows], steps[:, :, None], axis=1)
         return shifted
@@ -158,7 +165,7 @@ class PlanningAgent:
     def _plan(
         self, due: NDArray[np.int64], observations: NDArray[np.floating], start: NDArray[np.float32] | None
     ) -> None:
-        """Make the plans of these environments."""
+        """Make plans for these environments."""
         plan = self.pipeline(
             observations[due],
             generator=[self._generators[i] for i in due],

@@ -14,7 +14,7 @@ from rich.table import Table
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import FEWEST_PAIRS, Paired, compare_pairs, summarize, wilson_interval
 
-# What must be the same for an episode of one evaluation to be that of the other with another planner.
+# What must be the same in two evaluations so that episodes with the same seed are the same task.
 _SAME = ("entry_point", "max_episode_steps", "kwargs", "additional_wrappers")
 _NEEDED = {"env_id": str, "env_spec": dict, "episodes": list}
 _REMEDY = "vgp evaluate FOLDER --output_dir RESULTS writes RESULTS/evaluation.json"
@@ -22,11 +22,11 @@ _REMEDY = "vgp evaluate FOLDER --output_dir RESULTS writes RESULTS/evaluation.js
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """A file of ``vgp evaluate``, as far as a comparison needs it."""
+    """A file of ``vgp evaluate``, and the values of the compared metric by the environment's seed."""
 
     path: Path
     report: dict[str, Any]
-    values: dict[int, float]  # of the metric, by the environment's seed
+    values: dict[int, float]
 
 
 def compare(
@@ -36,19 +36,19 @@ def compare(
     metric: Literal["return", "normalized_score", "length", "success"] = "return",
     json: str | None = None,
 ) -> dict[str, Any]:
-    """Say whether B differs from A on the same episodes, and how many more would be needed to tell.
+    """Test whether B differs from A on the same episodes, and how many more episodes would be needed to detect it.
 
     Args:
-        a: evaluation.json of one planner, or its folder.
-        b: That of the other; differences are B - A.
-        metric: What is compared: return, normalized_score, length or success.
+        a: evaluation.json of one planner, or the folder with it.
+        b: The same for the other planner; differences are B - A.
+        metric: The metric to compare: return, normalized_score, length or success.
         json: File to write the comparison to.
 
     Returns:
         What the file holds.
 
     Raises:
-        ValueError: If a file is no evaluation, lacks the metric, or the two did not play the same episodes.
+        ValueError: If a file is not an evaluation, lacks the metric, or the two have no episodes in common.
     """
     first, second = _read(a, metric), _read(b, metric)
     _check_environments(first, second)
@@ -56,14 +56,14 @@ def compare(
     if not seeds:
         ranges = [f"{e.path} has {min(e.values)} to {max(e.values)}" for e in (first, second)]
         raise ValueError(
-            f"the two share no seed, so no episode can be compared: {', '.join(ranges)}. Evaluate both on the same, "
-            f"such as: vgp evaluate FOLDER --seed {min(first.values)} --episodes {len(first.values)}"
+            f"the two have no seed in common, so no episode can be compared: {', '.join(ranges)}. Evaluate both on "
+            f"the same seeds, such as: vgp evaluate FOLDER --seed {min(first.values)} --episodes {len(first.values)}"
         )
     references = [evaluation.report.get("reference") for evaluation in (first, second)]
     if metric == "normalized_score" and (references[0] != references[1] or references[0] is None):
         raise ValueError(
-            f"the normalised scores refer to {references[0]} in {first.path} and to {references[1]} in {second.path}: "
-            "evaluate both with the same --ref_min_score and --ref_max_score, or compare returns"
+            f"the reference of the normalised scores is {references[0]} in {first.path} and {references[1]} in "
+            f"{second.path}: evaluate both with the same --ref_min_score and --ref_max_score, or compare returns"
         )
     ours, theirs = (np.array([e.values[seed] for seed in seeds]) for e in (first, second))
     paired = compare_pairs(theirs - ours)
@@ -100,12 +100,12 @@ def _read(name: str, metric: str) -> _Evaluation:
         raise ValueError(f"{path} does not exist: give two files of evaluations. {_REMEDY}")
     try:
         report = json_.loads(path.read_text())
-    except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{path} is no JSON ({error}): give an evaluation.json. {_REMEDY}") from error
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is not JSON ({error}): give an evaluation.json. {_REMEDY}") from error
     found = report if isinstance(report, dict) else {}
     lacking = [key for key, kind in _NEEDED.items() if not isinstance(found.get(key), kind) or not found[key]]
     if lacking:
-        raise ValueError(f"{path} is no evaluation, or one of an older version: it has no {lacking}. {_REMEDY}")
+        raise ValueError(f"{path} is not an evaluation, or one of an older version: it has no {lacking}. {_REMEDY}")
     values: dict[int, float] = {}
     for i, episode in enumerate(report["episodes"]):
         if not isinstance(episode, dict) or not isinstance(episode.get("seed"), int) or metric not in episode:
@@ -115,11 +115,11 @@ def _read(name: str, metric: str) -> _Evaluation:
                 "normalized_score": "there is no reference: evaluate with --ref_min_score and --ref_max_score, or",
                 "success": f"{report['env_id']} reports none:",
             }.get(metric, "it is null:")
-            raise ValueError(f"{path} has no {metric}, for {why} compare another metric, such as --metric return")
+            raise ValueError(f"{path} has no {metric}: {why} compare another metric, such as --metric return")
         if not isinstance(value, int | float) or not np.isfinite(value):
             raise ValueError(f"{path}: episode {i} has {metric} {value!r}: a finite number is needed")
         if episode["seed"] in values:
-            raise ValueError(f"{path}: two episodes have the seed {episode['seed']}: each seed may stand there once")
+            raise ValueError(f"{path}: two episodes have the seed {episode['seed']}: each seed can occur only once")
         values[episode["seed"]] = float(value)
     return _Evaluation(path, report, values)
 
@@ -129,20 +129,20 @@ def _check_environments(first: _Evaluation, second: _Evaluation) -> None:
     ids = [evaluation.report["env_id"] for evaluation in (first, second)]
     if ids[0] != ids[1]:
         raise ValueError(
-            f"the environments differ: {ids[0]} in {first.path} and {ids[1]} in {second.path}. Evaluate both in one, "
-            f"such as: vgp evaluate FOLDER --env_id {ids[0]}"
+            f"the environments differ: {ids[0]} in {first.path} and {ids[1]} in {second.path}. Evaluate both in the "
+            f"same, such as: vgp evaluate FOLDER --env_id {ids[0]}"
         )
     for key in _SAME:
         values = [evaluation.report["env_spec"].get(key) for evaluation in (first, second)]
         if values[0] != values[1]:
             raise ValueError(
                 f"the environments differ: {ids[0]} has {key} {values[0]} in {first.path} and {values[1]} in "
-                f"{second.path}. Evaluate both in one, such as: vgp evaluate FOLDER --env_id {ids[0]}"
+                f"{second.path}. Evaluate both in the same, such as: vgp evaluate FOLDER --env_id {ids[0]}"
             )
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return in what else the evaluations differ: {name: [A's, B's]}."""
+    """Return what else differs between the evaluations: {name: [A's, B's]}."""
     sides = []
     for report in (first, second):
         side = {key: report.get(key) for key in ("weights_sha256", "device")}
@@ -154,11 +154,11 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, lis
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-# ---------------------------------------------------------------- saying
+# ---------------------------------------------------------------- results in words
 
 
 def _side(evaluation: _Evaluation, values: NDArray[np.float64], metric: str, pairs: int) -> dict[str, Any]:
-    """Return one evaluation's statistics of the episodes that were paired."""
+    """Return the statistics of one evaluation's paired episodes."""
     summary = asdict(summarize(values))
     if metric == "success":
         summary["ci95"] = wilson_interval(int(values.sum()), len(values))
@@ -166,12 +166,12 @@ def _side(evaluation: _Evaluation, values: NDArray[np.float64], metric: str, pai
 
 
 def say_difference(paired: Paired, pairs: int, metric: str = "return", names: tuple[str, str] = ("A", "B")) -> str:
-    """Return in words whether the second of two differs from the first, and how many more episodes would tell."""
+    """Return as text whether the second of two differs from the first, and how many more episodes would detect it."""
     episodes = f"{pairs} episode{'' if pairs == 1 else 's'}"
     if paired.share_equal == 1:
         every = f"all {episodes}" if pairs > 1 else episodes
-        return f"no difference can be told: {names[0]} and {names[1]} are equal in {every}"
-    if paired.told and paired.ci95 is not None:  # what is told has an interval, without 0
+        return f"no significant difference: {names[0]} and {names[1]} are equal in {every}"
+    if paired.told and paired.ci95 is not None:  # a significant difference has an interval, which excludes 0
         low, high = sorted(abs(end) for end in paired.ci95)
         size = f"{_number(abs(paired.difference), metric)} [{_number(low, metric)}, {_number(high, metric)}]"
         winner = names[paired.difference > 0]
@@ -179,19 +179,19 @@ def say_difference(paired: Paired, pairs: int, metric: str = "return", names: tu
             "length": f"{winner}'s episodes are longer by {size}",
             "success": f"{winner} succeeds more often by {size}",
         }.get(metric, f"{winner} is better by {size}")
-    words = f"no difference can be told at {episodes}"
+    words = f"no significant difference in {episodes}"
     if pairs < FEWEST_PAIRS:
-        words += f", for the test needs {FEWEST_PAIRS} at least"
+        words += f" (the test needs at least {FEWEST_PAIRS})"
     if paired.pairs_needed is not None:
         more = max(paired.pairs_needed - pairs, 1)
-        words += f"; to tell one of this size about {more} more {'is' if more == 1 else 'are'} needed"
+        words += f"; about {more} more {'is' if more == 1 else 'are'} needed to detect one of this size"
     if paired.smallest_difference is not None:
-        words += f"; {pairs} tell one of {_number(paired.smallest_difference, metric)} in 80 of 100 cases"
+        words += f"; {episodes} detect one of {_number(paired.smallest_difference, metric)} with 80 % power"
     return words
 
 
 def _number(value: float, metric: str) -> str:
-    """Return a value of the metric in words."""
+    """Return a value of the metric as text."""
     if metric == "success":
         return f"{100 * value:.0f} %"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -210,7 +210,7 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(title=escape(title), show_header=False, title_justify="left")
     for name in ("a", "b"):
         side = result[name]
-        left = f"; {side['unpaired']} left out, for their seeds are in one file only" if side["unpaired"] else ""
+        left = f"; {side['unpaired']} left out, with seeds in this file only" if side["unpaired"] else ""
         table.add_row(name.upper(), escape(side["path"] + left))
         table.add_row(f"{name.upper()}, mean", _number(side["mean"], metric) + _interval(side["ci95"], metric))
     table.add_row("B - A, mean", _number(result["difference"], metric) + _interval(result["ci95"], metric))

@@ -1,4 +1,4 @@
-"""Evaluate: play one episode per seed, and say what the returns mean and how sure that is.
+"""Evaluate: play one episode per seed, and report returns with confidence intervals.
 
 Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
@@ -42,13 +42,13 @@ def evaluate_agent(
     Args:
         agent: What acts.
         environments: From ``make_environments``.
-        seeds: The environment's, one for each episode.
-        agent_seeds: The agent's, as many; by default the same.
-        replan_every: The agent's replanning interval, by which calls that plan are told from those that execute a
-            plan; 0: it plans once an episode.
-        reference: What the normalised score refers to.
-        description: What the progress bar says.
-        recorder: Keeps the first episode, if given.
+        seeds: Seeds of the environment, one for each episode.
+        agent_seeds: Seeds of the agent, as many; by default the same.
+        replan_every: The agent's replanning interval, which decides which of its calls count as planning; 0: it plans
+            once an episode.
+        reference: The reference of the normalised score.
+        description: Text of the progress bar.
+        recorder: Records the first episode, if given.
     """
     played = play(agent, environments, seeds, agent_seeds=agent_seeds, description=description, recorder=recorder)
     summary = summarize([episode.total_reward for episode in played.episodes])
@@ -57,7 +57,7 @@ def evaluate_agent(
         score = normalized_score(summary.mean, reference)
         score_interval = summary.ci95 and [normalized_score(end, reference) for end in summary.ci95]
     successes = [episode.success for episode in played.episodes if episode.success is not None]
-    # A call plans when at least one environment's plan is used up.
+    # A call plans if at least one environment needs a new plan.
     calls = zip(played.act_seconds, played.ages, strict=True)
     planned = [seconds for seconds, ages in calls if (ages % (replan_every or np.inf) == 0).any()]
     return {
@@ -107,7 +107,9 @@ def evaluate(
     device: str = "auto",
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
-    """Let an exported planner act, and write evaluation.json, TensorBoard scalars and a video of the first episode.
+    """Play episodes with an exported planner, and report their returns.
+
+    The results are evaluation.json, TensorBoard scalars and a video of the first episode.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
@@ -116,9 +118,9 @@ def evaluate(
         seed: First seed of the environment; the default is far from the seeds of collected episodes.
         sampler_seed: First seed of the planner's noise; by default the environment's.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
-        environments: Environments that are played in at the same time, planned for in one batch; by default as many as
-            episodes, but at most 16. No random number depends on it.
-        ref_min_score: Return that scores 0; by default the dataset's, else D4RL's for the environment's family.
+        environments: Environments that are played in at the same time and planned for in one batch; by default as many
+            as episodes, but at most 16. No random number depends on it.
+        ref_min_score: Return that scores 0; by default the dataset's, else D4RL's for this family of environments.
         ref_max_score: Return that scores 100.
         video: Draw the first episode as rollout.gif.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
@@ -128,7 +130,7 @@ def evaluate(
         What evaluation.json holds.
 
     Raises:
-        ValueError: If the folder is no planner, does not fit the environment, or a setting is wrong.
+        ValueError: If the folder is not a planner's, does not fit the environment, or a setting is wrong.
     """
     start = time.perf_counter()
     if episodes < 1:
@@ -171,7 +173,7 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
     """Write the JSON, the pictures and the TensorBoard events."""
     output.mkdir(parents=True, exist_ok=True)
     gif = output / "rollout.gif"
-    gif.unlink(missing_ok=True)  # an earlier evaluation's
+    gif.unlink(missing_ok=True)  # of an earlier evaluation
     picture = plot_episode(recorder.actions, recorder.observations, f"{report['env_id']}, seed {report['seed']}")
     picture.savefig(output / "rollout.png")
     with SummaryWriter(str(output)) as writer:
@@ -214,5 +216,5 @@ def _print(report: dict[str, Any], output: Path) -> None:
 
 
 def _interval(ends: list[float] | None, form: str = ".1f") -> str:
-    """Return the interval in words, or nothing where there is none."""
+    """Return the interval as text, or nothing if there is none."""
     return "" if ends is None else f" (95 %: {ends[0]:{form}} to {ends[1]:{form}})"

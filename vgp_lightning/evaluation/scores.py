@@ -1,4 +1,4 @@
-"""Normalised scores, and the returns that they refer to."""
+"""Normalised scores, and the reference returns that they are relative to."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reference:
-    """The two returns between which a normalised score counts, and where they are from."""
+    """The returns that score 0 and 100.
+
+    Attributes:
+        name: Where they are from.
+        min: Return that scores 0.
+        max: Return that scores 100.
+    """
 
     name: str
-    min: float  # scores 0
-    max: float  # scores 100
+    min: float
+    max: float
 
 
-# A random and an expert policy's return by environment family: d4rl/infos.py (https://github.com/Farama-Foundation/D4RL).
+# Returns of a random and an expert policy for each family of environments: d4rl/infos.py (https://github.com/Farama-Foundation/D4RL).
 D4RL_REFERENCES = {
     "hopper": Reference("D4RL hopper", -20.272305, 3234.3),
     "halfcheetah": Reference("D4RL halfcheetah", -280.178953, 12135.0),
@@ -30,10 +36,16 @@ def choose_reference(
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
 ) -> Reference | None:
-    """Return the user's reference, else the task's if it is of this environment, else D4RL's, else None.
+    """Return the user's reference, else the task's, else D4RL's; None: there is none.
+
+    Args:
+        env_id: The environment.
+        task: What the planner was trained for; its reference counts only if its environment is this one.
+        ref_min_score: The user's return that scores 0.
+        ref_max_score: The user's return that scores 100.
 
     Raises:
-        ValueError: If only one of the user's two scores is given, or the lower is not the lower.
+        ValueError: If only one of the user's two returns is given, or the first is not below the second.
     """
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError(f"ref_min_score is {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
@@ -48,5 +60,5 @@ def choose_reference(
 
 
 def normalized_score(value: float, reference: Reference) -> float:
-    """Return 0 for the reference's lower return and 100 for its upper one."""
+    """Return the score of a return: 0 for the reference's ``min``, 100 for its ``max``."""
     return 100 * (value - reference.min) / (reference.max - reference.min)

@@ -1,7 +1,7 @@
-"""Draw figures: plans, episodes, returns, and how far a planner's promises come true. Arrays in, a figure out.
+"""Figures that several rooms draw: plans, episodes, returns, calibration, bars. Arrays in, a figure out.
 
-Shapes: N observations, K plans or candidates, H steps, S noise levels, A action and O observation dimensions,
-T = A + O; a trajectory is action first.
+Shapes: K plans, H steps of a plan, L steps of an episode, A action and O observation dimensions, T = A + O, action
+first.
 """
 
 import io
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-MAX_DIMENSIONS = 8  # more lines of pictures than this are too small to read
-_MAX_DOTS = 2000  # more would hide one another
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+MAX_DIMENSIONS = 8  # more panels would be too small to read
+_MAX_DOTS = 2000  # more would hide each other
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
@@ -24,16 +24,16 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
 def plot_plans(plans: ArrayLike, windows: ArrayLike, names: Sequence[str], title: str) -> Figure:
-    """Draw plans over windows of the dataset, one panel for each of the first dimensions.
+    """Draw plans over windows of the dataset, with one panel for each of the first dimensions.
 
     Args:
         plans: (K, H, T), in the units of ``windows``.
         windows: (K', H', T).
-        names: The T dimensions.
-        title: Heads the picture.
+        names: Names of the T dimensions.
+        title: Title of the figure.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not match.
     """
     groups = {"dataset": (np.asarray(windows), GREY), "plans": (np.asarray(plans), BLUE)}
     for label, (lines, _) in groups.items():
@@ -43,7 +43,7 @@ def plot_plans(plans: ArrayLike, windows: ArrayLike, names: Sequence[str], title
 
 
 def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str) -> Figure:
-    """Draw what happened in an episode: its actions (L, A) and observations (L, O), the first dimensions of them."""
+    """Draw the actions (L, A) and observations (L, O) of an episode, the first of these dimensions."""
     actions, observations = np.asarray(actions), np.asarray(observations)
     names = [f"action {i}" for i in range(actions.shape[1])]
     names += [f"observation {i}" for i in range(observations.shape[1])]
@@ -51,7 +51,7 @@ def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str) -> Fig
 
 
 def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[str], title: str) -> Figure:
-    """Draw groups of lines (K, H, T), each with a colour, with a panel for each of the first T."""
+    """Draw groups of lines (K, H, T), each with a colour, with a panel for each of the first T dimensions."""
     shown = min(len(names), MAX_DIMENSIONS)
     columns = min(shown, 2)
     rows = -(-shown // columns)
@@ -62,7 +62,7 @@ def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[
             panel.axis("off")
             continue
         for label, (lines, colour) in groups.items():
-            # Few lines are drawn full, many as a shade.
+            # Few lines are opaque, many are transparent.
             opacity = max(0.2, 1 / len(lines) ** 0.5)
             drawn = panel.plot(lines[:, :, i].T, color=colour, alpha=opacity, linewidth=1.2)
             drawn[0].set_label(label)
@@ -84,23 +84,23 @@ def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[
 def plot_returns(
     returns: Mapping[str, Sequence[float]],
     intervals: Mapping[str, Sequence[float] | None],
-    title: str = "Return of each episode, mean and its 95 % interval",
+    title: str = "Return of each episode, mean and its 95 % confidence interval",
 ) -> Figure:
-    """Draw the return of each episode as a dot, and each group's mean with its interval.
+    """Draw the return of each episode as a dot, and each group's mean with its confidence interval.
 
     Args:
         returns: The returns of each group, such as ``{"behaviour": [...], "guided": [...]}``.
-        intervals: For each of the same names the low and high end of the mean's interval, or None for no bar.
-        title: Heads the picture.
+        intervals: For each of the same names [low, high] of the mean; None: no interval is drawn.
+        title: Title of the figure.
 
     Raises:
-        ValueError: If a group is empty or has no entry in ``intervals``.
+        ValueError: If a group is empty, or has no entry in ``intervals``.
     """
     if missing := [name for name, values in returns.items() if name not in intervals or len(values) == 0]:
         raise ValueError(f"no returns or no interval for {missing}: there are intervals for {list(intervals)}")
     figure = Figure(figsize=(max(5.0, 1.5 + 1.7 * len(returns)), 4), layout="constrained")
     panel = figure.subplots()
-    rng = np.random.default_rng(0)  # the dots' sideways spread has no meaning, but must not change between drawings
+    rng = np.random.default_rng(0)  # the horizontal jitter has no meaning, but must be the same in each drawing
     for i, (name, values) in enumerate(returns.items()):
         panel.scatter(i + rng.uniform(-0.15, 0.15, len(values)), values, s=16, color=BLUE, alpha=0.5, linewidths=0)
         mean, interval = float(np.mean(values)), intervals[name]
@@ -116,34 +116,34 @@ def plot_returns(
     return figure
 
 
-# ---------------------------------------------------------------- promises
+# ---------------------------------------------------------------- calibration and bars
 
 
 def plot_calibration(
     predicted: ArrayLike, realised: ArrayLike, curve: ArrayLike, title: str, complete: ArrayLike | None = None
 ) -> Figure:
-    """Draw what came true over what was predicted, the line on which both are equal, and the calibration curve.
+    """Draw realised over predicted returns, the line on which both are equal, and the calibration curve.
 
     Args:
-        predicted: (n,), of which at most 2000 are drawn, evenly spread.
+        predicted: (n,), of which at most 2000 are drawn, evenly spaced.
         realised: (n,).
-        curve: (m, 2), means of predicted and realised, of groups of rising prediction.
-        title: Heads the picture.
-        complete: (n,), whether what came true was seen to its end; default: all of it.
+        curve: (m, 2), means of predicted and realised returns, of groups of increasing prediction.
+        title: Title of the figure.
+        complete: (n,), which realised returns are complete; None: all are, and they are those of windows.
     """
     predicted, realised = np.asarray(predicted, dtype=np.float64), np.asarray(realised, dtype=np.float64)
     whole = np.ones(len(predicted), dtype=bool) if complete is None else np.asarray(complete)
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     panel = figure.subplots()
     shown = np.unique(np.linspace(0, len(predicted) - 1, min(len(predicted), _MAX_DOTS)).round().astype(int))
-    for label, mask, colour in (("cut short by the time limit", ~whole, ORANGE), ("seen to the end", whole, BLUE)):
+    for label, mask, colour in (("truncated by the time limit", ~whole, ORANGE), ("complete", whole, BLUE)):
         dots = shown[mask[shown]]
         if len(dots):
             name = label if complete is not None else "windows"
             panel.scatter(predicted[dots], realised[dots], s=9, color=colour, alpha=0.35, linewidths=0, label=name)
     ends = [min(predicted.min(), realised.min()), max(predicted.max(), realised.max())]
     panel.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="predicted = realised")
-    panel.plot(*np.asarray(curve).T, "o-", color="black", markersize=4, linewidth=1.5, label="means of tenths")
+    panel.plot(*np.asarray(curve).T, "o-", color="black", markersize=4, linewidth=1.5, label="means of deciles")
     panel.set_xlabel("predicted return")
     panel.set_ylabel("realised return")
     panel.set_title(title, fontsize=10)
@@ -161,17 +161,17 @@ def plot_bars(
     title: str,
     line: float | None = None,
 ) -> Figure:
-    """Draw groups of bars beside each other.
+    """Draw groups of bars side by side.
 
     Args:
-        groups: A number for each label, or None for no bar; at most three groups.
-        labels: What stands below the bars.
-        axis: What the numbers are.
-        title: Heads the picture.
-        line: A height that is marked.
+        groups: For each group a number for each label, or None for no bar; at most three groups.
+        labels: Labels below the bars.
+        axis: Label of the vertical axis.
+        title: Title of the figure.
+        line: Height of a reference line; None: there is none.
 
     Raises:
-        ValueError: If a group has not one number for each label.
+        ValueError: If a group does not have one number for each label.
     """
     if wrong := {name: len(bars) for name, bars in groups.items() if len(bars) != len(labels)}:
         raise ValueError(f"{len(labels)} labels, but there are bars {wrong}")
@@ -194,18 +194,18 @@ def plot_bars(
     return figure
 
 
-# ---------------------------------------------------------------- all of them
+# ---------------------------------------------------------------- any figure
 
 
 def figure_to_image(figure: Figure) -> NDArray[np.uint8]:
-    """Return the picture of a figure as pixels (height, width, 3)."""
+    """Return a figure as pixels (height, width, 3)."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return np.asarray(Image.open(stream).convert("RGB"))
 
 
 def tidy(panel: Axes) -> None:
-    """Leave out the frame's upper and right edge, and put a light grid behind the lines."""
+    """Hide the upper and right spine, and put a light grid behind the lines."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", alpha=0.3)
     panel.set_axisbelow(True)

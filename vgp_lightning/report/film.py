@@ -1,4 +1,4 @@
-"""Film: videos of episodes, and the recorder that makes their frames.
+"""Film: animated pictures, and the recorder of an episode.
 
 Shapes: A action and O observation dimensions. A frame is an RGB picture (height, width, 3) of uint8.
 """
@@ -22,11 +22,11 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type
 Frames = Sequence[NDArray[np.uint8]]
 
 
-# ---------------------------------------------------------------- videos
+# ---------------------------------------------------------------- animated pictures
 
 
 def shrink(frame: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Return the frame, scaled down to ``width`` pixels if it is wider."""
+    """Return the frame, scaled down to a width of ``width`` pixels if it is wider."""
     if frame.shape[1] <= width:
         return frame
     height = round(frame.shape[0] * width / frame.shape[1])
@@ -37,9 +37,9 @@ def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
     """Write frames of one size as a GIF that repeats for ever.
 
     Args:
-        frames: The pictures.
+        frames: The frames.
         path: The file.
-        fps: Frames per second. A GIF counts in hundredths of a second and is rounded to them.
+        fps: Frames per second. A GIF stores durations in hundredths of a second, to which they are rounded.
 
     Raises:
         ValueError: If there are no frames, or their sizes differ.
@@ -62,7 +62,7 @@ def log_gif(folder: str | Path, tag: str, frames: Frames, fps: float) -> None:
 
 
 def _gif_bytes(frames: Frames, fps: float) -> bytes:
-    """Return the frames as an endless GIF; frames that equal their predecessor prolong it."""
+    """Return the frames as an endless GIF; Pillow merges equal consecutive frames."""
     _frame_size(frames)
     first, *others = [Image.fromarray(frame) for frame in frames]
     stream = io.BytesIO()
@@ -71,10 +71,10 @@ def _gif_bytes(frames: Frames, fps: float) -> bytes:
 
 
 def _frame_size(frames: Frames) -> tuple[int, int]:
-    """Return the height and width that all frames share."""
+    """Return the height and width of all frames."""
     shapes = {frame.shape for frame in frames}
     if len(shapes) != 1:
-        raise ValueError(f"a video needs frames of one shape (height, width, 3), there are {len(shapes)}: {shapes}")
+        raise ValueError(f"a video needs frames of one shape (height, width, 3), but there are {len(shapes)}: {shapes}")
     height, width, _ = shapes.pop()
     return height, width
 
@@ -83,26 +83,26 @@ def _frame_size(frames: Frames) -> tuple[int, int]:
 
 
 class Recorder:
-    """Keeps an episode: its observations and actions, and frames of it where the environment can draw.
+    """Records an episode: its observations and actions, and frames of it if the environment can render.
 
     Attributes:
         observations: (O,) each, before the action.
         actions: (A,) each.
-        frames: The pictures; empty if there are none.
-        fps: Frames in a second of the environment's time.
+        frames: The frames; empty if there are none.
+        fps: Frames per second of the environment's time.
         error: Why there are no frames; None if there are.
     """
 
     def __init__(
         self, environment: gymnasium.Env[Any, Any], *, fps: float = 25, max_frames: int = 200, width: int = 240
     ) -> None:
-        """Prepare to draw if the environment was made with ``render_mode="rgb_array"``.
+        """Prepare to render if the environment was made with ``render_mode="rgb_array"``.
 
         Args:
-            environment: The one whose episode is kept.
-            fps: About how many frames a second of the environment's time has: every n-th step is drawn.
-            max_frames: Frames after which no more are drawn.
-            width: Pixels to which wider frames are scaled down.
+            environment: The environment of the episode.
+            fps: Approximate frames per second of the environment's time: every n-th step is rendered.
+            max_frames: Maximum number of frames.
+            width: Width in pixels to which wider frames are scaled down.
         """
         self._environment = environment
         _follow(environment)
@@ -120,30 +120,30 @@ class Recorder:
             self.error = f"the environment has render_mode {environment.render_mode}, of {modes}: rgb_array is needed"
 
     def record(self, observation: NDArray[np.floating], action: NDArray[np.float32]) -> None:
-        """Keep a step; to be called after each one, before the environment is reset."""
+        """Record a step; call it after each step, before the environment is reset."""
         if self.error is None and len(self.actions) % self._every == 0 and len(self.frames) < self._max_frames:
             self._draw()
-        self.observations.append(np.array(observation))  # a copy: the caller may write the next into it
+        self.observations.append(np.array(observation))  # a copy, as the caller may reuse the array
         self.actions.append(np.array(action))
 
     def _draw(self) -> None:
-        """Keep a picture of the present state, or the reason why there is none."""
-        # gymnasium reads MUJOCO_GL when it first draws, and without it looks for a display. It is not set for longer:
-        # where EGL is missing, mujoco could then not even be imported.
+        """Keep a frame of the present state, or the reason why there is none."""
+        # gymnasium reads MUJOCO_GL when it first renders, and without it looks for a display. The variable is unset
+        # again afterwards: if EGL is missing, it would make the import of mujoco fail.
         headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"))
         if headless:
             os.environ["MUJOCO_GL"] = "egl"
         hook = sys.unraisablehook
-        # gymnasium's viewer that failed halfway fails again when it is deleted, with a traceback of its own.
+        # A viewer of gymnasium that failed in its constructor fails again when it is deleted, and prints a traceback.
         sys.unraisablehook = lambda _: None
         try:
             self.frames.append(shrink(cast(NDArray[np.uint8], self._environment.render()), self._width))
-        except Exception as error:  # drivers fail with any type; it is reported, not swallowed
+        except Exception as error:  # drivers raise any type; the error is reported
             self.frames.clear()
-            self.error = f"drawing failed with {type(error).__name__}: {error}"
-            if not isinstance(error, gymnasium.error.DependencyNotInstalled):  # which says itself what is missing
+            self.error = f"rendering failed with {type(error).__name__}: {error}"
+            if not isinstance(error, gymnasium.error.DependencyNotInstalled):  # its own message says what is missing
                 self.error += (
-                    ". MuJoCo draws without a display by EGL: apt-get install libegl1 libgl1-mesa-dri, or set "
+                    ". Without a display MuJoCo renders with EGL: apt-get install libegl1 libgl1-mesa-dri, or set "
                     "MUJOCO_GL to egl, osmesa or glfw"
                 )
         finally:
@@ -153,7 +153,7 @@ class Recorder:
 
 
 def _follow(environment: gymnasium.Env[Any, Any]) -> None:
-    """Let MuJoCo's camera follow the body: gymnasium 1.4 leaves it behind, unless the model's own is asked for."""
+    """Let MuJoCo's camera follow the body: gymnasium 1.4 uses the model's tracking camera only if it is selected."""
     renderer = getattr(environment.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         return
