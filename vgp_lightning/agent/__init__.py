@@ -1,4 +1,4 @@
-"""Plans to actions: agents, the environments that they act in, and episodes as they were played."""
+"""From plans to actions: agents, the environments that they act in, and the episodes that they play."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What an agent returns, and how sure that is."""
+"""Returns of an agent, with confidence intervals, and comparisons of two agents."""
 
 import lazy_loader
 

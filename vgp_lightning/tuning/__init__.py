@@ -1,4 +1,4 @@
-"""A pipeline folder to settings that return more, confirmed on held-out seeds."""
+"""Search for the settings of a pipeline folder that return most, confirmed on held-out seeds."""
 
 import lazy_loader
 

@@ -111,7 +111,7 @@ def tune(
 
 
 def check_budget(configurations: int, holdout_episodes: int, latency_ms: float | None) -> None:
-    """Refuse a budget of which no search can be made.
+    """Refuse a budget that is too small for a search.
 
     Raises:
         ValueError: If a number is too small.
