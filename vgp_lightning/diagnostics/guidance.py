@@ -119,7 +119,7 @@ def plot_gains(unguided: ArrayLike, guided: ArrayLike, title: str) -> Figure:
             panel.hist(shown.clip(edges[0], edges[-1]), edges, weights=weights, color=colour, alpha=0.55, label=name)
             panel.axvline(shown.mean(), color=colour, linewidth=1.8)
         panel.set_title(what, fontsize=10)
-        panel.set_xlabel("predicted return, relative to the mean unguided candidate")
+        panel.set_xlabel("predicted return minus unguided mean")
         panel.set_ylabel("share")
         tidy(panel)
     panel.legend(fontsize=8, frameon=False)
