@@ -271,7 +271,7 @@ def test_options_written_as_yaml_are_still_taken_in_place_of_a_file(elsewhere, c
 def test_every_verb_takes_packaged_configs(elsewhere, capfd):
     # The settings are accepted; what is missing is the folder.
     message = failure(capfd, "evaluate", "nothing", "-c", "evaluate/hopper-medium.yaml", "--episodes", "1")
-    assert "nothing is no pipeline folder" in message
+    assert "nothing is not a pipeline folder" in message
     message = failure(capfd, "export", "--denoiser", "a.ckpt", "--output", "b", "-c=evaluate/hopper-medium.yaml")
     assert "a.ckpt does not exist" in message
 
