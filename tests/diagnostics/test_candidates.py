@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from fakes import UNITS, A, H, O, Stub, T, planner
+from fake_device import fake_device, move
+from fakes import UNITS, A, H, O, Stub, T, denoiser, planner, value_network
 
-from vgp_lightning.diagnostics.candidates import sample_candidates
+from vgp_lightning.diagnostics.candidates import sample_candidates, to_raw
 
 OBSERVATIONS = np.random.default_rng(1).normal(size=(3, O)).astype(np.float32)
 
@@ -51,3 +52,13 @@ def test_without_a_value_function_the_first_candidate_is_the_chosen_one():
     found = sample_candidates(planner(Stub(shrink)), OBSERVATIONS)
     assert found.values is None
     assert found.best.tolist() == [0, 0, 0]
+
+
+def test_candidates_are_sampled_on_the_planners_device(monkeypatch):
+    # The stand-in for a device has no random generator of its own.
+    monkeypatch.setattr(torch, "Generator", lambda device, make=torch.Generator: make())
+    pipeline = planner(move(denoiser()), move(value_network()), normalization=UNITS)
+    with fake_device():
+        found = sample_candidates(pipeline, OBSERVATIONS, num_inference_steps=2, n_guide_steps=1)
+        assert to_raw(pipeline, found.chosen).shape == (3, H, T)
+    assert found.values.shape == (3, 3)

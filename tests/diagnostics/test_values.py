@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fakes import UNITS, A, H, O, Stub, planner, recording
+from fake_device import fake_device, move
+from fakes import UNITS, A, H, O, Stub, denoiser, planner, recording, value_network
 
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.values import examine_values, rank_executed, realise
@@ -109,3 +110,14 @@ def test_returns_that_are_all_truncated_are_said_to_be():
     examine_values(findings, pipeline, [cut], 9)
     assert findings.numbers["calibration"]["complete"] is None
     assert "all truncated" in findings.figures["calibration"].axes[0].get_title()
+
+
+# ---------------------------------------------------------------- on a device
+
+
+def test_windows_are_ranked_on_the_planners_device():
+    episodes = list(walks())
+    pipeline = planner(move(denoiser()), move(value_network()), normalization=UNITS)
+    with fake_device():
+        found = rank_executed(pipeline, episodes, [realise(episode, 0.9, 0.0) for episode in episodes], H)
+    assert [entry["level"] for entry in found] == [0, 5, 10, 14, 19]
