@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.data.windows import Batch, Draw
-from vgp_lightning.pipeline.fast_networks import make_transforms
+from vgp_lightning.pipeline.fast_toomcook import make_transforms
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.fast import _Buffers, _make_matrices
