@@ -22,6 +22,11 @@ Sampler = Literal["ddpm", "ddim", "dpmsolver", "unipc"]
 ETAS = {"ddpm": 1.0, "ddim": 0.0}
 # Two multistep solvers of diffusers; deterministic, as DDIM is.
 SOLVERS = {"dpmsolver": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+# What the noise schedule and the denoiser's output are, by the names that all schedulers of diffusers give them.
+_SCHEDULE = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+    *("prediction_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+)
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
@@ -123,10 +128,9 @@ def make_solver(name: str, scheduler: Any, timesteps: Sequence[int], corrector: 
         timesteps: From noise to clean.
         corrector: Let UniPC correct a sample from the one before; that undoes whatever was done to it in between.
     """
-    # diffusers takes arguments that were given by position for defaults where this key is present.
-    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     options = {} if corrector or name != "unipc" else {"disable_corrector": list(range(len(timesteps)))}
-    solver = SOLVERS[name].from_config(config, timestep_spacing="trailing", **options)
+    schedule = {key: scheduler.config[key] for key in _SCHEDULE if key in scheduler.config}
+    solver = SOLVERS[name](**schedule, timestep_spacing="trailing", **options)
     solver.set_timesteps(len(timesteps))
     # By a rounding error diffusers' own spacing can have one level too many, and then it ends in NaN.
     alphas = solver.alphas_cumprod[list(timesteps)]
