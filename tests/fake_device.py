@@ -6,14 +6,23 @@ torch's ``meta`` device stands for a GPU. Its tensors have no numbers, so what t
 import traceback
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torchmetrics import Metric
+
+import vgp_lightning
 
 DEVICE = torch.device("meta")
 _READS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
-_WATCHED = ("vgp_lightning/", "diffusers/", "lightning/pytorch/", "torchmetrics/")
+_SIZES = {"aten::_unique2", "aten::nonzero"}  # the host waits for the number of results
+_MAKERS = {torch.tensor, torch.as_tensor, torch.Tensor.new_tensor}
+_PACKAGE = f"{Path(vgp_lightning.__file__).parent}/"
+_WATCHED = (_PACKAGE, "diffusers/", "lightning/pytorch/", "torchmetrics/")
+_INLINED = ("<listcomp>", "<dictcomp>", "<setcomp>")  # no functions from Python 3.12 on
 
 
 class FakeDevice(TorchDispatchMode):
@@ -29,8 +38,12 @@ class FakeDevice(TorchDispatchMode):
         self.waits = Counter()
 
     def note(self, kind):
-        frames = [f for f in traceback.extract_stack() if any(part in f.filename for part in _WATCHED)]
-        ours = [frame for frame in frames if "/vgp_lightning/" in frame.filename]
+        frames = [
+            frame
+            for frame in traceback.extract_stack()
+            if any(part in frame.filename for part in _WATCHED) and frame.name not in _INLINED
+        ]
+        ours = [frame for frame in frames if frame.filename.startswith(_PACKAGE)]
         where = "the test"
         if frames:
             innermost = (ours or frames)[-1]
@@ -47,7 +60,14 @@ class FakeDevice(TorchDispatchMode):
             if name != "aten::_local_scalar_dense":
                 return name == "aten::equal"
             kind = there[0].dtype
-            return False if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+            if kind == torch.bool:
+                # A check that all numbers are good passes, a look for any bad one finds none.
+                return hasattr(there[0], "of_all")
+            return 1.0 if kind.is_floating_point else 1
+        if there and name in _SIZES:
+            self.note("read")
+            args, kwargs = tree_map_only(torch.Tensor, made_up, (args, kwargs))
+            return tree_map_only(torch.Tensor, _there, function(*args, **kwargs))
         if name == "aten::_to_copy":
             target = torch.device(kwargs.get("device") or tensors[0].device)
             if there and target.type == "cpu":
@@ -59,10 +79,30 @@ class FakeDevice(TorchDispatchMode):
             self.note("copy to device" if args[0].device == DEVICE else "copy to host")
             if args[0].device != DEVICE:
                 return args[0]
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if there and name == "aten::all":
+            result.of_all = True
+        return result
 
 
-def made_up(tensor, dtype):
+class _Makers(TorchFunctionMode):
+    """Notes tensors that are made there from Python's numbers: torch dispatches nothing for them."""
+
+    def __init__(self, device):
+        super().__init__()
+        self._device = device
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        before = self._device.waits.total()
+        result = function(*args, **(kwargs or {}))
+        if function in _MAKERS and result.device == DEVICE and not isinstance(args[-1], torch.Tensor):
+            dispatched = self._device.waits.total() > before  # an array's are, and noted already
+            if not dispatched:
+                self._device.note("copy to device")
+        return result
+
+
+def made_up(tensor, dtype=None):
     """Return numbers of the shape of a tensor, none of them equal."""
     numbers = torch.linspace(0.99, 0.01, max(tensor.numel(), 1))[: tensor.numel()]
     return numbers.to(dtype or tensor.dtype).reshape(tensor.shape)
@@ -75,20 +115,25 @@ def fake_device():
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        with FakeDevice() as device:
+        with FakeDevice() as device, _Makers(device):
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
 
 
 def move(module):
-    """Move a network to the device, where it has no numbers; ``module.to`` refuses to."""
+    """Move a network, with its metrics, to the device, where it has no numbers; ``module.to`` refuses to."""
     for part in module.modules():
+        if isinstance(part, Metric):
+            part._apply(_there)
         for name, weight in list(part._parameters.items()):
             if weight is not None:
-                empty = torch.empty(weight.shape, device=DEVICE, dtype=weight.dtype)
-                part._parameters[name] = torch.nn.Parameter(empty, requires_grad=weight.requires_grad)
+                part._parameters[name] = torch.nn.Parameter(_there(weight), requires_grad=weight.requires_grad)
         for name, buffer in list(part._buffers.items()):
             if buffer is not None:
-                part._buffers[name] = torch.empty(buffer.shape, device=DEVICE, dtype=buffer.dtype)
+                part._buffers[name] = _there(buffer)
     return module
+
+
+def _there(tensor):
+    return torch.empty(tensor.shape, device=DEVICE, dtype=tensor.dtype)

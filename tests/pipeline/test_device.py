@@ -99,6 +99,12 @@ def test_the_stand_in_notes_reads_and_copies_and_refuses_mixed_devices():
         there.cpu()
         torch.ones(3).to(DEVICE)
         torch.ones(3).to(DEVICE, non_blocking=True)
+        torch.tensor([1.0], device=DEVICE)
+        there.unique()
+        assert there.isfinite().all()
+        assert not there.isnan().any()
         with pytest.raises(RuntimeError, match="device"):
             there + torch.ones(3)
-    assert sorted(kind for kind, _ in device.waits.elements()) == ["copy to device", "copy to host", "read"]
+    assert (
+        sorted(kind for kind, _ in device.waits.elements()) == ["copy to device"] * 2 + ["copy to host"] + ["read"] * 4
+    )

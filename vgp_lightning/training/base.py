@@ -143,7 +143,13 @@ class LearningModule(pl.LightningModule):
         weight = len(batch.trajectories) * batch.draw.parts / batch.draw.total
         losses = {f"train/{part.loss_name}": part.training_loss(batch) * weight for part in self.parts}
         self.losses = {name: loss.detach() for name, loss in losses.items()}
-        self.log_dict(self._averaged(self.losses) if self._logs_this_step() else self.losses, prog_bar=True)
+        logged = self._averaged(self.losses) if self._logs_this_step() else self.losses
+        # Lightning reads what a progress bar may show at every step, which waits for a device: there the bar is given
+        # the losses of the steps that are logged, which are read anyway.
+        on_cpu = self.device.type == "cpu"
+        self.log_dict(logged, prog_bar=on_cpu)
+        if not on_cpu and self._logs_this_step():
+            self.trainer.progress_bar_metrics.update({name: loss.item() for name, loss in logged.items()})
         return torch.stack(list(losses.values())).sum()
 
     def _averaged(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:

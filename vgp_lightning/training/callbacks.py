@@ -143,8 +143,9 @@ class Throughput(pl.Callback):
         steps = trainer.global_step - self._step
         if steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             seconds = time.perf_counter() - self._time
-            pl_module.log("train/steps_per_second", steps / seconds)
-            pl_module.log("train/windows_per_second", self._windows / seconds)
+            # As tensors on the host: Lightning would copy numbers to the device, and then read them there.
+            pl_module.log("train/steps_per_second", torch.tensor(steps / seconds))
+            pl_module.log("train/windows_per_second", torch.tensor(self._windows / seconds))
             self._step, self._time, self._windows = trainer.global_step, time.perf_counter(), 0
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
