@@ -1,9 +1,10 @@
-"""Objectives of a user's own at test time: a speed limit for Hopper, a region to avoid in a point maze.
+"""Your own objectives at test time: a speed limit for Hopper, a region to avoid in a point maze.
 
 python -m benchmarks.composition [--hopper PIPELINE] [--maze PIPELINE] [--episodes 20] [--json FILE]
 
-No network is trained for them: each is a function of observations and actions in the environment's units, which guides
-sampling and ranks candidates beside the learned value (Hopper) or instead of one (the maze).
+No network is trained for them. Each is a function of observations and actions in the environment's units. It guides
+sampling and ranks candidates, together with the learned value (Hopper) or instead of one (the maze). Plans run on a GPU
+if there is one.
 """
 
 import argparse
@@ -20,9 +21,9 @@ from rich.table import Table
 
 from benchmarks.plan_latency import cut_episodes
 from benchmarks.pointmaze import CONTROLLER, reach_goal
+from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import make_environments, rollout
 from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 MARGIN = 0.1  # around the disc: the point has inertia and does not follow a plan exactly
 FORWARD_VELOCITY = 5  # of the torso in Hopper-v5, in metres a second
@@ -50,13 +51,13 @@ def keep_out(centre: tuple[float, float], radius: float) -> Callable[[torch.Tens
 
 
 def hopper_rows(folder: str, episodes: int, max_steps: int, limit: float, weights: list[float]) -> list[dict[str, Any]]:
-    """Play the same seeds under the learned value, and with the speed limit beside it."""
-    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    """Play the same seeds with the learned value alone, and with the speed limit added."""
+    pipeline = load_pipeline(Path(folder))
     environments = make_environments(cut_episodes("Hopper-v5", max_steps), episodes)
     rows: list[dict[str, Any]] = []
     for weight in (0.0, *weights):
         objectives = [(1.0, pipeline.learned_value), (weight, speed_limit(limit))]
-        # The last two of five denoising steps move a plan too little to slow it down: four do.
+        # The last two of five denoising steps change a plan too little to slow it down; the last four suffice.
         agent = PlanningAgent(
             pipeline, objectives=objectives if weight else None, batch_size=16, warm_start_strength=0.8
         )
@@ -82,7 +83,7 @@ def hopper_rows(folder: str, episodes: int, max_steps: int, limit: float, weight
 
 def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: float) -> list[dict[str, Any]]:
     """Reach the same goals with and without a disc to keep out of."""
-    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    pipeline = load_pipeline(Path(folder))
     environments = make_environments(pipeline.task["env_id"], episodes, continuing_task=False)
     rows = []
     avoiding = {
@@ -96,7 +97,7 @@ def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: f
     for name, settings in (("no objective", {}), ("keep out of a disc", avoiding)):
         agent = PlanningAgent(
             pipeline,
-            10,
+            replan_every=10,
             conditions=reach_goal,
             controller=CONTROLLER,
             batch_size=8,

@@ -2,11 +2,11 @@
 
 python -m benchmarks.data_scale [--transitions 10000000] [--json FILE] [--folder FOLDER] [--steps 50] [--threads 1]
 
-The dataset is made up (Hopper's dimensions, noise, episodes of 1000 steps); everything is written into a temporary
-folder, about 2.5 GB at that size, and removed at the end. A dataset of a tenth of the size is measured beside it. Each
-figure is a process of its own, which finds none of its files in the page cache. Memory is read from Linux's /proc:
-anonymous memory is what a process holds; resident memory also counts the mapped files' pages, which the kernel takes
-back when it needs them.
+The dataset is generated noise (Hopper's dimensions, episodes of 1000 steps). All files are in a temporary folder, about
+2.5 GB at that size, which is removed at the end. A dataset of a tenth of the size is measured for comparison. Each
+figure comes from a process of its own that starts with none of its files in the page cache. Memory is read from Linux's
+/proc: anonymous memory is what a process allocates; resident memory also counts the pages of mapped files, which the
+kernel can reclaim.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from vgp_lightning.data.module import MinariDataModule
 
 ROOT = Path(__file__).parent.parent
 DATASET, STEPS, OBSERVATIONS, ACTIONS = "scale/noise-v0", 1000, 11, 3
-WRITTEN = 100  # episodes between two openings of the file, which keep the writer's memory bounded
+WRITTEN = 100  # episodes per opening of the file, which bounds the writer's memory
 REPORT = "DATA_SCALE_REPORT"  # names the file that a measured process writes to
 
 
 class FirstStep(pl.Callback):
-    """Writes down when the first training step is done."""
+    """Records the time at which the first training step ends."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write the time, once."""
@@ -48,7 +48,7 @@ class FirstStep(pl.Callback):
 
 
 def report(figures: dict[str, float]) -> None:
-    """Hand figures to the process that measures this one."""
+    """Write figures for the measuring process."""
     Path(os.environ[REPORT]).write_text(json.dumps(figures))
 
 
@@ -61,7 +61,7 @@ def build() -> None:
 
 
 def memory(process: int | str) -> dict[str, float]:
-    """Return a living process's memory in MB: anonymous now, and the peak of what is resident."""
+    """Return the memory of a running process in MB: current anonymous and peak resident memory."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):  # it has just ended

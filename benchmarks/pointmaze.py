@@ -2,9 +2,10 @@
 
 python -m benchmarks.pointmaze PIPELINE [--episodes 60] [--picture FILE] [--json FILE] [--set NAME=VALUE ...]
 
-Rows: who acts (a position controller that follows the planned states, or the plan's own actions), and whether the plan
-is made once an episode or anew every few steps. An episode succeeds if the point comes within 0.45 of the goal, which
-is the environment's rule, in its 300, 600 or 800 steps; start and goal are drawn by the environment from its seed.
+Rows: what acts (a position controller that follows the planned states, or the plan's own actions), and whether it plans
+once per episode or every few steps. An episode succeeds if the point comes within 0.45 of the goal (the environment's
+rule) within its 300, 600 or 800 steps. The environment draws start and goal from its seed. Plans run on a GPU if there
+is one.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vgp_lightning.agent.behaviours import WaypointBehaviour
+from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.mazes import find_maze
 from vgp_lightning.agent.planning import PlanningAgent, PositionController
@@ -28,14 +30,15 @@ from vgp_lightning.diagnostics.denoising import plot_paths
 from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 
-# The flat observation: where the point is, where it is to go, and position and velocity once more.
+# The flat observation: achieved goal (the position), desired goal, position, velocity.
 ACHIEVED, DESIRED, POSITION, VELOCITY = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
-# The gains of the behaviour that collects such data, whose damping is here against the planned velocity.
+# The gains of the behaviour policy that collects such data; here the damping acts on the difference to the planned
+# velocity.
 CONTROLLER = PositionController((4, 5), (6, 7), WaypointBehaviour.GAIN, WaypointBehaviour.DAMPING)
 
 
 def reach_goal(observations: NDArray[np.floating]) -> dict[int, NDArray[np.floating]]:
-    """Return the conditions: the last step stands at the goal, at any speed."""
+    """Return the conditions: the plan's last step is at the goal, at any velocity."""
     last = np.full_like(observations, np.nan)
     last[:, ACHIEVED] = last[:, POSITION] = observations[:, DESIRED]
     return {-1: last}
@@ -48,7 +51,9 @@ def measure(
     rows: list[dict[str, Any]] = []
     for actor, controller in (("position controller", CONTROLLER), ("plan's own actions", None)):
         for replan in (0, replan_every):
-            agent = PlanningAgent(pipeline, replan, conditions=reach_goal, controller=controller, **settings)
+            agent = PlanningAgent(
+                pipeline, replan_every=replan, conditions=reach_goal, controller=controller, **settings
+            )
             report = evaluate_agent(agent, environments, range(episodes), replan_every=replan)
             rows.append(
                 {
@@ -67,8 +72,8 @@ def measure(
 def draw(environments: VectorEnv, plans: Plan, path: Path) -> None:
     """Draw some environments' candidates in the maze, from the start (a dot) to the goal (a star)."""
     maze = find_maze(environments.envs[0])  # type: ignore[attr-defined]
-    assert maze is not None
-    assert plans.candidates is not None
+    if maze is None or plans.candidates is None:
+        raise ValueError("a picture needs an environment with a maze and plans with return_candidates=True")
     observations = plans.candidates.observations[:6].cpu().numpy()  # (N, K, H, O), the best first
     goals = observations[:, 0, 0, maze.goal]
     title = "Plans in the maze, from the dot to the star"
@@ -86,7 +91,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.disable_progress_bar()
-    pipeline = ValueGuidedPlannerPipeline.from_pretrained(options.pipeline)
+    pipeline = load_pipeline(Path(options.pipeline))
     settings = {name: yaml.safe_load(value) for name, value in (entry.split("=", 1) for entry in options.set)}
     environment = pipeline.task["env_id"]
     # Each episode ends where the goal is reached.

@@ -1,12 +1,12 @@
-"""Run the recipes end to end and keep what they returned: RESULTS.md is made of these files.
+"""Run the recipes end to end and keep their results, from which RESULTS.md is made.
 
 python -m benchmarks.results [RECIPE ...] [--machine cpu|gpu] [--episodes 20] [--jobs 2] [--folder runs/results]
 
 A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu (on a GPU the paper's, with
 configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate. For each: `vgp fit` of both networks,
 `vgp export`, four planners on the same seeds, `vgp diagnose`, and the time of a planning call when nothing else runs.
-A step whose result is there is not taken again: after an interruption the same command goes on. What they returned
-goes to benchmarks/results/MACHINE/RECIPE.json, and RESULTS.md is made anew (benchmarks.results_page).
+A step whose result exists is not repeated, so the same command resumes after an interruption. The results go to
+benchmarks/results/MACHINE/RECIPE.json, and RESULTS.md is made again (benchmarks.results_page).
 """
 
 import argparse
@@ -38,26 +38,26 @@ from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import summarize
 
 CONFIGS = results_page.ROOT / "configs"
-# Each planner, as it differs from the recipe's settings.
+# The settings of each planner that differ from the recipe's.
 PLANNERS: dict[str, dict[str, Any]] = {
     "unguided": {"batch_size": 1, "n_guide_steps": 0},
     "best of K": {"n_guide_steps": 0},
     "guided": {"batch_size": 1},
     "guided, best of K": {},
 }
-FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of trials by hand
-AT_ONCE = 20  # environments
+FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of manual trials
+AT_ONCE = 20  # environments that are stepped together
 
 
 def overlays(recipe: str, machine: str) -> list[Path]:
-    """Return the recipe's files of training, base first."""
+    """Return the recipe's training configs, base first."""
     environment = recipe.split("-")[0]
     sizes = CONFIGS / "cpu" / f"{environment}.yaml" if machine == "cpu" else CONFIGS / "hardware" / "gpu.yaml"
     return [CONFIGS / "planner.yaml", CONFIGS / "data" / f"{recipe}.yaml", sizes]
 
 
 def train(recipe: str, machine: str, folder: Path) -> Path:
-    """Train both networks, or go on where it was interrupted, and return the last checkpoint."""
+    """Train both networks, or resume an interrupted run, and return the last checkpoint."""
     with (folder / "fit.log").open("a") as log:
         subprocess.run(
             [
@@ -73,12 +73,16 @@ def train(recipe: str, machine: str, folder: Path) -> Path:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Return where the training of a recipe leaves its last checkpoint."""
+    """Return the path of a recipe's last checkpoint."""
     return folder / "planner" / "version_0" / "checkpoints" / "last.ckpt"
 
 
 def describe_training(folder: Path) -> dict[str, Any]:
-    """Return what was trained, how long it took, and the last validation."""
+    """Return what was trained, an estimate of its time, and the last validation.
+
+    ``minutes`` are the training steps divided by the median rate of training steps. The time of validation,
+    checkpoints and the start of the run is left out.
+    """
     run = last_checkpoint(folder).parent.parent
     config = yaml.safe_load((run / "config.yaml").read_text())
     events = EventAccumulator(str(run))
@@ -98,14 +102,14 @@ def describe_training(folder: Path) -> dict[str, Any]:
 
 
 def describe_dataset(dataset_id: str) -> dict[str, Any]:
-    """Return the returns of a dataset's episodes, which are the behaviour's."""
+    """Return a summary of the episode returns of a dataset, those of its behaviour policy."""
     dataset = minari.load_dataset(dataset_id)
     returns = [float(episode.rewards.sum()) for episode in dataset.iterate_episodes()]
     return {"id": dataset_id, "steps": int(dataset.total_steps), "episodes": len(returns), **asdict(summarize(returns))}
 
 
 def run(recipe: str, machine: str, episodes: int, folder: Path) -> None:
-    """Take all steps of a recipe but the timing; what they return lies in the folder."""
+    """Run all steps of a recipe except the timing, and leave the results in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = folder / "pipeline"
     if not pipeline.exists():
@@ -122,12 +126,12 @@ def run(recipe: str, machine: str, episodes: int, folder: Path) -> None:
 
 
 def folder_of(planner: str, folder: Path) -> Path:
-    """Return where a planner's evaluation lies."""
+    """Return the folder of a planner's evaluation."""
     return folder / planner.replace(",", "").replace(" ", "-")
 
 
 def gather(recipe: str, machine: str, folder: Path) -> dict[str, Any]:
-    """Time the planners, and return all that the recipe returned."""
+    """Time the planners, and return all results of a recipe."""
     pipeline = load_pipeline(folder / "pipeline")
     reports = {name: json.loads((folder_of(name, folder) / "evaluation.json").read_text()) for name in PLANNERS}
     names = list(PLANNERS)
@@ -153,19 +157,19 @@ def gather(recipe: str, machine: str, folder: Path) -> dict[str, Any]:
 
 
 def compared(a: Path, b: Path) -> dict[str, Any]:
-    """Return what a comparison says of the difference."""
+    """Return the comparison's result that RESULTS.md shows."""
     result = compare(str(a), str(b))
     return {name: result[name] for name in ("difference", "ci95", "permutation_p", "share_higher", "told", "verdict")}
 
 
 def main() -> None:
-    """Run the recipes side by side, time them one after the other, and make the page."""
+    """Run the recipes in parallel, time them one after the other, and make the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = sorted(path.stem for path in (CONFIGS / "evaluate").glob("*.yaml"))
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--machine", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=2, help="recipes at a time, each with its share of the cores")
+    parser.add_argument("--jobs", type=int, default=2, help="recipes in parallel, each with its share of the cores")
     parser.add_argument("--folder", type=Path, default=Path("runs/results"))
     options = parser.parse_args()
     if unknown := sorted(set(options.recipes) - set(known)):
@@ -173,7 +177,7 @@ def main() -> None:
     folders = {recipe: options.folder / options.machine / recipe for recipe in options.recipes or known}
     logging.disable_progress_bar()
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    # Processes of their own, for each takes its share of the cores.
+    # Spawned processes, each of which sets its own number of threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, take_cores, (threads,), max_tasks_per_child=1) as pool:
         jobs = [pool.submit(run, recipe, options.machine, options.episodes, folders[recipe]) for recipe in folders]
@@ -187,7 +191,7 @@ def main() -> None:
 
 
 def take_cores(threads: int) -> None:
-    """Keep this process, and those it starts, to so many threads."""
+    """Limit this process, and those that it starts, to a number of threads."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 

@@ -1,11 +1,12 @@
-"""Training steps a second: a plain loop as the paper's code has it, beside `vgp fit` with the CPU's settings.
+"""Training steps per second: a plain loop as in the paper's code, and `vgp fit` with the settings for a CPU.
 
 python -m benchmarks.train_throughput [--json FILE] [--threads 2] [--rounds 5] [--steps 60]
 
-The denoiser at the paper's widths, batch 64, H = 32, on made-up data of Hopper's dimensions: speed does not depend on
-them. Each row runs in a process of its own, the rows in turn, and so often over. A process's figure is the median time
-from one step to the next; a row's is that of its quickest process, since what else the machine does only adds: where
-others take the memory's bandwidth, `vgp fit` loses more by it than the plain loop. The JSON has all processes.
+The denoiser at the paper's widths, batch 64, H = 32, on generated data of Hopper's dimensions; the values do not affect
+the speed. Each measurement is a process of its own; the rows alternate, for a number of rounds. A process's figure is
+the median time from one step to the next. A row's figure is that of its fastest process, because other load on the
+machine only adds time: where others use the memory bandwidth, `vgp fit` loses more than the plain loop. The JSON holds
+the figures of all processes.
 """
 
 import argparse
@@ -36,26 +37,26 @@ REPORT = "TRAIN_THROUGHPUT_REPORT"  # names the file that a measured process wri
 PLAIN, OURS = "plain loop", "vgp fit"
 ROWS = {
     PLAIN: "per-item dataset, default collate, eager network, AdamW, EMA in Python every 10 steps, .item() each step",
-    "vgp fit, diffusers' evaluation": "our loader, fused AdamW, EMA each step, Lightning",
-    OURS: "and the networks evaluated by training/fast.py",
+    "vgp fit, diffusers' evaluation": "our loader, fused AdamW, EMA every 10 steps, Lightning",
+    OURS: "the same, with the networks evaluated by training/fast.py",
 }
 
 
 class Clock(pl.Callback):
-    """Notes when each step ends, and writes seconds a step down in the end."""
+    """Records the time of each step, and writes the median seconds per step at the end."""
 
     def __init__(self, accelerated: bool = True) -> None:
-        """Leave the fast evaluation on, or turn it off."""
+        """Leave the accelerated evaluation on, or turn it off."""
         self.accelerated = accelerated
         self.times: list[float] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Turn the fast evaluation off where it is not what is measured."""
+        """Turn the accelerated evaluation off in the row that measures diffusers' evaluation."""
         for part in pl_module.parts:
             part.accelerated = part.accelerated and self.accelerated
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Note the time: the step before has ended, and so has the loading of this one's batch."""
+        """Record the time, after the previous step and the loading of this step's batch."""
         self.times.append(time.perf_counter())
 
     def on_train_end(self, *_: Any) -> None:
@@ -64,13 +65,13 @@ class Clock(pl.Callback):
 
 
 def report(times: list[float]) -> None:
-    """Hand the seconds of a step to the process that measures this one."""
+    """Write the median seconds per step for the measuring process."""
     steps = np.diff(times[WARM_UP:])
     Path(os.environ[REPORT]).write_text(json.dumps({"seconds": float(np.median(steps)), "steps": len(steps)}))
 
 
 class ItemDataset(Dataset[tuple[np.ndarray, dict[int, np.ndarray]]]):
-    """Windows one by one out of arrays in memory, as the paper's code has them."""
+    """Single windows from arrays in memory, as in the paper's code."""
 
     def __init__(self, transitions: int, episode: int = 1000) -> None:
         rng = np.random.default_rng(0)
@@ -119,7 +120,7 @@ def plain(steps: int) -> None:
 
 
 def command(row: str, steps: int) -> list[str]:
-    """Return what measures a row."""
+    """Return the arguments of the Python process that measures a row."""
     if row == PLAIN:
         return ["-c", f"from benchmarks.train_throughput import plain; plain({steps})"]
     words = ["-m", "vgp_lightning.cli", "fit"]

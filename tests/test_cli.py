@@ -16,6 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.cli import _VERBS, main
+from vgp_lightning.export.folder import read_meanings
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
 
@@ -183,6 +184,23 @@ def test_later_files_win_and_the_command_line_wins_over_all(in_world, tmp_path, 
     option = ["--model.init_args.learning_rate", "5e-3"]
     assert rate(*first, *second, *option) == 5e-3
     assert rate(*option, *second) == 2e-3  # in the order of the line
+
+
+def test_null_lifts_a_limit_that_a_config_or_the_folder_sets(in_world, tmp_path):
+    limited, unlimited = tmp_path / "limited", tmp_path / "unlimited"
+    (tmp_path / "limit.yaml").write_text("max_grad_norm: 0.5\n")
+    options = ["--denoiser", str(last(in_world)), "--value", str(last(in_world, "value"))]
+    options += ["-c", str(tmp_path / "limit.yaml")]
+    main(["export", *options, "--output", str(limited)])
+    main(["export", *options, "--output", str(unlimited), "--max_grad_norm", "null"])
+    limits = [json.loads((folder / "model_index.json").read_text())["planner"] for folder in (limited, unlimited)]
+    assert [planner["max_grad_norm"] for planner in limits] == [0.5, None]
+
+    options = [str(limited), "--episodes", "1", "--video", "false", "--num_inference_steps", "1", "--replan_every", "8"]
+    main(["evaluate", *options, "--output_dir", str(tmp_path / "as_the_folder_says")])
+    main(["evaluate", *options, "--output_dir", str(tmp_path / "lifted"), "--max_grad_norm", "null"])
+    reports = [json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("as_the_folder_says", "lifted")]
+    assert [report["settings"]["max_grad_norm"] for report in reports] == [0.5, None]
 
 
 def test_the_merged_config_is_beside_the_run_in_the_checkpoint_and_in_the_export(in_world, tmp_path):
@@ -369,6 +387,16 @@ def test_an_export_that_cannot_be_is_refused(in_world, tmp_path, capfd, argument
     assert snapshot(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "arguments", [["evaluate", "FOLDER"], ["export", "--denoiser", "a.ckpt", "--output", "FOLDER"]]
+)
+def test_a_misspelt_setting_is_refused_in_one_line(tmp_path, capfd, arguments):
+    names = {"FOLDER": str(tmp_path / "planner")}
+    message = failure(capfd, *(names.get(word, word) for word in arguments), "--n_guidesteps", "2")
+    assert "n_guidesteps" in message
+    assert len(message.strip().splitlines()) == 1
+
+
 def test_a_checkpoint_of_the_other_network_is_not_validated(in_world, tmp_path, capfd):
     options = [*files(in_world, "denoiser", tmp_path / "runs"), "--ckpt_path", str(last(in_world, "value"))]
     message = failure(capfd, "validate", *options)
@@ -468,6 +496,24 @@ def test_the_help_of_a_verb_explains_its_options(verb, capsys):
     options = {"collect": "--dataset_id", "export": "--denoiser", "import": "--statistics"}
     options |= {"evaluate": "--n_guide_steps", "demo": "--seed", "configs": "name"}
     assert options[verb] in shown
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "export", "import"])
+def test_the_help_names_and_explains_every_setting(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, meaning in read_meanings().items():
+        assert f" --{name} {name.upper()} {meaning} (type:" in shown or f" --{name} {{" in shown
+        assert f" {meaning} (type:" in shown
+    assert "``" not in shown
+    assert "null stands for None" in shown
+
+
+def test_the_help_of_a_verb_without_settings_says_nothing_of_them(capsys):
+    with pytest.raises(SystemExit):
+        main(["collect", "--help"])
+    assert "null stands for None" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_version_is_the_packages(capsys):

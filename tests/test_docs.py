@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import settings
 import torch
 from diffusers import DDPMScheduler
 from nbclient import NotebookClient
@@ -22,6 +23,7 @@ from vgp_lightning.export import trained as export
 from vgp_lightning.export.folder import join_pipeline
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import DEFAULTS
 from vgp_lightning.tuning import search as tuning
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +97,22 @@ def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
     else:
         cli.main([verb, *options])
         assert len(called) == 1
+
+
+def test_the_table_of_settings_in_planning_md_is_that_of_their_definition():
+    page = settings.PAGE.read_text()
+    assert page == settings.put(settings.make_table(), page), "a setting has changed: run `python docs/settings.py`"
+
+
+def test_the_table_of_settings_shows_defaults_ranges_and_choices():
+    rows = {line.split("`")[1]: line for line in settings.make_table().splitlines()[2:]}
+    assert list(rows) == list(DEFAULTS)
+    assert rows["batch_size"].startswith("| `batch_size` | 64 | 16 | whole number >= 1 | K, ")
+    assert rows["max_grad_norm"].startswith("| `max_grad_norm` | None |  | number >= 0, None | ")
+    assert " | None | `ddim` | None, `ddpm`, `ddim`, `dpmsolver`, `unipc` | " in rows["sampler"]
+    assert " | 1 |  | whole number from 0 to `planning_horizon` | " in rows["replan_every"]
+    assert " | whole number from 1 to the training's noise levels, None | " in rows["num_inference_steps"]
+    assert " | 0.1 |  | number | " in rows["scale"]
 
 
 def test_each_make_target_of_the_readme_exists():

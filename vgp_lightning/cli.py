@@ -1,6 +1,7 @@
 """The command line: ``vgp VERB ...``. Each verb imports what it needs when it is called, so that help is fast."""
 
 import difflib
+import inspect
 import os
 import pickle
 import sys
@@ -49,7 +50,9 @@ _VERBS = {
 }
 
 
-_CONFIG_HELP = "a file of these options, of the current folder or one of `vgp configs`; later ones win"
+_CONFIG_HELP = "a file of these options, from the current folder or one of `vgp configs`; later files take precedence"
+_SETTINGS_HELP = """The options without a default that are not required are settings of planning (docs/planning.md). One
+that is not given keeps its default: the folder's, or for a new folder that of the verb. null stands for None."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -105,8 +108,15 @@ def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
     class Parser(ArgumentParser):
         error = _parse_error
 
+        def format_help(self) -> str:
+            """Return the help, in which the docstrings' double backticks are single ones."""
+            shown: str = super().format_help()
+            return shown.replace("``", "`")
+
     entry = _VERBS[verb]
-    parser = Parser(prog=f"vgp {verb}", description=entry.what)
+    takes_settings = "settings" in inspect.signature(function).parameters
+    epilog = _SETTINGS_HELP if takes_settings else None
+    parser = Parser(prog=f"vgp {verb}", description=entry.what, epilog=epilog)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help=_CONFIG_HELP)
     parser.add_function_arguments(function, as_group=False, as_positional=entry.positional, fail_untyped=True)
     options = parser.instantiate(parser.parse_args(args)).as_dict()

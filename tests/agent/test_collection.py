@@ -227,6 +227,16 @@ def test_an_exported_pipeline_is_a_behaviour(pipeline_folder):
     assert all(np.abs(episode.actions).max() <= 2 for episode in dataset.iterate_episodes())
 
 
+def test_an_exported_pipeline_plans_on_the_gpu_if_there_is_one(pipeline_folder, monkeypatch):
+    moved = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(ValueGuidedPlannerPipeline, "to", lambda pipeline, device: moved.append(device))
+    environments = make_environments("Pendulum-v1", 1)
+    make_behaviour(pipeline_folder, environments)
+    environments.close()
+    assert moved == ["cuda"]
+
+
 # ---------------------------------------------------------------- what is refused
 
 

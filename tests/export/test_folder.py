@@ -11,8 +11,9 @@ from huggingface_hub import ModelCard
 
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.export.folder import join_pipeline, update_defaults
+from vgp_lightning.export.folder import join_pipeline, read_meanings, update_defaults
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import DEFAULTS, Settings
 
 
 def test_new_defaults_are_those_of_every_consumer(tmp_path):
@@ -56,9 +57,9 @@ def test_the_cards_table_is_renewed_and_what_the_user_wrote_stays(tmp_path):
     card.write_text(card.read_text() + "\nMy own words, with a \\1 in them.\n\n| a | table |\n|---|---|\n")
     update_defaults(folder, {"scale": 0.25})
     text = card.read_text()
-    assert "| `scale` | 0.25 |\n" in text
+    assert "| `scale` | 0.25 | Guidance scale: " in text
     assert text.count("| `scale` |") == 1
-    assert text.endswith("| `replan_every` | 1 |\n\nMy own words, with a \\1 in them.\n\n| a | table |\n|---|---|\n")
+    assert text.endswith(" |\n\nMy own words, with a \\1 in them.\n\n| a | table |\n|---|---|\n")
     assert ModelCard.load(card).data.library_name == "diffusers"
     card.write_text(text.split("\n\nMy own")[0])  # by an editor that ends no last line
     update_defaults(folder, {"scale": 0.5})
@@ -69,6 +70,36 @@ def test_the_cards_table_is_renewed_and_what_the_user_wrote_stays(tmp_path):
     card.unlink()
     update_defaults(folder, {"scale": 0.75})
     assert not card.exists()
+
+
+def test_the_cards_table_says_what_each_setting_means(tmp_path):
+    text = (write_tiny(tmp_path / "planner") / "README.md").read_text()
+    assert "| setting | default | meaning |\n|---|---|---|\n| `batch_size` | 2 | K, the number of candidate" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("| `") for row in rows] == list(DEFAULTS)
+    assert all(len(row) == 3 and row[2].endswith(". |") for row in rows)
+
+
+def test_the_meanings_are_those_of_the_docstring_each_in_one_line():
+    meanings = read_meanings()
+    assert list(meanings) == list(DEFAULTS) == list(Settings.__annotations__)
+    assert meanings["planning_horizon"] == "H, the number of steps in a plan."
+    assert meanings["guide_on"].endswith("as in the paper's code), or the clean plan that the denoiser predicts.")
+    assert not [text for text in meanings.values() if "|" in text or "\n" in text]
+
+
+@pytest.mark.parametrize("after", ["", "\n\nMy own words.\n\n| default | value |\n"])
+def test_an_older_cards_table_of_two_columns_is_replaced(tmp_path, after):
+    folder = write_tiny(tmp_path / "planner")
+    card = folder / "README.md"
+    before, _ = card.read_text().split("| setting |")
+    card.write_text(before + "| default | value |\n|---|---|\n| `batch_size` | 2 |\n| `scale` | 0.1 |" + after)
+    update_defaults(folder, {"scale": 0.25})
+    own, new = card.read_text().split("| setting | default | meaning |\n|---|---|---|\n")
+    assert own == before
+    assert "| `scale` | 0.25 | Guidance scale: " in new
+    assert new.count("| `scale` |") == 1
+    assert new.endswith(f" |\n{after.removeprefix(chr(10))}")
 
 
 def test_an_older_folders_code_is_renewed_for_it_may_not_know_a_setting(tmp_path):

@@ -14,9 +14,9 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import Agent
 from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -227,7 +227,7 @@ def make_behaviour(
             )
         return LinearBehaviour(weights, bias, action_space, weight_noise=weight_noise, action_noise=action_noise)
     if (path / "model_index.json").is_file():
-        pipeline = ValueGuidedPlannerPipeline.from_pretrained(path)
+        pipeline = load_pipeline(path)  # on a GPU if there is one
         if (pipeline.action_dim, pipeline.observation_dim) != expected:
             raise ValueError(
                 f"{path} plans {(pipeline.action_dim, pipeline.observation_dim)} (actions, observations), "

@@ -1,6 +1,7 @@
 """A pipeline folder on disk: how it is written atomically, the code that it carries, and how its defaults change."""
 
 import ast
+import inspect
 import json
 import re
 import shutil
@@ -15,12 +16,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from vgp_lightning import __version__
 from vgp_lightning.pipeline import planner
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings
 
 _NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
 def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
-    """Write a pipeline and the YAML texts of its training as a folder, which appears whole or not at all."""
+    """Write a pipeline and the YAML texts of its training as a folder, atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
     try:
@@ -30,7 +32,7 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
         _model_card(pipeline).save(building / "README.md")
-        # mkdtemp and safetensors write for the owner alone.
+        # mkdtemp and safetensors give access to the owner alone.
         building.chmod(0o755)
         for weights in building.rglob("*.safetensors"):
             weights.chmod(0o644)
@@ -41,11 +43,11 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
 
 
 def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Change defaults of the planner in an existing folder, and renew the code that travels in it.
+    """Change the planner's defaults in an existing folder, and update the code that travels in it.
 
-    ``model_index.json`` and the table of the model card get the new settings; all else in them stays, and a card
-    without the table stays as it is. The code is this package's, for an older folder's may not know all settings. Each
-    file is replaced whole; the code comes first, for it knows the old defaults too.
+    ``model_index.json`` and the table of the model card get the new settings; the rest of both files stays, and a card
+    without the table stays as it is. The code becomes this package's, because an older folder's may not know all
+    settings. Each file is replaced atomically. The code is replaced first, because it also accepts the old defaults.
 
     Args:
         folder: A folder that ``write_folder`` wrote.
@@ -58,7 +60,7 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     planner = old.planner | dict(settings)
     new = ValueGuidedPlannerPipeline(
         old.unet, old.scheduler, old.value_function, old.normalization, planner, old.task
-    )  # which refuses what cannot work
+    )  # raises if the settings cannot work
     _renew_code(folder / "pipeline.py")
     index = folder / "model_index.json"
     content = json.loads(index.read_text()) | {"planner": planner}
@@ -66,11 +68,11 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     card = folder / "README.md"
     if card.is_file():
         table = _table(new)
-        _replace(card, re.sub(rf"{re.escape(_TABLE_HEAD)}(\|.*(\n|\Z))*", lambda _: table, card.read_text()))
+        _replace(card, _TABLE.sub(lambda _: table, card.read_text()))
 
 
 def _renew_code(path: Path) -> None:
-    """Write this package's code as a folder's ``pipeline.py``; up to version 0.1 it had files of ours beside it."""
+    """Write this package's code as a folder's ``pipeline.py``, and remove the files that 0.1 wrote beside it."""
     neighbours = _NEIGHBOUR.findall(path.read_text()) if path.is_file() else []
     _replace(path, join_pipeline())
     for name in neighbours:
@@ -80,9 +82,9 @@ def _renew_code(path: Path) -> None:
 def join_pipeline() -> str:
     """Return the code that travels with a folder as the text of one file.
 
-    diffusers executes a folder's ``pipeline.py`` anew at each load, but takes the files beside it from
-    ``sys.modules``: of two folders with different code in one process the second would run with the first one's. So
-    the files are joined, each after those that it imports, without their imports of each other.
+    diffusers executes a folder's ``pipeline.py`` at each load, but takes the files beside it from ``sys.modules``. If
+    two folders with different code are loaded in one process, the second would therefore run with the first one's
+    files. So the files are joined, each after those that it imports, without their imports of each other.
     """
     room = Path(planner.__file__).parent
     texts = {path.stem: path.read_text() for path in sorted(room.glob("*.py")) if path.stem != "__init__"}
@@ -104,7 +106,7 @@ def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
@@ -112,12 +114,23 @@ def _replace(path: Path, text: str) -> None:
 
 # ---------------------------------------------------------------- model card
 
-_TABLE_HEAD = "| default | value |\n|---|---|\n"
+_TABLE_HEAD = "| setting | default | meaning |\n|---|---|---|\n"
+# Cards of version 0.1 have a table of two columns.
+_TABLE = re.compile(rf"(?:{re.escape(_TABLE_HEAD)}|\| default \| value \|\n\|---\|---\|\n)(?:\|.*(?:\n|\Z))*")
 
 
 def _table(pipeline: ValueGuidedPlannerPipeline) -> str:
-    """Return the planner's defaults as a table, which ends in a line break."""
-    return _TABLE_HEAD + "".join(f"| `{name}` | {value} |\n" for name, value in pipeline.resolve_settings().items())
+    """Return the planner's settings as a table, which ends in a line break."""
+    meanings = read_meanings()
+    rows = (f"| `{name}` | {value} | {meanings[name]} |\n" for name, value in pipeline.resolve_settings().items())
+    return _TABLE_HEAD + "".join(rows)
+
+
+def read_meanings() -> dict[str, str]:
+    """Return what each setting means: the attributes in the docstring of ``Settings``, each as one line."""
+    _, attributes = inspect.cleandoc(Settings.__doc__ or "").split("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
@@ -145,7 +158,7 @@ plan.actions[0, 0]            # (A,), what to do now
 
 
 def _describe_checkpoints(checkpoints: Mapping[str, Any] | None) -> str:
-    """Return the line that says which checkpoints the networks are of; empty where it is unknown."""
+    """Return the line that names the networks' checkpoints; empty if they are unknown."""
     if not checkpoints:
         return ""
     named = [

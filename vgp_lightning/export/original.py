@@ -47,8 +47,7 @@ def import_original(
 ) -> Path:
     """Write a pipeline folder of networks that the paper's own code has trained; it samples as that code does.
 
-    The options from normalizer to normed are needed only where no ``*_config.pkl`` beside a checkpoint says it. These
-    files are read without running anything in them.
+    The ``*_config.pkl`` files beside the checkpoints are read without executing anything in them.
 
     Args:
         denoiser: A TemporalUnet's ``state_N.pt``.
@@ -57,10 +56,11 @@ def import_original(
         value: A ValueFunction's ``state_N.pt``; without one the planner has no guidance and no ranking.
         env_id: The gymnasium environment that the planner is for.
         weights: ``ema``, the averages that the original plans with, or ``model``, the last step's.
-        normalizer: The original's class: GaussianNormalizer, LimitsNormalizer or SafeLimitsNormalizer.
+        normalizer: The original's class: GaussianNormalizer, LimitsNormalizer or SafeLimitsNormalizer. This option and
+            the four after it are needed only where no config file beside a checkpoint gives their value.
         predict_epsilon: Whether the denoiser predicts the noise; the published ones predict the clean plan.
         clip_denoised: Whether clean plans are clipped to -1..1; of the published ones the maze's are.
-        discount: Of the return that the value function predicts.
+        discount: Discount of the return that the value function predicts.
         normed: Whether the value function predicts returns scaled to -1..1; the published ones do not.
         settings: The folder's defaults of planning, in place of the paper's.
 

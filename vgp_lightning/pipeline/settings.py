@@ -12,26 +12,28 @@ GuideOn = Literal["noisy", "clean"]
 
 
 class Settings(TypedDict, total=False):
-    """How a planner plans; the folder's default holds for what is not given.
+    """How a planner plans; a setting that is not given keeps the folder's default.
+
+    The help of the command line, the model card and docs/planning.md show these meanings.
 
     Attributes:
-        batch_size: K, the candidates for each observation.
-        planning_horizon: H, the steps of a plan.
-        num_inference_steps: Noise levels that are visited; None: as many as in training.
-        sampler: Sampler, with evenly spaced noise levels; None: the pipeline's scheduler as it is.
-        n_guide_steps: Gradient steps up the value before each denoising step; 0: no guidance.
-        scale: Guidance scale: length of a gradient step, for a value in the environment's units.
-        guide_scaling: Factor of the gradient: the variance of what guidance moves, its std, none, or stock, the factor
-            of diffusers' ValueGuidedRLPipeline.
-        guide_on: What guidance moves: the noisy sample before it is denoised (the paper's code), or the clean plan that
-            the denoiser predicts.
-        t_stopgrad: No guidance at noise levels below this one.
-        max_grad_norm: Length to which a plan's gradient is shortened, before scale and factor; None: no limit.
+        batch_size: K, the number of candidate plans per observation.
+        planning_horizon: H, the number of steps in a plan.
+        num_inference_steps: Number of denoising steps; None: one per noise level of the training.
+        sampler: Sampler, which visits evenly spaced noise levels; None: the pipeline's own scheduler.
+        n_guide_steps: Guide steps (gradient steps up the value) per denoising step; 0: no guidance.
+        scale: Guidance scale: a guide step is scale x factor x gradient of the return in the environment's units.
+        guide_scaling: Factor of the gradient: variance or std (standard deviation) of what guidance moves, none, or
+            stock, the factor of diffusers' ValueGuidedRLPipeline.
+        guide_on: What guidance moves: the noisy sample before it is denoised (as in the paper's code), or the clean
+            plan that the denoiser predicts.
+        t_stopgrad: Noise levels (timesteps) below this one are not guided.
+        max_grad_norm: Limit on the norm of a plan's gradient, before scale and factor; None: no limit.
         temperature: Factor on the standard deviation of all noise that is drawn.
-        warm_start_strength: Share of the denoising steps that a plan takes from the last plan, at least one step; 1:
-            all of them, from noise (a cold start).
-        replan_every: Replanning interval: steps that an agent executes from one plan; 0: one plan an episode. A single
-            call has no use for it.
+        warm_start_strength: Share of the denoising steps that a warm start takes, beginning from the last plan; at
+            least one step. 1: all of them, beginning from noise (a cold start).
+        replan_every: Replanning interval: number of steps that an agent executes from one plan; 0: one plan per
+            episode. A single call of the pipeline ignores it.
     """
 
     batch_size: int
@@ -49,7 +51,7 @@ class Settings(TypedDict, total=False):
     replan_every: int
 
 
-# Where neither the call nor the folder says otherwise: the paper's numbers for Hopper.
+# Used where neither the call nor the folder gives a value: the paper's numbers for Hopper.
 DEFAULTS: Settings = {
     "batch_size": 64,
     "planning_horizon": 32,
@@ -65,9 +67,9 @@ DEFAULTS: Settings = {
     "warm_start_strength": 1.0,
     "replan_every": 1,
 }
-# What an export writes into a folder in their place, for planning in milliseconds: the best of few candidates returned
-# as much as the paper's settings in a fortieth of the time (docs/planning.md). Guidance needs a scale that suits the
-# task's returns, so it is for the user to switch on.
+# What an export writes into a folder instead, for planning in milliseconds: best-of-K selection among few candidates
+# returned as much as the paper's settings in a fortieth of the time (docs/planning.md). Guidance needs a scale that
+# suits the task's returns, so the user has to switch it on.
 EXPORT_DEFAULTS: Settings = {"batch_size": 16, "num_inference_steps": 5, "sampler": "ddim", "n_guide_steps": 0}
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -75,33 +77,37 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "guide_scaling": get_args(GuideScaling),
     "guide_on": get_args(GuideOn),
 }
-_WHOLE = {"batch_size", "planning_horizon", "num_inference_steps", "n_guide_steps", "t_stopgrad", "replan_every"}
+# Smallest and largest value of each number. A largest value may be a name: another setting, or levels, the number of
+# noise levels of the training.
+RANGES: dict[str, tuple[float, float | str]] = {
+    "batch_size": (1, inf),
+    "planning_horizon": (1, inf),
+    "num_inference_steps": (1, "levels"),
+    "n_guide_steps": (0, inf),
+    "scale": (-inf, inf),
+    "t_stopgrad": (0, inf),
+    "max_grad_norm": (0, inf),
+    "temperature": (0, inf),
+    "warm_start_strength": (0, 1),
+    "replan_every": (0, "planning_horizon"),
+}
+WHOLE = {"batch_size", "planning_horizon", "num_inference_steps", "n_guide_steps", "t_stopgrad", "replan_every"}
 
 
-def check_settings(settings: Mapping[str, Any], trained: int) -> None:
+def check_settings(settings: Mapping[str, Any], levels: int) -> None:
     """Refuse a setting that is out of its range or not among its choices.
 
     Args:
-        settings: All of them.
-        trained: Noise levels of the training.
+        settings: All settings.
+        levels: Number of noise levels of the training.
 
     Raises:
         ValueError: If a setting is wrong.
     """
-    ranges = {
-        "batch_size": (1, inf),
-        "planning_horizon": (1, inf),
-        "num_inference_steps": (1, trained),
-        "n_guide_steps": (0, inf),
-        "scale": (-inf, inf),
-        "t_stopgrad": (0, inf),
-        "max_grad_norm": (0, inf),
-        "temperature": (0, inf),
-        "warm_start_strength": (0, 1),
-        "replan_every": (0, settings["planning_horizon"]),
-    }
-    for name, (low, high) in ranges.items():
-        value, whole = settings[name], name in _WHOLE
+    named = {"levels": levels, **settings}
+    for name, (low, largest) in RANGES.items():
+        high = named[largest] if isinstance(largest, str) else largest
+        value, whole = settings[name], name in WHOLE
         if name == "max_grad_norm" and value is None:
             continue
         number = isinstance(value, Integral if whole else Real) and isfinite(value)
@@ -114,6 +120,6 @@ def check_settings(settings: Mapping[str, Any], trained: int) -> None:
 
 
 def warm_steps(settings: Mapping[str, Any]) -> int:
-    """Return how many denoising steps a warm start takes."""
+    """Return the number of denoising steps that a warm start takes."""
     steps: int = round(settings["warm_start_strength"] * settings["num_inference_steps"])
     return max(1, steps)
