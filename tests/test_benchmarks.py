@@ -1,0 +1,70 @@
+"""The benchmarks that no other test runs can be imported, and those that act in environments run on tiny planners."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import composition, pointmaze
+from vgp_lightning.export.folder import write_folder
+from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+
+MODULES = sorted(path.stem for path in Path(pointmaze.__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def write_planner(folder, env_id, actions, observations, guided):
+    """Write a folder of untrained networks for an environment."""
+    torch.manual_seed(0)
+    channels, horizon = actions + observations, 16
+    pipeline = ValueGuidedPlannerPipeline(
+        make_denoiser(channels, horizon, [16, 16]),
+        make_noise_scheduler(20, "squaredcos_cap_v2", "sample"),
+        make_value_function(channels, horizon, [16, 64]) if guided else None,
+        normalization={
+            "action_dim": actions,
+            "shift": [0.0] * channels,
+            "scale": [1.0] * channels,
+            "return_shift": 0.0,
+            "return_scale": 1.0,
+            "action_low": [-1.0] * actions,
+            "action_high": [1.0] * actions,
+        },
+        planner={"planning_horizon": horizon, "batch_size": 1, "sampler": "ddim", "num_inference_steps": 5},
+        task={"env_id": env_id},
+    )
+    return str(write_folder(pipeline, {}, folder))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_benchmark_can_be_imported_and_has_a_main_function(module):
+    assert callable(import_module(f"benchmarks.{module}").main)
+
+
+def test_the_maze_benchmark_measures_both_actors_planning_once_and_repeatedly(tmp_path, monkeypatch):
+    folder = write_planner(tmp_path / "maze", "PointMaze_UMaze-v3", 2, 8, guided=False)
+    report = tmp_path / "report.json"
+    options = ["--episodes", "1", "--replan-every", "15", "--set", "num_inference_steps=1", "--json", str(report)]
+    monkeypatch.setattr("sys.argv", ["pointmaze", folder, *options])
+    pointmaze.main()
+    rows = json.loads(report.read_text())["rows"]
+    assert [(row["actor"], row["plans"]) for row in rows] == [
+        (actor, plans)
+        for actor in ("position controller", "plan's own actions")
+        for plans in ("once", "every 15 steps")
+    ]
+
+
+def test_the_composition_benchmark_plays_with_and_without_each_rule(tmp_path, monkeypatch):
+    hopper = write_planner(tmp_path / "hopper", "Hopper-v5", 3, 11, guided=True)
+    maze = write_planner(tmp_path / "maze", "PointMaze_UMaze-v3", 2, 8, guided=False)
+    report = tmp_path / "report.json"
+    options = ["--episodes", "1", "--max-steps", "3", "--weights", "300", "--json", str(report)]
+    monkeypatch.setattr("sys.argv", ["composition", "--hopper", hopper, "--maze", maze, *options])
+    composition.main()
+    rows = json.loads(report.read_text())
+    names = ["learned value", "learned value + 300 x limit of 2 m/s"]
+    assert [row["name"] for row in rows["hopper"]] == names
+    assert [row["name"] for row in rows["maze"]] == ["no objective", "keep out of a disc"]
