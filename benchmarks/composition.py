@@ -125,7 +125,7 @@ def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: f
 
 
 def main() -> None:
-    """Measure, print the tables, and write them as JSON where asked to."""
+    """Measure, print the tables, and write them as JSON if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hopper", help="exported folder of a planner for Hopper-v5")
     parser.add_argument("--maze", help="exported folder of a planner for PointMaze_UMaze-v3")

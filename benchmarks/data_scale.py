@@ -170,7 +170,7 @@ def measure_all(folder: Path, transitions: int, steps: int, threads: int) -> dic
 
 
 def main() -> None:
-    """Measure, print the table, and write it as JSON where asked to."""
+    """Measure, print the table, and write it as JSON if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--transitions", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path)

@@ -1,11 +1,11 @@
-"""Milliseconds a planning step, the stock diffusers pipeline beside ours: same weights, same threads, one process.
+"""Milliseconds per planning step of the stock diffusers pipeline and ours: same weights, same threads, one process.
 
 python -m benchmarks.plan_latency [--json FILE] [--threads 2] [--rounds 5]
     [--pipeline FOLDER [--episodes 16] [--max-steps N]]
 
-The networks that are timed are the paper's for Hopper (H = 32, T = 20) with random weights: speed does not depend on
-them. With --pipeline, such as the demo's, some rows also act with that folder's networks, on the same seeds, and the
-table shows what they return. The slow row takes nearly all of that time, hours on two cores: --max-steps cuts episodes.
+The timed networks are the paper's for Hopper (H = 32, T = 20) with random weights, which do not affect the speed. With
+--pipeline, such as the demo's, some rows also act with that folder's networks, on the same seeds, and the table shows
+their returns. The slow row takes nearly all of that time, hours on two cores: --max-steps shortens the episodes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ STOCK, SLOW = "stock ValueGuidedRLPipeline", "same work"
 
 @dataclass(frozen=True)
 class Row:
-    """Ours, with its settings."""
+    """A measurement of our pipeline."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +97,7 @@ def make_folder(folder: str) -> None:
 
 
 def make_steps(folder: str, device: str) -> dict[str, Callable[[], Any]]:
-    """Return the planning step of each row."""
+    """Return a function per row that takes one planning step."""
     ours = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
     stock = ValueGuidedRLPipeline.from_pretrained(folder, env=StockEnvironment(folder)).to(device)
     observation = np.zeros(OBSERVATIONS, dtype=np.float32)
@@ -115,7 +115,7 @@ def make_steps(folder: str, device: str) -> dict[str, Callable[[], Any]]:
 
 
 def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, float]:
-    """Return each row's median seconds; they take turns, so that a drift of the machine's speed meets all of them."""
+    """Return each row's median seconds; the rows alternate, so a drift of the machine's speed affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
@@ -129,14 +129,14 @@ def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: str) -> di
 
 
 def cut_episodes(env_id: str, max_steps: int | None) -> EnvSpec:
-    """Return an environment's specification, with episodes of so many steps if a number is given."""
+    """Return an environment's specification, with this limit on the steps of an episode if one is given."""
     specification = copy.deepcopy(gymnasium.spec(env_id))
     specification.max_episode_steps = max_steps or specification.max_episode_steps
     return specification
 
 
 def act(folder: Path, episodes: int, max_steps: int | None, device: str) -> dict[str, dict[str, Any]]:
-    """Return what the rows return on the same seeds, and the paired difference to the slow row."""
+    """Return each row's returns on the same seeds, and their paired differences to the slow row."""
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
     specification = cut_episodes(pipeline.task["env_id"], max_steps)
     environments = make_environments(specification, episodes)
@@ -162,12 +162,12 @@ def act(folder: Path, episodes: int, max_steps: int | None, device: str) -> dict
 
 
 def main() -> None:
-    """Measure, print the table, and write it as JSON where asked to."""
+    """Measure, print the table, and write it as JSON if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pipeline", type=Path, help="let the rows act with this folder's networks")
+    parser.add_argument("--pipeline", type=Path, help="folder whose networks the rows act with")
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--max-steps", type=int, help="cut the episodes to this length")
     options = parser.parse_args()

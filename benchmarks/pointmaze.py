@@ -81,7 +81,7 @@ def draw(environments: VectorEnv, plans: Plan, path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print the table, draw, and write it as JSON where asked to."""
+    """Measure, print the table, draw, and write it as JSON if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pipeline", help="exported folder of a planner for PointMaze_*")
     parser.add_argument("--episodes", type=int, default=60)

@@ -1,9 +1,9 @@
-"""Make RESULTS.md and its pictures from what benchmarks.results measured; no number is typed by hand.
+"""Make RESULTS.md and its pictures from the measurements of benchmarks.results; no number is typed by hand.
 
 python -m benchmarks.results_page
 
-Reads benchmarks/results/: MACHINE/RECIPE.json, published.json, and page.md, where names in braces stand for what was
-measured.
+Reads benchmarks/results/: MACHINE/RECIPE.json, published.json, and the template page.md, whose names in braces are
+replaced by measured values.
 """
 
 import json
@@ -24,7 +24,7 @@ ORDER = (
     *("pointmaze-umaze", "pointmaze-medium", "pointmaze-large"),
 )
 BEHAVIOUR = "behaviour"
-# What stands behind a recipe's name in a row, and what is said of all such rows.
+# The suffix of a recipe's name in a row, and the description of all such rows.
 MACHINES = {
     "cpu": ("", "the CPU overlays (`configs/cpu/`), small networks; the paper's are larger and trained far longer"),
     "gpu": (" (GPU)", "the paper's sizes"),
@@ -32,7 +32,7 @@ MACHINES = {
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """Return what was measured by the name of its row, in order."""
+    """Return the measurements by the name of their row, in order."""
     found = {}
     for recipe in ORDER:
         for machine, (mark, _) in MACHINES.items():
@@ -42,12 +42,12 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def published() -> dict[str, Any]:
-    """Return what others have published, on other data."""
+    """Return the published results of others, on other data."""
     return dict(json.loads((RESULTS / "published.json").read_text()))
 
 
 def scores_of_others(result: dict[str, Any]) -> list[float]:
-    """Return what others have published for the recipe's counterpart, Diffuser's first."""
+    """Return the published scores of the recipe's counterpart, Diffuser's first."""
     others = published()
     return list((others["scores"] | others["mazes"]["scores"])[result["recipe"]])
 
@@ -58,10 +58,10 @@ def score(result: dict[str, Any], value: float) -> float:
 
 
 def players(result: dict[str, Any]) -> dict[str, tuple[float, list[float]]]:
-    """Return the mean return of each who played and its interval, the behaviour's first.
+    """Return the mean return and its interval of the behaviour policy and of each planner, the behaviour policy first.
 
-    A maze's stored episodes end at the goal with a return of 1, those of an evaluation stay there and collect: they
-    cannot be compared.
+    In a maze there is no behaviour policy: stored episodes end at the goal with a return of 1, those of an evaluation
+    continue there and go on counting, so the two cannot be compared.
     """
     behaviour = (result["dataset"]["mean"], result["dataset"]["ci95"])
     return ({} if "maze" in result["recipe"] else {BEHAVIOUR: behaviour}) | {
@@ -73,12 +73,12 @@ def players(result: dict[str, Any]) -> dict[str, tuple[float, list[float]]]:
 
 
 def number(value: float | None, digits: int = 0, sign: bool = False) -> str:
-    """Return a number in words."""
+    """Return a number as text."""
     return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def interval(mean: float | None, ends: list[float] | None, digits: int = 0, sign: bool = False) -> str:
-    """Return a mean and its interval in words."""
+    """Return a mean and its interval as text."""
     if ends is None:
         return number(mean, digits, sign)
     return f"{number(mean, digits, sign)} [{number(ends[0], digits)}, {number(ends[1], digits)}]"
@@ -94,7 +94,7 @@ def table(headings: list[str], lines: list[list[str]]) -> str:
 
 
 def scores(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of normalised scores, with the published ones beside."""
+    """Return the table of normalised scores, with the published ones."""
     names = list(players(next(iter(results.values()))))
     lines = []
     for recipe, result in results.items():
@@ -134,7 +134,7 @@ def returns(results: dict[str, dict[str, Any]]) -> str:
 
 
 def pairs(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of differences, episode by episode on the same seeds."""
+    """Return the table of paired differences on the same seeds."""
     lines = []
     headings = [f"{pair['of'][1]} - {pair['of'][0]}" for pair in next(iter(results.values()))["pairs"]]
     for recipe, result in results.items():
@@ -147,7 +147,7 @@ def pairs(results: dict[str, dict[str, Any]]) -> str:
 
 
 def trainings(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of what was trained."""
+    """Return the table of the trainings."""
     lines = []
     for recipe, result in results.items():
         trained, settings = result["training"], result["planners"]["guided, best of K"]["settings"]
@@ -173,7 +173,7 @@ def trainings(results: dict[str, dict[str, Any]]) -> str:
 
 
 def values(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of what the value function is worth: on held-out data, and on what the planner lived through."""
+    """Return the table of the value function's quality on held-out data and on the planner's own episodes."""
     lines = []
     for recipe, result in results.items():
         held_out, own = result["training"]["validation"], calibration(result)
@@ -197,18 +197,18 @@ def values(results: dict[str, dict[str, Any]]) -> str:
 
 
 def digits(own: dict[str, Any]) -> int:
-    """Return the digits that values of this size are shown with."""
+    """Return the number of decimals for values of this size."""
     return 0 if abs(own["realised_mean"]) >= 100 else 2
 
 
 def calibration(result: dict[str, Any]) -> dict[str, Any]:
-    """Return how promised and realised returns of the planner's own episodes hang together."""
+    """Return the calibration of predicted against realised returns on the planner's own episodes."""
     parts = result["diagnosis"]["calibration"]
     return dict(parts["complete"] or parts["all"])
 
 
 def literature() -> str:
-    """Return what was published, labelled as what it is."""
+    """Return the tables of published results, with their labels."""
     others = published()
     text = []
     for part in (others, others["mazes"]):
@@ -246,7 +246,7 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
 
 
 def draw_calibration(results: dict[str, dict[str, Any]]) -> Figure:
-    """Draw what plans promised and what came of it, in tenths of the promises; the dashed line is as promised."""
+    """Draw realised against predicted returns, in tenths of the predictions; on the dashed line both are equal."""
     figure = Figure(figsize=(2.1 * len(results), 2.3), layout="constrained")
     for panel, (recipe, result) in zip(
         figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True

@@ -1,6 +1,6 @@
 """Train a linear behaviour, action = clip(bias + W @ observation), by CMA-ES and write it as JSON.
 
-Shapes: A action and O observation dimensions, flat, in physical units.
+Shapes: A action and O observation dimensions, flat, in the environment's units.
 
     python benchmarks/train_behaviours.py --env_id Hopper-v5 --seed 0 --iterations 200 --output hopper-linear.json
 """
@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
-# The seeds of episodes: what is tested was never trained on, nor used to choose among generations.
+# First seeds of episodes: those of the test are used neither for training nor for the choice among generations.
 TRAINING, CHOOSING, TESTING = 1_000_000, 2_000_000, 3_000_000
 
 
@@ -30,8 +30,8 @@ def play(
 ) -> tuple[float, int, bool, float]:
     """Play one episode: return, length, whether it lasted to the time limit, and its jerk.
 
-    The jerk sums over steps the mean squared change of the action before noise and clipping, in half ranges: gains so
-    high that the clipping makes a bang-bang controller of the behaviour count in full.
+    The jerk is the sum over steps of the mean squared change of the action, before noise and clipping, in units of half
+    the action range. So it also penalises gains so high that clipping turns the behaviour into a bang-bang controller.
     """
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
@@ -47,7 +47,7 @@ def play(
             jerk += float(change @ change) / len(change)
         previous = action
         action = action + action_noise * noise.standard_normal(len(bias))
-        # minimum and maximum: np.clip takes longer than the product for arrays this small.
+        # minimum and maximum, because np.clip takes longer than the product for such small arrays.
         observation, reward, terminated, truncated, _ = env.step(
             np.minimum(np.maximum(action, low), high).astype(np.float32)
         )
@@ -58,7 +58,7 @@ def play(
 
 
 def observation_statistics(env: gymnasium.Env[Any, Any], seed: int, steps: int = 5000) -> tuple[NDArray, NDArray]:
-    """Return mean and standard deviation (O,) of the observations that random actions see."""
+    """Return mean and standard deviation (O,) of the observations under random actions."""
     env.action_space.seed(seed)
     observation, _ = env.reset(seed=seed)
     seen = [observation]
@@ -85,11 +85,11 @@ def train(
     start: Path | None,
     gain: float,
 ) -> None:
-    """Run CMA-ES and write the generation's mean that is best over 10 fresh episodes without noise.
+    """Run CMA-ES and write the generation's mean that is best over 10 further episodes without noise.
 
     The fitness is the mean of ``episodes`` returns under ``action_noise``, with the same seeds for a whole generation,
-    less ``survival_bonus`` a step (what the environment pays for merely not falling makes standing still a trap) and
-    less ``smoothness`` times the jerk.
+    minus ``survival_bonus`` per step (with the environment's reward for not falling, standing still is a local optimum)
+    and minus ``smoothness`` times the jerk.
     """
     env: gymnasium.Env[Any, Any] = FlattenObservation(gymnasium.make(env_id, disable_env_checker=True))
     if not isinstance(env.action_space, gymnasium.spaces.Box):

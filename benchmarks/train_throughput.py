@@ -133,7 +133,7 @@ def command(row: str, steps: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print the table, and write it as JSON where asked to."""
+    """Measure, print the table, and write it as JSON if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=2)
