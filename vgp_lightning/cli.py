@@ -108,10 +108,9 @@ def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
     class Parser(ArgumentParser):
         error = _parse_error
 
-        def format_help(self) -> str:
-            """Return the help, in which the docstrings' double backticks are single ones."""
-            shown: str = super().format_help()
-            return shown.replace("``", "`")
+        def format_help(self, *args: Any, **kwargs: Any) -> str:
+            """Return the help, with the docstrings' double backticks as single ones."""
+            return super().format_help(*args, **kwargs).replace("``", "`")
 
     entry = _VERBS[verb]
     takes_settings = "settings" in inspect.signature(function).parameters

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     UniPCMultistepScheduler,
 )
 from fakes import (
@@ -507,6 +509,29 @@ def test_a_scheduler_whose_corrector_undoes_guidance_is_refused():
     pipeline.scheduler = UniPCMultistepScheduler.from_config(config, timestep_spacing="trailing")
     with pytest.raises(ValueError, match=r"corrector of UniPC.* would undo .*guide_on=.clean."):
         pipeline(OBSERVATION, num_inference_steps=5)
+
+
+def test_lcm_plans_if_its_original_steps_are_at_most_the_noise_levels_of_the_training():
+    pipeline = planner(value_function=value_network(), n_guide_steps=1)
+    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config, original_inference_steps=20)
+    visited = []
+    plan = pipeline(
+        OBSERVATION,
+        num_inference_steps=5,
+        generator=seeded(),
+        callback_on_step_end=lambda planner, index, timestep, tensors: visited.append(timestep),
+    )
+    assert joined(plan).isfinite().all()
+    assert visited == [19, 15, 11, 7, 3]
+    # Between the steps x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise holds, which conditions and guidance need.
+    clean, generator, scheduler = torch.full((100_000,), 1.5), seeded(), pipeline.scheduler
+    scheduler.set_timesteps(5)
+    x = torch.randn(clean.shape, generator=generator)
+    for timestep, following in pairwise(scheduler.timesteps.tolist()):
+        x = scheduler.step(clean, timestep, x, generator=generator).prev_sample
+        alpha = scheduler.alphas_cumprod[following].item()
+        assert x.mean().item() == pytest.approx(1.5 * alpha**0.5, abs=0.02)
+        assert x.var().item() == pytest.approx(1 - alpha, rel=0.03)
 
 
 @NUMPY_2
