@@ -205,7 +205,8 @@ def test_the_statistics_are_numpys_of_all_rows_and_of_the_training_windows_retur
 
 def test_statistics_in_chunks_are_those_of_all_rows(make_data, monkeypatch, tmp_path):
     whole = prepared(make_data()).normalization
-    monkeypatch.setattr("vgp_lightning.data.module._CHUNK", 7)
+    monkeypatch.setattr("vgp_lightning.data.module.CHUNK", 7)
+    monkeypatch.setattr("vgp_lightning.data.normalizer.CHUNK", 7)
     chunked = prepared(make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "other"))).normalization
     for name in ("shift", "scale", "return_shift", "return_scale"):
         np.testing.assert_allclose(chunked[name], whole[name], rtol=1e-6)
@@ -293,7 +294,7 @@ def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeyp
     cold = prepared(make_data(discount=0.9))
     for owner, name in ((MinariDataset, "iterate_episodes"), (MinariDataModule, "_write_returns")):
         monkeypatch.setattr(owner, name, None)  # must not be called
-    for name in ("returns.discounted_returns", "module._write_statistics"):
+    for name in ("returns.discounted_returns", "module.measure_rows"):
         monkeypatch.setattr(f"vgp_lightning.data.{name}", None)
     (file,) = Path(os.environ["MINARI_DATASETS_PATH"]).rglob("*.hdf5")
     state = file.stat()
@@ -342,7 +343,7 @@ from vgp_lightning.data import cache as episodes
 own = Path(sys.argv[1])
 built = []
 Module = data.MinariDataModule
-for owner, name in ((episodes, "_write_arrays"), (data, "_write_statistics"), (Module, "_write_returns")):
+for owner, name in ((episodes, "_write_arrays"), (data, "measure_rows"), (Module, "_write_returns")):
     def counted(*args, write=getattr(owner, name), name=name):
         built.append(name)
         write(*args)
@@ -368,7 +369,7 @@ def test_two_processes_that_prepare_the_same_data_build_each_part_once_and_find_
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     first, second = (ast.literal_eval(output.split("FOUND ")[1]) for output in outputs)
-    assert sorted(first["built"] + second["built"]) == ["_write_arrays", "_write_returns", "_write_statistics"]
+    assert sorted(first["built"] + second["built"]) == ["_write_arrays", "_write_returns", "measure_rows"]
     assert first["numbers"] == second["numbers"]
 
 

@@ -17,7 +17,7 @@ from vgp_lightning.data.windows import Batch, Draw
 from vgp_lightning.pipeline.fast_toomcook import make_transforms
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
-from vgp_lightning.training.fast import _Buffers, _make_matrices
+from vgp_lightning.training.fast_layers import _Buffers, _make_matrices
 from vgp_lightning.training.pictures import PlanPicture
 from vgp_lightning.training.planner import PlannerModule
 from vgp_lightning.training.value import ValueModule
@@ -239,7 +239,7 @@ def test_a_default_dtype_of_64_bits_changes_no_bit_of_training(make_data, make_t
     found, data = [], make_data(validation_share=0.25)
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
-        monkeypatch.setattr("vgp_lightning.training.fast._buffers", _Buffers())  # as in a new process
+        monkeypatch.setattr("vgp_lightning.training.fast_layers._buffers", _Buffers())  # as in a new process
         _make_matrices.cache_clear()
         make_transforms.cache_clear()
         module = make_module(PlannerModule, widths=[16, 16], value_widths=[16, 64], learning_rate=0.01)

@@ -12,7 +12,8 @@ from diffusers import UNet1DModel
 from torch import nn
 
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.training.fast import _multiply, can_forward, forward, keep_freed_memory
+from vgp_lightning.training.fast import can_forward, forward, keep_freed_memory
+from vgp_lightning.training.fast_layers import multiply
 
 CHANNELS = 3
 
@@ -275,8 +276,8 @@ def test_a_long_horizon_is_left_to_diffusers_where_there_are_threads(horizon, th
 
 def test_a_thread_does_not_write_to_the_buffers_of_another():
     a, b = torch.randn(4, 3, 5), torch.randn(4, 5, 6)
-    product = _multiply("points", a, b)
-    thread = threading.Thread(target=lambda: _multiply("points", 2 * a, b))
+    product = multiply("points", a, b)
+    thread = threading.Thread(target=lambda: multiply("points", 2 * a, b))
     thread.start()
     thread.join()
     assert torch.equal(product, a @ b)

@@ -17,13 +17,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vgp_lightning.data.cache import Episodes, appended, built, cached, load, metadata, open_dataset
-from vgp_lightning.data.normalizer import NormalizerKind, Statistics, measure, shift_and_scale
+from vgp_lightning.data.normalizer import CHUNK, NormalizerKind, Statistics, measure, measure_rows, shift_and_scale
 from vgp_lightning.data.order import DrawOrder, WindowLoader
 from vgp_lightning.data.returns import Truncation, returns_by_row
 from vgp_lightning.data.spaces import action_bounds, check_spaces
 from vgp_lightning.data.windows import Padding, WindowDataset
-
-_CHUNK = 1 << 18  # numbers that are read at a time for statistics
 
 
 class MinariDataModule(pl.LightningDataModule):
@@ -219,7 +217,7 @@ class MinariDataModule(pl.LightningDataModule):
         shift, scale = shift_and_scale(statistics, self.normalizer)
         windows = self.train_windows
         return_statistics = measure(
-            returns[windows.first_rows(i, i + _CHUNK), None] for i in range(0, windows.total, _CHUNK)
+            returns[windows.first_rows(i, i + CHUNK), None] for i in range(0, windows.total, CHUNK)
         )
         return_shift, return_scale = shift_and_scale(return_statistics, "gaussian")
         self.normalization = {
@@ -276,7 +274,7 @@ class MinariDataModule(pl.LightningDataModule):
         folder = cached(self._datasets, self._cache_dir)
         episodes = load(folder)
         statistics = folder / "statistics.npz"
-        built(statistics, folder, lambda target: _write_statistics(episodes, target))
+        built(statistics, folder, lambda target: np.savez(target, **vars(measure_rows(episodes.rows))))
         settings = (float(self.discount), float(self.termination_penalty), self.truncation)
         returns = folder / "returns_{}_{}_{}.npy".format(*settings)
         built(returns, folder, lambda target: self._write_returns(episodes, target))
@@ -290,14 +288,3 @@ class MinariDataModule(pl.LightningDataModule):
             rewards = np.asarray(episodes.rewards)
             for returns in returns_by_row(rewards, episodes.lengths, episodes.terminated, *settings):
                 file.write(returns.tobytes())
-
-
-def _write_statistics(episodes: Episodes, path: Path) -> None:
-    """Write the statistics of all rows: those of held-out episodes and final rows too.
-
-    Leaving these out would change little (the actions' standard deviation by 0.7 % in mazes, 0.08 % in Hopper), but
-    older checkpoints could not be resumed: their statistics would differ.
-    """
-    rows = max(_CHUNK // episodes.rows.shape[1], 1)
-    found = measure(episodes.rows[i : i + rows] for i in range(0, len(episodes.rows), rows))
-    np.savez(path, **vars(found))

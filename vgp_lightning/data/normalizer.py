@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 NormalizerKind = Literal["gaussian", "limits"]
 
+CHUNK = 1 << 18  # numbers that are read at a time for statistics
 # A dimension whose range is a smaller share of its largest value is constant up to rounding (float32 has 7 digits).
 _CONSTANT = 1e-6
 
@@ -56,6 +57,16 @@ def measure(chunks: Iterator[NDArray[np.floating]]) -> Statistics:
     if count == 0:
         raise ValueError("there are no rows to take statistics of")
     return Statistics(mean, np.sqrt(squares / count), minimum, maximum)
+
+
+def measure_rows(rows: NDArray[np.floating]) -> Statistics:
+    """Return the statistics of all rows (n, T) of a cache: those of held-out episodes and final rows too.
+
+    Leaving these out would change little (the actions' standard deviation by 0.7 % in mazes, 0.08 % in Hopper), but
+    older checkpoints could not be resumed: their statistics would differ.
+    """
+    count = max(CHUNK // rows.shape[1], 1)
+    return measure(rows[i : i + count] for i in range(0, len(rows), count))
 
 
 def shift_and_scale(statistics: Statistics, kind: NormalizerKind) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

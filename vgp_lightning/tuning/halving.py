@@ -51,6 +51,20 @@ class Configuration:
         }
 
 
+def check_budget(configurations: int, holdout_episodes: int, latency_ms: float | None) -> None:
+    """Refuse a budget that is too small for a search.
+
+    Raises:
+        ValueError: If a number is too small.
+    """
+    if configurations < 2:
+        raise ValueError(f"configurations is {configurations}: at least 2 are needed, the folder's defaults among them")
+    if holdout_episodes < 1:
+        raise ValueError(f"holdout_episodes is {holdout_episodes}: at least 1 is needed")
+    if latency_ms is not None and not latency_ms > 0:
+        raise ValueError(f"latency_ms is {latency_ms}: milliseconds above 0 are needed")
+
+
 def plan_rungs(configurations: int, episodes: int) -> list[tuple[int, int]]:
     """Return for each rung how many configurations play, and how many episodes each of them plays.
 

@@ -22,9 +22,9 @@ from vgp_lightning.export.folder import update_defaults
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import compare_pairs
-from vgp_lightning.tuning.halving import Configuration, drop_worst, plan_rungs, plot_halving, rank
+from vgp_lightning.tuning.halving import Configuration, check_budget, drop_worst, plan_rungs, plot_halving, rank
 from vgp_lightning.tuning.space import choose_space, draw_configurations
-from vgp_lightning.tuning.summary import print_summary
+from vgp_lightning.tuning.summary import judge, print_summary
 
 # Where the seeds of a search begin: far from those of collected episodes, which begin at 0, and from those of
 # evaluations, which begin at 1,000,000. With the same seed an environment begins in the same state.
@@ -108,20 +108,6 @@ def tune(
         search.write_winner(winner)
     print_summary(search.report, output)
     return search.report
-
-
-def check_budget(configurations: int, holdout_episodes: int, latency_ms: float | None) -> None:
-    """Refuse a budget that is too small for a search.
-
-    Raises:
-        ValueError: If a number is too small.
-    """
-    if configurations < 2:
-        raise ValueError(f"configurations is {configurations}: at least 2 are needed, the folder's defaults among them")
-    if holdout_episodes < 1:
-        raise ValueError(f"holdout_episodes is {holdout_episodes}: at least 1 is needed")
-    if latency_ms is not None and not latency_ms > 0:
-        raise ValueError(f"latency_ms is {latency_ms}: milliseconds above 0 are needed")
 
 
 def _draw(deployed: Deployment, space: dict[str, list[Any]], count: int, seed: int) -> list[Configuration]:
@@ -251,7 +237,7 @@ class Search:
             if one.plan_ms is None:
                 one.plan_ms = measure_latency(self._deployed.pipeline, **one.settings)
         self.report["holdout"] = self._hold_out(contenders, seeds)
-        self.report["outcome"] = _judge(self.report, contenders["default"])
+        self.report["outcome"] = judge(self.report, contenders["default"])
         self._save()
         for name, one in contenders.items():
             if (result := self.report["holdout"][name]) is not None:
@@ -306,16 +292,3 @@ class Search:
             update_defaults(self._deployed.folder, changed)
             self.report["written"] = True
         self._save()
-
-
-# ---------------------------------------------------------------- the result
-
-
-def _judge(report: Mapping[str, Any], default: Configuration) -> str:
-    """Return what the winner is worth, in a word or two for tuning.json."""
-    if report["winner"] == 0:
-        return "default won"
-    if default.dropped == "latency":
-        return "default too slow"
-    before, after = (report["holdout"][name]["return_mean"] for name in ("default", "winner"))
-    return "better" if after > before else "not better"

@@ -1,4 +1,4 @@
-"""The result of a search, as it is printed."""
+"""The result of a search: what the winner is worth, and how it is printed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from vgp_lightning.tuning.halving import Configuration
+
+
+def judge(report: Mapping[str, Any], default: Configuration) -> str:
+    """Return what the winner is worth, in a word or two for tuning.json."""
+    if report["winner"] == 0:
+        return "default won"
+    if default.dropped == "latency":
+        return "default too slow"
+    before, after = (report["holdout"][name]["return_mean"] for name in ("default", "winner"))
+    return "better" if after > before else "not better"
 
 
 def print_summary(report: Mapping[str, Any], output: Path) -> None:
