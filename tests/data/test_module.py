@@ -346,7 +346,7 @@ Module = data.MinariDataModule
 for owner, name in ((episodes, "_write_arrays"), (data, "measure_rows"), (Module, "_write_returns")):
     def counted(*args, write=getattr(owner, name), name=name):
         built.append(name)
-        write(*args)
+        return write(*args)
     setattr(owner, name, counted)
 
 module = Module("test/tiny-v0", horizon=4)
