@@ -33,7 +33,7 @@ def imported(folder):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 roots.add(node.module.split(".")[0])
     distributions = packages_distributions()
-    third_party = roots - set(sys.stdlib_module_names) - {"vgp_lightning", "benchmarks", "fakes", "rooms"}
+    third_party = roots - set(sys.stdlib_module_names) - {"vgp_lightning", "benchmarks", "fakes", "rooms", "settings"}
     return {canonicalize_name(distribution) for root in third_party for distribution in distributions[root]}
 
 
