@@ -33,7 +33,10 @@ def imported(folder):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 roots.add(node.module.split(".")[0])
     distributions = packages_distributions()
-    third_party = roots - set(sys.stdlib_module_names) - {"vgp_lightning", "benchmarks", "fakes", "rooms", "settings"}
+    ours = {"vgp_lightning", "benchmarks"} | {
+        path.stem for name in ("tests", "docs") for path in (ROOT / name).glob("*.py")
+    }
+    third_party = roots - set(sys.stdlib_module_names) - ours
     return {canonicalize_name(distribution) for root in third_party for distribution in distributions[root]}
 
 
