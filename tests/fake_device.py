@@ -79,6 +79,8 @@ class FakeDevice(TorchDispatchMode):
             self.note("copy to device" if args[0].device == DEVICE else "copy to host")
             if args[0].device != DEVICE:
                 return args[0]
+        if name == "aten::index_put_" and args[2].numel() > 1 and any(_is_mask(index) for index in args[1]):
+            self.note("read")  # the host waits for the number of entries, unless all get the same number
         result = function(*args, **kwargs)
         if there and name == "aten::all":
             result.of_all = True
@@ -95,7 +97,8 @@ class _Makers(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         before = self._device.waits.total()
         result = function(*args, **(kwargs or {}))
-        if function in _MAKERS and result.device == DEVICE and not isinstance(args[-1], torch.Tensor):
+        numbers = args[-1] if args else None  # or an argument by name
+        if function in _MAKERS and result.device == DEVICE and not isinstance(numbers, torch.Tensor):
             dispatched = self._device.waits.total() > before  # an array's are, and noted already
             if not dispatched:
                 self._device.note("copy to device")
@@ -133,6 +136,10 @@ def move(module):
             if buffer is not None:
                 part._buffers[name] = _there(buffer)
     return module
+
+
+def _is_mask(index):
+    return index is not None and index.dtype == torch.bool
 
 
 def _there(tensor):
