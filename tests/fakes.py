@@ -248,7 +248,7 @@ class Walker:
     def resolve_settings(self, replan_every=1, **settings):
         return {"planning_horizon": HORIZON, "warm_start_strength": 1.0, "replan_every": replan_every}
 
-    def __call__(self, observation, generator, conditions, warm_start, replan_every=1):
+    def __call__(self, observation, generator, conditions, warm_start, **settings):
         self.calls += 1
         step = self.calls / 10 if self.step is None else self.step
         there = torch.as_tensor(observation)[:, None].repeat(1, HORIZON, 1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vgp_lightning.pipeline.guidance import Weighted
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 
@@ -70,6 +71,7 @@ class PlanningAgent:
         *,
         conditions: Conditions | None = None,
         controller: Controller | None = None,
+        objectives: Weighted | None = None,
         **settings: Unpack[Settings],
     ) -> None:
         """Make an agent.
@@ -82,17 +84,19 @@ class PlanningAgent:
             pipeline: The planner.
             conditions: Makes the inpainting conditions of plans, such as a goal, from the observations.
             controller: Follows the plan's observations; None: the plan's own actions are executed.
+            objectives: What guidance climbs and candidates are ranked by, as the pipeline's ``objectives``.
             settings: Those of ``Settings``; the folder's defaults hold for what is not given.
 
         Raises:
             ValueError: If a setting is wrong.
         """
-        resolved = pipeline.resolve_settings(**settings)
+        resolved = pipeline.resolve_settings(objectives=objectives, **settings)
         self._horizon: int = resolved["planning_horizon"]
         self.pipeline = pipeline
         self.replan_every: int = resolved["replan_every"]
         self.conditions = conditions
         self.controller = controller
+        self.objectives = objectives
         self.settings = settings
         self.on_plan: Callable[[NDArray[np.int64], Plan], None] | None = None
         self._warm = resolved["warm_start_strength"] < 1
@@ -171,6 +175,7 @@ class PlanningAgent:
             generator=[self._generators[i] for i in due],
             conditions=None if self.conditions is None else self.conditions(observations[due]),
             warm_start=start,
+            objectives=self.objectives,
             **self.settings,
         )
         self._plans[due] = plan.trajectories.cpu().numpy()
