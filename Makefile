@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt vgp_lightning/__init__.py
 demo: install
 	$(BIN)/vgp demo
 
+# One thread a process: the tests' tensors are small, and threads that wait for each other take longer.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
