@@ -7,15 +7,13 @@ to powers of two before that commit went on with them.
 """
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fakes import run_elsewhere
 
 from vgp_lightning.cli import main
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -92,16 +90,7 @@ OURS = {
 
 
 def plans(made, how):
-    done = subprocess.run(
-        [sys.executable, "-c", PLAN.format(**how), json.dumps(SETTINGS)],
-        cwd=made,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(made / "modules")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_elsewhere(made, PLAN.format(**how), json.dumps(SETTINGS))
 
 
 def test_a_folder_of_version_0_1_plans_by_this_package_as_by_the_code_that_it_carries(made):
