@@ -3,19 +3,35 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# `make lock`: the tool that writes the lock, and UPGRADE=--upgrade.
+UV ?= 0.13.9
+UPGRADE ?=
+
 # `make results RECIPES=hopper-medium MACHINE=gpu` for one of them, or for a GPU.
 RECIPES ?=
 MACHINE ?= cpu
 
-.PHONY: install demo test test-slow wheel lint format bench results
+.PHONY: install lock demo test test-slow wheel lint format bench results
 
 install: $(VENV)/.installed
 
 # __init__.py holds the version, which is installed with the package.
-$(VENV)/.installed: pyproject.toml constraints.txt vgp_lightning/__init__.py
+# torch comes first, as the build that suits the machine (CPU or CUDA); all else must have a hash of requirements.lock.
+$(VENV)/.installed: pyproject.toml constraints.txt requirements.lock vgp_lightning/__init__.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[maze,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $@
+
+# Write requirements.lock (exact versions with hashes, for all platforms) and constraints.txt (the same versions, for
+# pip install --constraint). Versions stay as they are where the bounds allow it; UPGRADE=--upgrade takes the newest.
+lock: install
+	$(BIN)/python -m pip install --quiet uv==$(UV)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-package torch --no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
+	$(BIN)/python docs/constraints.py
 
 demo: install
 	$(BIN)/vgp demo

@@ -7,6 +7,7 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import constraints
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -48,6 +49,21 @@ def pinned():
 @pytest.mark.parametrize("requirement", [*NEEDED, *EXTRAS], ids=str)
 def test_the_constraints_hold_a_version_within_the_bounds_of_every_dependency(requirement):
     assert pinned()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_constraints_are_the_versions_of_the_lock():
+    lock = (ROOT / "requirements.lock").read_text()
+
+    assert (ROOT / "constraints.txt").read_text() == constraints.constraints(lock, TEXT)
+    locked = {line.split("==")[0] for line in lock.splitlines() if "==" in line.split(";")[0]}
+    assert locked | {"torch"} == set(pinned())
+
+
+def test_each_entry_of_the_lock_has_a_hash():
+    entries = (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+
+    assert len(entries) > 100
+    assert [entry for entry in entries if not re.search(r" --hash=sha256:[0-9a-f]{64}\b", entry)] == []
 
 
 def test_the_package_declares_what_it_imports_and_nothing_else():
