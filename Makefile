@@ -11,7 +11,7 @@ UPGRADE ?=
 RECIPES ?=
 MACHINE ?= cpu
 
-.PHONY: install lock demo test test-slow wheel lint format bench results
+.PHONY: install lock demo test test-slow test-gpu wheel lint format bench results
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 wheel: install
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/wheel.sh
