@@ -1,5 +1,6 @@
 """What several test files share: nobody's data are touched, torch is seeded, and tiny datasets are made by hand."""
 
+import signal
 import warnings
 from types import SimpleNamespace
 
@@ -14,6 +15,11 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from vgp_lightning.data.module import MinariDataModule
+
+
+def pytest_configure():
+    """Ctrl-C is answered also where the suite runs in a shell's background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,8 @@ def commands():
 
 
 @pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
-def test_each_notebook_runs_from_top_to_bottom(notebook, tmp_path):
+def test_each_notebook_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # the home may be missing
     content = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
     NotebookClient(
         content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
