@@ -300,7 +300,7 @@ class MinariDataModule(pl.LightningDataModule):
     def _write_returns(self, episodes: Episodes, path: Path) -> None:
         """Write the discounted return from each row."""
         settings = (self.discount, self.termination_penalty, self.truncation)
-        with appended(path, len(episodes.rows)) as file:
+        with appended(path, len(episodes.rows)) as file, np.errstate(over="ignore"):
             rewards = np.asarray(episodes.rewards)
             every = returns_by_row(rewards, episodes.lengths, episodes.terminated, *settings)
             for number, returns in enumerate(every):

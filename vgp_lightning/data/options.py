@@ -57,8 +57,8 @@ def check_options(dataset_ids: Sequence[Any], weights: Any, **options: Any) -> N
 def _check_number(
     name: str, value: Any, low: float | None = None, high: float | None = None, *, whole: bool = False
 ) -> None:
-    kinds: tuple[type, ...] = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not -math.inf < value < math.inf:
+    number = isinstance(value, int | np.integer) or (not whole and isinstance(value, float | np.floating))
+    if not number or isinstance(value, bool) or not -math.inf < value < math.inf:
         raise ValueError(f"data.{name} is {value!r}: it must be {'a whole' if whole else 'a finite'} number")
     if (low is not None and value < low) or (high is not None and value > high):
         raise ValueError(f"data.{name} is {value}: it must be at least {low}" + (f", at most {high}" * bool(high)))
