@@ -68,15 +68,17 @@ def _build(path: Path, building: Path, write: Callable[[Path], None], files: Seq
     manifest.write_text(json.dumps({file.name: _fingerprint(file) for file in _members(target, files)}, indent=1))
     for file in (manifest, *_members(target, files)):
         _sync(file)
-    if files:
-        if os.path.lexists(path):
-            path.rename(building / "damaged")
-    else:
+    if not files:
         # The manifest first: with the other order, a process that is killed in between leaves a file without one.
-        manifest.rename(_manifest(path, files))
-        if path.is_dir():
-            path.rename(building / "damaged")
-    target.rename(path)
+        _move(manifest, _manifest(path, files), building)
+    _move(target, path, building)
+
+
+def _move(source: Path, destination: Path, building: Path) -> None:
+    """Rename, also where a damaged folder lies: a file replaces no folder, and a folder none that is not empty."""
+    if os.path.lexists(destination) and (source.is_dir() or destination.is_dir()):
+        destination.rename(building / f"damaged {destination.name}")
+    source.rename(destination)
 
 
 def _members(path: Path, files: Sequence[str]) -> list[Path]:
@@ -114,7 +116,7 @@ def _damage(path: Path, files: Sequence[str]) -> str | None:
         except OSError as error:
             return f"{file} cannot be read ({error.strerror})"
         if not isinstance(written, dict) or written.get(file.name) != found:
-            return f"{file} is not as it was written"
+            return f"{file} is not as {manifest.name} says"
     return None
 
 
