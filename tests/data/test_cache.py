@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -379,6 +381,91 @@ def test_leftovers_of_other_datasets_are_removed_unless_somebody_holds_their_loc
     with FileLock(cache / f"{'b' * 32}.lock"):
         folder = cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
     assert {path for path in cache.iterdir() if path.is_dir()} == {folder, living}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hopper.building-x",  # of a `vgp export` that is running
+        "my.building-plans",
+        "building-x",
+        f"{'A' * 32}.building-x",
+        f"{'a' * 31}.building-x",
+        f"x{'a' * 32}.building-x",
+    ],
+)
+def test_what_the_cache_did_not_make_is_never_removed(make_dataset, make_episode, cache, name):
+    (cache / name).mkdir(parents=True)
+    (cache / name / "plan").touch()
+    cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
+    assert (cache / name / "plan").exists()
+
+
+# ---------------------------------------------------------------- a cache of another user
+
+
+@pytest.fixture
+def as_another_user(monkeypatch):
+    """Act as a user without rights; the datasets lie where this user may read them."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    shared = Path(tempfile.mkdtemp())
+    shared.chmod(0o755)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(shared / "minari"))
+
+    @contextmanager
+    def act():
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    yield shared, act
+    shutil.rmtree(shared)
+
+
+def test_a_shared_cache_is_used_without_writing_and_what_it_lacks_is_an_error_with_the_option(
+    make_data, as_another_user
+):
+    shared, act = as_another_user
+    options = {"cache_dir": str(shared / "cache")}
+    make_data(**options).prepare_data()
+    before = snapshot(shared)
+    with act():
+        data = make_data(dataset_id="test/tiny-v0", **options)
+        data.prepare_data()
+        data.setup("fit")
+        with pytest.raises(ValueError, match=r"cache cannot be written to .*another user: .*--data\.cache_dir FOLDER"):
+            make_data(dataset_id="test/tiny-v0", discount=0.5, **options).prepare_data()
+        with pytest.raises(ValueError, match=r"new cannot be written to .*--data\.cache_dir FOLDER"):
+            make_data(dataset_id="test/tiny-v0", cache_dir=str(shared / "new")).prepare_data()
+    assert snapshot(shared) == before
+    (rows,) = shared.glob("cache/*/rows.npy")
+    rows.write_bytes(b"")
+    with act(), pytest.raises(ValueError, match=r"cache cannot be written to .*--data\.cache_dir FOLDER"):
+        make_data(dataset_id="test/tiny-v0", **options).prepare_data()
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_in_the_place_of_the_cache_is_an_error_with_the_option(make_data, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/cache"):
+        data = make_data(**({} if place == "file" else {"dataset_id": "test/tiny-v0"}), cache_dir=str(tmp_path / place))
+        with pytest.raises(ValueError, match=r"file.* is no folder .*--data\.cache_dir FOLDER"):
+            data.prepare_data()
+
+
+def test_a_user_without_a_home_needs_the_option(make_data, monkeypatch, tmp_path):
+    make_data()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry and without HOME
+    with pytest.raises(ValueError, match=r"no place for the datasets' cache .*--data\.cache_dir FOLDER"):
+        make_data(dataset_id="test/tiny-v0")
+    make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "mine"))
 
 
 PEAK = """

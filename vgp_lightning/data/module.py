@@ -33,7 +33,7 @@ from vgp_lightning.data.returns import Truncation, returns_by_row
 from vgp_lightning.data.spaces import action_bounds, check_spaces
 from vgp_lightning.data.windows import Padding, WindowDataset
 
-_LARGEST_BATCH = 4e9  # bytes; the activations of the networks take about a hundred times as much
+_LARGEST_BATCH = 4 * 10**9  # bytes; the activations of the networks take about a hundred times as much
 _LONG = 1024  # steps; windows of more may not be longer than all episodes
 
 
@@ -122,8 +122,8 @@ class MinariDataModule(pl.LightningDataModule):
         self.validation_share, self._validation_limit = validation_share, validation_windows
         self.split_seed = split_seed
         try:
-            default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
-            self._cache_dir = Path(cache_dir or default).expanduser()
+            root = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
+            self._cache_dir = Path(root).expanduser()
         except RuntimeError as error:  # a user without a home folder
             raise ValueError(f"there is no place for the datasets' cache ({error}): --data.cache_dir FOLDER") from error
         self._datasets = self._open(download)
@@ -180,12 +180,12 @@ class MinariDataModule(pl.LightningDataModule):
         Raises:
             ValueError: If a batch would take more than 4 GB.
         """
-        windows = min(self.batch_size, sum(dataset.total_steps for dataset in self._datasets))
-        size = windows * self.horizon * self.transition_dim * np.dtype(np.float32).itemsize
+        windows = min(int(self.batch_size), sum(dataset.total_steps for dataset in self._datasets))
+        size = windows * int(self.horizon) * self.transition_dim * np.dtype(np.float32).itemsize
         if size > _LARGEST_BATCH:
             raise ValueError(
                 f"a batch of {windows} windows of data.horizon {self.horizon} with {self.transition_dim} numbers "
-                f"a step would take {size / 1e9:.1f} GB, and the networks a multiple of it: set data.horizon or "
+                f"a step would take {size // 10**9} GB, and the networks a multiple of it: set data.horizon or "
                 "data.batch_size lower"
             )
 
