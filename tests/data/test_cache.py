@@ -440,6 +440,8 @@ def test_a_shared_cache_is_used_without_writing_and_what_it_lacks_is_an_error_wi
             make_data(dataset_id="test/tiny-v0", discount=0.5, **options).prepare_data()
         with pytest.raises(ValueError, match=r"new cannot be written to .*--data\.cache_dir FOLDER"):
             make_data(dataset_id="test/tiny-v0", cache_dir=str(shared / "new")).prepare_data()
+        with pytest.raises(ValueError, match=r"cache cannot be written to .*download.lock.*--data\.cache_dir FOLDER"):
+            make_data(dataset_id="test/tiny-v0", download=True, **options)
     assert snapshot(shared) == before
     (rows,) = shared.glob("cache/*/rows.npy")
     rows.write_bytes(b"")

@@ -8,8 +8,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def built(path: Path, folder: Path, write: Callable[[Path], None], files: Sequen
     if _damage(path, files) is None:
         return
     cache_dir = folder.parent
-    try:
+    with explained(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(cache_dir)
         with FileLock(f"{folder}.lock"):
@@ -54,11 +54,35 @@ def built(path: Path, folder: Path, write: Callable[[Path], None], files: Sequen
                 _build(path, building, write, files)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def explained(cache_dir: Path) -> Iterator[None]:
+    """Say what a user can do if files cannot be written into a folder of caches.
+
+    Raises:
+        ValueError: If the disk is full, or the folder cannot be written to.
+    """
+    choose = "choose another folder: --data.cache_dir FOLDER"
+    try:
+        yield
     except OSError as error:
-        message = _explain(error, cache_dir)
-        if message is None:
-            raise
-        raise ValueError(message) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = ""
+            with suppress(OSError):
+                free = f", {shutil.disk_usage(cache_dir).free / 1e6:.0f} MB are free"
+            limit = " (or a limit on the size of files is reached)" if error.errno == errno.EFBIG else ""
+            raise ValueError(
+                f"no space is left in {cache_dir} to build the datasets' cache{limit}{free}: free some, or {choose}"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ValueError(
+                f"the datasets' cache {cache_dir} cannot be written to ({error}); it may belong to another user: "
+                f"{choose}"
+            ) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise ValueError(f"the datasets' cache {cache_dir} is no folder ({error}): {choose}") from error
+        raise
 
 
 def _build(path: Path, building: Path, write: Callable[[Path], None], files: Sequence[str]) -> None:
@@ -117,24 +141,6 @@ def _damage(path: Path, files: Sequence[str]) -> str | None:
             return f"{file} cannot be read ({error.strerror})"
         if not isinstance(written, dict) or written.get(file.name) != found:
             return f"{file} is not as {manifest.name} says"
-    return None
-
-
-def _explain(error: OSError, cache_dir: Path) -> str | None:
-    """Return what a user can do about an error while something was built; None: there is nothing to add to it."""
-    choose = "choose another folder: --data.cache_dir FOLDER"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = ""
-        with suppress(OSError):
-            free = f", {shutil.disk_usage(cache_dir).free / 1e6:.0f} MB are free"
-        limit = " (or a limit on the size of files is reached)" if error.errno == errno.EFBIG else ""
-        return f"no space is left in {cache_dir} to build the datasets' cache{limit}{free}: free some, or {choose}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (
-            f"the datasets' cache {cache_dir} cannot be written to ({error}); it may belong to another user: {choose}"
-        )
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return f"the datasets' cache {cache_dir} is no folder ({error}): {choose}"
     return None
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from vgp_lightning.data.building import built
+from vgp_lightning.data.building import built, explained
 from vgp_lightning.data.reading import Recording, check_files, data_folder, read
 
 _FORMAT = "2"  # version of the cached arrays; part of the cache's keys
@@ -54,7 +54,10 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
     try:
         if download_lock is None:
             return minari.load_dataset(dataset_id)
-        download_lock.parent.mkdir(parents=True, exist_ok=True)
+        with explained(download_lock.parent):
+            download_lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(download_lock):  # what fails below is not the cache's fault
+                pass
         with FileLock(download_lock):
             return minari.load_dataset(dataset_id, download=True)
     except FileNotFoundError as error:
@@ -66,8 +69,8 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
         ) from error
     except ImportError as error:
         raise ValueError(
-            f"dataset {dataset_id!r} is stored in a format that needs another package ({error}): install that, such as "
-            'by pip install "minari[arrow]"'
+            f"dataset {dataset_id!r} needs another package for its format or its download ({error}): install it, such "
+            'as by pip install "minari[arrow]"'
         ) from error
 
 

@@ -179,7 +179,9 @@ def _member(group: h5py.Group, key: str, name: str) -> h5py.Group | h5py.Dataset
 def _parts(stored: Any, name: str) -> dict[str, Any] | None:
     """Return the parts of something that is no array, by Minari's names; None: it is an array."""
     if isinstance(stored, h5py.Group):
-        return {key: _member(stored, key, name) for key in stored}
+        with _readable(f"{name}: {stored.name}"):
+            keys = list(stored)
+        return {key: _member(stored, key, name) for key in keys}
     if isinstance(stored, tuple):
         return {f"_index_{number}": part for number, part in enumerate(stored)}
     return stored if isinstance(stored, dict) else None
@@ -217,7 +219,8 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
             raise ValueError(f"{name} has no {key}. {_CURE}")
     actions = list(_boxes(dataset.action_space, arrays["actions"], "actions", name))
     observations = list(_boxes(dataset.observation_space, arrays["observations"], "observations", name))
-    steps = (_shape(actions[0][2]) or (0,))[0]
+    shape, _ = _shape_and_type(actions[0][2], f"{name}: actions")
+    steps = (shape or (0,))[0]
     if steps == 0:
         raise ValueError(f"{name} has no steps: remove it from the dataset")
     if steps > dataset.total_steps:
@@ -252,20 +255,21 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
     return Recording(name, flat["actions"], flat["observations"], vectors["rewards"], bool(last), any(before))
 
 
-def _shape(array: Any) -> tuple[int, ...]:
-    return getattr(array, "shape", None) or ()  # None: an array of h5py without a size
+def _shape_and_type(array: Any, what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with _readable(what):  # h5py interprets both only here
+        shape = getattr(array, "shape", None) or ()  # None: an array of h5py without a size
+        return shape, getattr(array, "dtype", np.dtype(object))
 
 
 def _check_array(name: str, key: str, array: Any, steps: int, length: int, box: Any) -> None:
     """Check length, shape and type of an array; without a Box it is one number for each step."""
-    shape = _shape(array)
+    shape, kind = _shape_and_type(array, f"{name}: {key}")
     if shape and shape[0] != length:
         raise ValueError(f"{name} has {shape[0]} {key} for {steps} actions: {length} are needed. {_CURE}")
     if not shape or (shape != (length,) if box is None else math.prod(shape[1:]) != math.prod(box.shape)):
         expected = (length,) if box is None else (length, *box.shape)
         space = "" if box is None else f", by its space {box}"
         raise ValueError(f"{name} has {key} of shape {shape}: {expected} is needed{space}. {_CURE}")
-    kind = getattr(array, "dtype", np.dtype(object))
     if kind.kind not in "biuf":
         raise ValueError(f"{name} has {key} of type {kind}: real numbers or booleans are needed. {_CURE}")
 
@@ -277,10 +281,10 @@ def _check_memory(name: str, arrays: list[Any]) -> None:
         if isinstance(array, h5py.Dataset):
             with _readable(name):
                 space = array.id.get_storage_size()
+                numbers = max(array.size, math.prod(array.chunks or ()))  # a chunk is read as a whole
             if space == 0 and array.size:
                 raise ValueError(f"{name}: {array.name} was never written. {_CURE}")
-            chunk = math.prod(array.chunks or ()) * array.dtype.itemsize  # is read as a whole
-            declared, stored = declared + max(array.size * array.dtype.itemsize, chunk), stored + space
+            declared, stored = declared + numbers * array.dtype.itemsize, stored + space
     if _is_too_large(declared, stored):
         raise ValueError(
             f"{name} would take {declared / 1e9:.3f} GB of memory, {declared // max(stored, 1)} times what is stored "
