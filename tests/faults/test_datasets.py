@@ -166,11 +166,9 @@ case("rewards of lists", "has rewards of type object")(
 
 for key in ("observations", "actions", "rewards"):
     for value in (np.nan, np.inf, -np.inf):
-        case(f"{key} of {value}", rf"has {key} that are not finite in float32, first at step 5: ")(entry(key, value))
+        case(f"{key} of {value}", rf"has {key} that are not finite in float32, first at step 5")(entry(key, value))
 for key in ("observations", "rewards"):
-    case(f"{key} of 1e39", rf"has {key} that are not finite in float32, first at step 5: ")(
-        entry(key, 1e39, np.float64)
-    )
+    case(f"{key} of 1e39", rf"has {key} that are not finite in float32, first at step 5")(entry(key, 1e39, np.float64))
 for key in ("terminations", "truncations"):
     for value in (np.nan, np.inf, 0.5, 2, -1):
         case(f"{key} of {value}", rf"has {key} that are neither true nor false, first at step 5: {value}")(
@@ -180,9 +178,9 @@ for key in ("terminations", "truncations"):
         entry(key, 255, np.uint8)
     )
 for value in (1.01, -1.5, 1e6):
-    case(f"an action of {value}", r"has actions outside the bounds .* in 1 of 12 steps, first at step 5: ")(
-        entry("actions", value)
-    )
+    case(
+        f"an action of {value}", r"has actions outside the bounds .* in 1 of 12 steps, first at step 5, dimension 0: "
+    )(entry("actions", value))
 case("all actions in percent", "has actions outside the bounds .* in 12 of 12 steps")(
     put("actions", lambda old: 100 * np.ones_like(old))
 )
@@ -598,6 +596,18 @@ def test_observations_without_numbers_or_with_too_many_are_refused_when_the_modu
         space = spaces.Box(0, 255, shape, np.uint8)
         with pytest.raises(ValueError, match=f"dataset test/tiny-v0 has {message}"):
             make_data([make_episode(3, observations=observations)], {"observation_space": space})
+        verdict.outcome = "clear"
+
+
+def test_a_message_about_many_dimensions_is_one_line_with_the_first_wrong_one(make_data, make_episode):
+    with tally.case("malformed datasets", "a wrong number among 30 dimensions") as verdict:
+        low = -np.arange(1, 31, dtype=np.float32)
+        bounds = {"action_space": spaces.Box(low, -low), "observation_space": spaces.Box(low, -low)}
+        observations, actions = np.zeros((4, 30), np.float32), np.zeros((3, 30), np.float32)
+        actions[2, 17] = -99
+        with pytest.raises(ValueError, match=r"step 2, dimension 17: -99\.0, bounds -18\.0 to 18\.0") as caught:
+            make_data([make_episode(3, observations=observations, actions=actions)], bounds).prepare_data()
+        assert "\n" not in str(caught.value)
         verdict.outcome = "clear"
 
 

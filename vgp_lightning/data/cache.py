@@ -74,9 +74,9 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
         ) from error
 
 
-# The next two functions are the only users of two names that Minari's documentation does not list (as of 0.5.4):
-# get_dataset_path and MinariDataset.storage. Nothing documented tells where a missing dataset would lie, or returns the
-# metadata of an open one. A test says when they are gone.
+# The next two functions, and reading.py for MinariDataset.storage, are the only users of two names that Minari's
+# documentation does not list (as of 0.5.4): get_dataset_path and MinariDataset.storage. Nothing documented tells where
+# a dataset lies, or returns the metadata of an open one. A test says when they are gone.
 
 
 def dataset_path(dataset_id: str = "") -> Path:

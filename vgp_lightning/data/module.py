@@ -30,7 +30,7 @@ from vgp_lightning.data.normalizer import (
 from vgp_lightning.data.options import check_options
 from vgp_lightning.data.order import DrawOrder, WindowLoader
 from vgp_lightning.data.returns import Truncation, returns_by_row
-from vgp_lightning.data.spaces import action_bounds, check_spaces
+from vgp_lightning.data.spaces import action_bounds, check_spaces, one_line
 from vgp_lightning.data.windows import Padding, WindowDataset
 
 _LARGEST_BATCH = 4 * 10**9  # bytes; the activations of the networks take about a hundred times as much
@@ -153,8 +153,9 @@ class MinariDataModule(pl.LightningDataModule):
                 )
             if (dataset.observation_space, dataset.action_space) != (first.observation_space, first.action_space):
                 raise ValueError(
-                    f"datasets cannot be mixed: {self.dataset_ids[0]} has observations {first.observation_space} and "
-                    f"actions {first.action_space}, {name} has {dataset.observation_space} and {dataset.action_space}"
+                    f"datasets cannot be mixed: {self.dataset_ids[0]} has observations "
+                    f"{one_line(first.observation_space)} and actions {one_line(first.action_space)}, {name} has "
+                    f"{one_line(dataset.observation_space)} and {one_line(dataset.action_space)}"
                 )
         return datasets
 

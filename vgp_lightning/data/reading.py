@@ -21,6 +21,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from vgp_lightning.data.spaces import one_line
+
 _FILE = "main_data.hdf5"
 _OPEN = 100  # episodes read before the file is opened again: until then HDF5 keeps 28 kB for each
 _VECTORS = ("rewards", "terminations", "truncations")
@@ -202,7 +204,9 @@ def _boxes(space: spaces.Space[Any], stored: Any, key: str, name: str) -> Iterat
         for part, box in expected.items():
             yield from _boxes(box, parts[part], f"{key}/{part}", name)
     elif parts is not None:
-        raise ValueError(f"{name}: {key} is a group of {_few(parts)}, but its space is {space}, one array. {_CURE}")
+        raise ValueError(
+            f"{name}: {key} is a group of {_few(parts)}, but its space is {one_line(space)}, one array. {_CURE}"
+        )
     else:
         yield key, space, stored
 
@@ -251,8 +255,10 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
                 f"Booleans, or the numbers 0 and 1, are needed. {_CURE}"
             )
     _check_bounds(name, flat["actions"], dataset.action_space)
-    *before, last = vectors["terminations"].astype(bool)
-    return Recording(name, flat["actions"], flat["observations"], vectors["rewards"], bool(last), any(before))
+    ended = vectors["terminations"].astype(bool)
+    return Recording(
+        name, flat["actions"], flat["observations"], vectors["rewards"], bool(ended[-1]), bool(ended[:-1].any())
+    )
 
 
 def _shape_and_type(array: Any, what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -268,7 +274,7 @@ def _check_array(name: str, key: str, array: Any, steps: int, length: int, box: 
         raise ValueError(f"{name} has {shape[0]} {key} for {steps} actions: {length} are needed. {_CURE}")
     if not shape or (shape != (length,) if box is None else math.prod(shape[1:]) != math.prod(box.shape)):
         expected = (length,) if box is None else (length, *box.shape)
-        space = "" if box is None else f", by its space {box}"
+        space = "" if box is None else f", by its space {one_line(box)}"
         raise ValueError(f"{name} has {key} of shape {shape}: {expected} is needed{space}. {_CURE}")
     if kind.kind not in "biuf":
         raise ValueError(f"{name} has {key} of type {kind}: real numbers or booleans are needed. {_CURE}")
@@ -305,10 +311,11 @@ def _check_finite(name: str, key: str, values: NDArray[np.floating]) -> None:
     with np.errstate(over="ignore"):  # a number that is too large for float32 would be infinite in the cache
         finite = np.isfinite(values.astype(np.float32))
     if not finite.all():
-        step = int(np.argwhere(~finite)[0, 0])
+        first = tuple(np.argwhere(~finite)[0])
+        where = f"step {first[0]}" + (f", dimension {first[1]}" if len(first) > 1 else "")
         raise ValueError(
-            f"{name} has {key} that are not finite in float32, first at step {step}: {values[step]}. Correct the "
-            "episode, or remove it from the dataset"
+            f"{name} has {key} that are not finite in float32, first at {where}: {values[first]}. Correct the episode, "
+            "or remove it from the dataset"
         )
 
 
@@ -318,11 +325,12 @@ def _check_bounds(name: str, actions: NDArray[np.floating], space: spaces.Box) -
     size = np.maximum(np.where(np.isfinite(low), np.abs(low), 0), np.where(np.isfinite(high), np.abs(high), 0))
     with np.errstate(invalid="ignore"):
         margin = _OVERSHOOT * np.where(np.isfinite(high - low), high - low, np.maximum(size, 1))
-    outside = ((actions < low - margin) | (actions > high + margin)).any(axis=1)
+    outside = (actions < low - margin) | (actions > high + margin)
     if outside.any():
-        step = int(outside.argmax())
+        step, dimension = np.argwhere(outside)[0]
         raise ValueError(
-            f"{name} has actions outside the bounds of the dataset's action space in {int(outside.sum())} of "
-            f"{len(actions)} steps, first at step {step}: {actions[step]}, bounds {low} to {high}. Store the actions "
-            "as the environment takes them (numpy.clip(action, low, high)), or correct the action space"
+            f"{name} has actions outside the bounds of the dataset's action space in {int(outside.any(axis=1).sum())} "
+            f"of {len(actions)} steps, first at step {step}, dimension {dimension}: {actions[step, dimension]}, bounds "
+            f"{low[dimension]} to {high[dimension]}. Store the actions as the environment takes them "
+            "(numpy.clip(action, low, high)), or correct the action space"
         )

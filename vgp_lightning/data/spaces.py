@@ -22,10 +22,10 @@ def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
             or too many.
     """
     if not isinstance(dataset.action_space, spaces.Box):
-        raise ValueError(f"dataset {name} has actions {dataset.action_space}: only Box actions are supported")
+        raise ValueError(f"dataset {name} has actions {one_line(dataset.action_space)}: only Box actions are supported")
     if not _is_boxes(dataset.observation_space):
         raise ValueError(
-            f"dataset {name} has observations {dataset.observation_space}: "
+            f"dataset {name} has observations {one_line(dataset.observation_space)}: "
             "only Box, and Dict or Tuple of Box, is supported"
         )
     for what, space in (("actions", dataset.action_space), ("observations", dataset.observation_space)):
@@ -35,6 +35,11 @@ def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
                 f"dataset {name} has {what} of {size} numbers: a planner needs 1 to {_LARGEST}. Each of them is a "
                 "channel of the networks, so images are not supported: use features of them, or the state"
             )
+
+
+def one_line(space: spaces.Space[Any]) -> str:
+    """Return the text of a space for a message; gymnasium's has lines where bounds are long arrays."""
+    return " ".join(str(space).split())
 
 
 def _is_boxes(space: spaces.Space[Any]) -> bool:
