@@ -130,6 +130,34 @@ def test_no_episode_is_lost_or_doubled_where_the_file_is_opened_again(make_datas
     np.testing.assert_array_equal(episodes.per_dataset, [5])
 
 
+def test_a_dataset_in_a_format_that_minari_reads_has_the_same_rows_and_checks(
+    make_dataset, make_episode, cache, monkeypatch
+):
+    space = spaces.Dict(a=UNIT, b=spaces.Tuple([UNIT, UNIT]))
+    numbers = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4, 1)
+    episode = make_episode(3, observations={"a": numbers[0], "b": (numbers[1], numbers[2])})
+    dataset = make_dataset("test/nested-v0", [episode, episode], space)
+    right = load(cached([dataset], cache))
+    # Arrow needs pyarrow; Minari's own reader of HDF5 returns the same types.
+    monkeypatch.setattr(type(dataset.storage), "FORMAT", "arrow")
+    found = load(cached([dataset], cache.with_name("other")))
+    for one, other in zip(found, right, strict=True):
+        np.testing.assert_array_equal(one, other)
+    replace(dataset, "episode_1/rewards", np.zeros((3, 2)))
+    with pytest.raises(
+        ValueError, match=r"episode 1 of test/nested-v0 has rewards of shape \(3, 2\): \(3,\) is needed"
+    ):
+        cached([dataset], cache.with_name("other"))
+    with hdf5(dataset) as file:
+        del file["episode_1/observations/b"]
+    with pytest.raises(ValueError, match=r"episode 1 of test/nested-v0: observations lacks b; .*parts a, b"):
+        cached([dataset], cache.with_name("other"))
+    with hdf5(dataset) as file:
+        del file["episode_1/rewards"]
+    with pytest.raises(ValueError, match=r"episode 1 of test/nested-v0 cannot be read: .*rewards"):
+        cached([dataset], cache.with_name("other"))
+
+
 # ---------------------------------------------------------------- what is refused
 
 
