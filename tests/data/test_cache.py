@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -18,6 +20,7 @@ from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from vgp_lightning.data import cache as module
+from vgp_lightning.data import reading
 from vgp_lightning.data.cache import cached, load, open_dataset
 from vgp_lightning.data.spaces import check_spaces
 
@@ -62,7 +65,8 @@ def test_an_episode_has_a_row_for_each_step_and_one_of_final_observation_and_zer
 
 def test_the_zero_action_is_as_near_zero_as_the_bounds_allow(make_dataset, make_episode, cache):
     action_space = spaces.Box(np.float32([-1, 0.25, -3]), np.float32([1, 2, -0.5]))
-    dataset = make_dataset("test/rest-v0", [make_episode(2, action_dim=3)], action_space=action_space)
+    episode = make_episode(2, actions=np.float32([[-1, 0.25, -3], [1, 2, -0.5]]))
+    dataset = make_dataset("test/rest-v0", [episode], action_space=action_space)
     np.testing.assert_array_equal(load(cached([dataset], cache)).rows[-1, :3], [0, 0.25, -0.5])
 
 
@@ -120,10 +124,38 @@ def test_several_datasets_follow_one_another(make_dataset, make_episode, cache):
 
 
 def test_no_episode_is_lost_or_doubled_where_the_file_is_opened_again(make_dataset, make_episode, cache, monkeypatch):
-    monkeypatch.setattr(module, "_OPEN", 2)
+    monkeypatch.setattr(reading, "_OPEN", 2)
     episodes = load(cached([make_dataset("test/five-v0", [make_episode(1, number) for number in range(5)])], cache))
     np.testing.assert_array_equal(episodes.rows[::2, 1], [0, 100, 200, 300, 400])
     np.testing.assert_array_equal(episodes.per_dataset, [5])
+
+
+def test_a_dataset_in_a_format_that_minari_reads_has_the_same_rows_and_checks(
+    make_dataset, make_episode, cache, monkeypatch
+):
+    space = spaces.Dict(a=UNIT, b=spaces.Tuple([UNIT, UNIT]))
+    numbers = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4, 1)
+    episode = make_episode(3, observations={"a": numbers[0], "b": (numbers[1], numbers[2])})
+    dataset = make_dataset("test/nested-v0", [episode, episode], space)
+    right = load(cached([dataset], cache))
+    # Arrow needs pyarrow; Minari's own reader of HDF5 returns the same types.
+    monkeypatch.setattr(type(dataset.storage), "FORMAT", "arrow")
+    found = load(cached([dataset], cache.with_name("other")))
+    for one, other in zip(found, right, strict=True):
+        np.testing.assert_array_equal(one, other)
+    replace(dataset, "episode_1/rewards", np.zeros((3, 2)))
+    with pytest.raises(
+        ValueError, match=r"episode 1 of test/nested-v0 has rewards of shape \(3, 2\): \(3,\) is needed"
+    ):
+        cached([dataset], cache.with_name("other"))
+    with hdf5(dataset) as file:
+        del file["episode_1/observations/b"]
+    with pytest.raises(ValueError, match=r"episode 1 of test/nested-v0: observations lacks b; .*parts a, b"):
+        cached([dataset], cache.with_name("other"))
+    with hdf5(dataset) as file:
+        del file["episode_1/rewards"]
+    with pytest.raises(ValueError, match=r"episode 1 of test/nested-v0 cannot be read: .*rewards"):
+        cached([dataset], cache.with_name("other"))
 
 
 # ---------------------------------------------------------------- what is refused
@@ -138,7 +170,8 @@ def test_a_number_that_is_not_finite_is_refused_with_its_episode_array_and_step(
     getattr(episodes[1], part)[2:] = value
     dataset = make_dataset("test/nan-v0", episodes)
     with pytest.raises(
-        ValueError, match=rf"episode 1 of test/nan-v0 has {part} .*not finite in float32, first at step 2: "
+        ValueError,
+        match=rf"episode 1 of test/nan-v0 has {part} .*not finite in float32, first at step 2(, dimension 0)?: ",
     ):
         cached([dataset], cache)
 
@@ -179,7 +212,7 @@ def test_an_episode_without_a_step_is_refused(make_dataset, make_episode, cache)
 def test_metadata_with_another_number_of_steps_are_refused(make_dataset, make_episode, cache, change):
     dataset = make_dataset("test/count-v0", [make_episode(3)])
     dataset._total_steps = dataset.total_steps + change
-    with pytest.raises(ValueError, match=r"test/count-v0.*download or collect (it|the dataset) again"):
+    with pytest.raises(ValueError, match=r"test/count-v0.*Collect or download the dataset again"):
         cached([dataset], cache)
 
 
@@ -222,7 +255,7 @@ def test_a_missing_dataset_is_the_same_error_where_there_are_no_datasets():
 def test_minari_still_has_the_names_that_its_documentation_does_not_list(owner, name):
     assert hasattr(owner, name), (
         f"Minari {minari.__version__} has no {owner.__name__}.{name} any more: see what took its place, and change "
-        "dataset_path and metadata in vgp_lightning/data/cache.py, the only places that use it"
+        "cache.py and reading.py in vgp_lightning/data, the only places that use it"
     )
 
 
@@ -287,16 +320,16 @@ def test_a_rewritten_dataset_of_the_same_name_and_size_has_another_cache(make_da
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_build_leaves_no_cache(make_dataset, make_episode, cache, monkeypatch, error):
     dataset = make_dataset("test/two-v0", [make_episode(3, number) for number in range(2)])
-    check = module._check_episode
+    check = reading._checked
 
     def interrupted(name, *args):
         if name.startswith("episode 1"):
             assert list(cache.glob("*/*/rows.npy"))  # half of it is there
             raise error("power cut")
-        check(name, *args)
+        return check(name, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_check_episode", interrupted)
+        patch.setattr(reading, "_checked", interrupted)
         with pytest.raises(error, match="power cut"):
             cached([dataset], cache)
     assert [path.suffix for path in cache.iterdir()] in ([], [".lock"])
@@ -309,7 +342,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_no_cache(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_check_episode", full)
+    monkeypatch.setattr(reading, "_checked", full)
     with pytest.raises(ValueError, match=r"no space is left in .*arrays .* MB are free: .*--data\.cache_dir"):
         cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
@@ -319,18 +352,18 @@ BUILD = """
 import hashlib, sys, time
 from pathlib import Path
 import minari
-from vgp_lightning.data import cache as episodes
+from vgp_lightning.data import cache as episodes, reading
 
 cache, own, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-check = episodes._check_episode
+check = reading._checked
 
 def slow(name, *args):
-    check(name, *args)
     if name.startswith("episode 1"):
         own.with_suffix(".wrote").touch()
         time.sleep(seconds)
+    return check(name, *args)
 
-episodes._check_episode = slow
+reading._checked = slow
 dataset = minari.load_dataset("test/one-v0")
 own.with_suffix(".ready").touch()
 while not (own.parent / "go").exists():
@@ -377,6 +410,93 @@ def test_leftovers_of_other_datasets_are_removed_unless_somebody_holds_their_loc
     with FileLock(cache / f"{'b' * 32}.lock"):
         folder = cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
     assert {path for path in cache.iterdir() if path.is_dir()} == {folder, living}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hopper.building-x",  # of a `vgp export` that is running
+        "my.building-plans",
+        "building-x",
+        f"{'A' * 32}.building-x",
+        f"{'a' * 31}.building-x",
+        f"x{'a' * 32}.building-x",
+    ],
+)
+def test_what_the_cache_did_not_make_is_never_removed(make_dataset, make_episode, cache, name):
+    (cache / name).mkdir(parents=True)
+    (cache / name / "plan").touch()
+    cached([make_dataset("test/one-v0", [make_episode(3)])], cache)
+    assert (cache / name / "plan").exists()
+
+
+# ---------------------------------------------------------------- a cache of another user
+
+
+@pytest.fixture
+def as_another_user(monkeypatch):
+    """Act as a user without rights; the datasets lie where this user may read them."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    shared = Path(tempfile.mkdtemp())
+    shared.chmod(0o755)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(shared / "minari"))
+
+    @contextmanager
+    def act():
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    yield shared, act
+    shutil.rmtree(shared)
+
+
+def test_a_shared_cache_is_used_without_writing_and_what_it_lacks_is_an_error_with_the_option(
+    make_data, as_another_user
+):
+    shared, act = as_another_user
+    options = {"cache_dir": str(shared / "cache")}
+    make_data(**options).prepare_data()
+    before = snapshot(shared)
+    with act():
+        data = make_data(dataset_id="test/tiny-v0", **options)
+        data.prepare_data()
+        data.setup("fit")
+        with pytest.raises(ValueError, match=r"cache cannot be written to .*another user: .*--data\.cache_dir FOLDER"):
+            make_data(dataset_id="test/tiny-v0", discount=0.5, **options).prepare_data()
+        with pytest.raises(ValueError, match=r"new cannot be written to .*--data\.cache_dir FOLDER"):
+            make_data(dataset_id="test/tiny-v0", cache_dir=str(shared / "new")).prepare_data()
+        with pytest.raises(ValueError, match=r"cache cannot be written to .*download.lock.*--data\.cache_dir FOLDER"):
+            make_data(dataset_id="test/tiny-v0", download=True, **options)
+    assert snapshot(shared) == before
+    (rows,) = shared.glob("cache/*/rows.npy")
+    rows.write_bytes(b"")
+    with act(), pytest.raises(ValueError, match=r"cache cannot be written to .*--data\.cache_dir FOLDER"):
+        make_data(dataset_id="test/tiny-v0", **options).prepare_data()
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_in_the_place_of_the_cache_is_an_error_with_the_option(make_data, tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/cache"):
+        data = make_data(**({} if place == "file" else {"dataset_id": "test/tiny-v0"}), cache_dir=str(tmp_path / place))
+        with pytest.raises(ValueError, match=r"file.* is no folder .*--data\.cache_dir FOLDER"):
+            data.prepare_data()
+
+
+def test_a_user_without_a_home_needs_the_option(make_data, monkeypatch, tmp_path):
+    make_data()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry and without HOME
+    with pytest.raises(ValueError, match=r"no place for the datasets' cache .*--data\.cache_dir FOLDER"):
+        make_data(dataset_id="test/tiny-v0")
+    make_data(dataset_id="test/tiny-v0", cache_dir=str(tmp_path / "mine"))
 
 
 PEAK = """

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from minari import MinariDataset
 
+from vgp_lightning.data import cache
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.data.returns import discounted_returns
 
@@ -292,7 +292,7 @@ def test_integers_and_floats_of_one_value_share_the_cached_returns(make_data, tm
 
 def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeypatch):
     cold = prepared(make_data(discount=0.9))
-    for owner, name in ((MinariDataset, "iterate_episodes"), (MinariDataModule, "_write_returns")):
+    for owner, name in ((cache, "_write_arrays"), (MinariDataModule, "_write_returns")):
         monkeypatch.setattr(owner, name, None)  # must not be called
     for name in ("returns.discounted_returns", "module.measure_rows"):
         monkeypatch.setattr(f"vgp_lightning.data.{name}", None)
@@ -416,11 +416,63 @@ def test_held_out_episodes_that_are_too_short_are_an_error_too(make_data, make_e
         ({"weights": [-1]}, r"data.weights is \[-1\]: .*none below zero"),
         ({"weights": [0]}, r"data.weights is \[0\]: .*not all of them zero"),
         ({"weights": [float("nan")]}, r"data.weights is \[nan\]"),
+        ({"weights": [float("inf")]}, r"data.weights is \[inf\]"),
+        ({"weights": []}, r"data.weights is \[\]: give one finite weight for each of the 1 datasets"),
+        ({"weights": ["all"]}, r"data.weights is \['all'\]"),
+        ({"weights": 1}, r"data.weights is 1: give one"),
+        ({"horizon": -4}, "data.horizon is -4: it must be at least 1"),
+        ({"horizon": 4.5}, "data.horizon is 4.5: it must be a whole number"),
+        ({"horizon": "4"}, "data.horizon is '4': it must be a whole number"),
+        ({"horizon": True}, "data.horizon is True: it must be a whole number"),
+        ({"horizon": float("nan")}, "data.horizon is nan: it must be a whole number"),
+        ({"batch_size": -1}, "data.batch_size is -1: it must be at least 1"),
+        ({"batch_size": 2.0}, "data.batch_size is 2.0: it must be a whole number"),
+        ({"validation_windows": -1}, "data.validation_windows is -1: it must be at least 1"),
+        ({"validation_share": 1.0}, r"data.validation_share is 1.0: it must lie in \[0, 1\)"),
+        ({"validation_share": 1.5}, "data.validation_share is 1.5: it must be at least 0, at most 1"),
+        ({"validation_share": float("nan")}, "data.validation_share is nan: it must be a finite number"),
+        ({"validation_share": "half"}, "data.validation_share is 'half': it must be a finite number"),
+        ({"discount": float("nan")}, "data.discount is nan: it must be a finite number"),
+        ({"discount": None}, "data.discount is None: it must be a finite number"),
+        ({"discount": 10**400}, "it must be at least 0, at most 1"),
+        ({"num_workers": 100_000}, "data.num_workers is 100000: it must be at least 0, at most 256"),
+        ({"dataset_id": None}, "data.dataset_id has None: name Minari datasets"),
+        ({"dataset_id": ""}, "data.dataset_id has '': name Minari datasets"),
+        ({"dataset_id": ["test/tiny-v0", 3]}, "data.dataset_id has 3: name Minari datasets"),
+        ({"dataset_id": ["test/tiny-v0"] * 2}, "data.dataset_id names test/tiny-v0 2 times.* data.weights draws more"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_its_value(make_data, bad, message):
     with pytest.raises(ValueError, match=message):
         prepared(make_data(**bad))
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"horizon": 10**9}, "16 windows of data.horizon 1000000000 with 3 numbers a step would take 192 GB"),
+        ({"horizon": 10**7, "batch_size": 10**9}, "96 windows of data.horizon 10000000 .* would take 11 GB"),
+        ({"horizon": 10**400}, "16 windows of data.horizon 10+ .*would take 192.* GB"),
+    ],
+)
+def test_a_batch_that_no_device_holds_is_refused_with_its_size_before_anything_is_read(
+    make_data, tmp_path, options, size
+):
+    with pytest.raises(ValueError, match=f"a batch of {size}.*set data.horizon or data.batch_size lower"):
+        make_data(**options)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("padding", ["none", "terminated", "all"])
+def test_windows_of_many_more_steps_than_all_episodes_are_refused(make_data, padding):
+    with pytest.raises(ValueError, match=r"data.horizon is 1025, but the longest .* has 12 steps.*at most 1024"):
+        prepared(make_data(horizon=1025, padding=padding))
+    prepared(make_data(dataset_id="test/tiny-v0", horizon=1024, padding="all"))
+
+
+def test_a_batch_of_all_windows_may_be_asked_for_by_any_large_number(make_data):
+    (batch,) = prepared(make_data(batch_size=10**9, validation_share=0)).train_dataloader()
+    assert len(batch.trajectories) == 8 * 9
 
 
 def test_a_dataset_without_episodes_is_refused_with_the_command_that_removes_it(make_data, make_dataset):

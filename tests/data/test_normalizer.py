@@ -83,3 +83,10 @@ def test_shift_and_scale_are_float32_and_an_unknown_kind_is_refused():
     assert [(v.dtype, v.item()) for v in shift_and_scale(statistics, "limits")] == [("f4", 2), ("f4", 2)]
     with pytest.raises(ValueError, match=r"'minmax'.*'gaussian' or 'limits'"):
         shift_and_scale(statistics, "minmax")
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "limits"])
+def test_a_scale_that_float32_rounds_to_zero_does_not_divide_by_it(kind):
+    rows = np.resize([0, 1e-45], (9, 1)).astype(np.float32)  # the smallest number above zero that float32 has
+    assert rows.max() > 0
+    assert shift_and_scale(measure(iter([rows])), kind)[1] == 1

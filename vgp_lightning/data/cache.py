@@ -1,4 +1,4 @@
-"""Minari datasets -> flat memory-mapped arrays in a cache. Episodes are checked on the way.
+"""Minari datasets -> flat memory-mapped arrays in a cache.
 
 Shapes: D datasets, E episodes of n steps, A action and O observation dimensions, T = A + O, all in physical units.
 
@@ -7,19 +7,16 @@ zero action (where the bounds exclude zero: the action nearest to it).
 """
 
 import difflib
-import errno
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import minari
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from gymnasium import spaces
 from minari.storage import get_dataset_path
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
@@ -27,10 +24,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from vgp_lightning.data.spaces import flatten
+from vgp_lightning.data.building import built, explained
+from vgp_lightning.data.reading import Recording, check_files, data_folder, read
 
-_BUILDING = ".building-"
-_OPEN = 100  # episodes read before the file is opened again: until then HDF5 keeps 28 kB for each
 _FORMAT = "2"  # version of the cached arrays; part of the cache's keys
 
 
@@ -53,12 +49,15 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
             folder of this user, since another user's lock file cannot be opened. None: do not download.
 
     Raises:
-        ValueError: If the dataset is missing.
+        ValueError: If the dataset is missing, or a package that its format needs.
     """
     try:
         if download_lock is None:
             return minari.load_dataset(dataset_id)
-        download_lock.parent.mkdir(parents=True, exist_ok=True)
+        with explained(download_lock.parent):
+            download_lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(download_lock):  # what fails below is not the cache's fault
+                pass
         with FileLock(download_lock):
             return minari.load_dataset(dataset_id, download=True)
     except FileNotFoundError as error:
@@ -68,11 +67,16 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
             + (f"Did you mean {', '.join(near)}? " if near else "")
             + f"Download it: minari download {dataset_id} (or --data.download true), or collect one: vgp collect --help"
         ) from error
+    except ImportError as error:
+        raise ValueError(
+            f"dataset {dataset_id!r} needs another package for its format or its download ({error}): install it, such "
+            'as by pip install "minari[arrow]"'
+        ) from error
 
 
-# The next two functions are the only users of two names that Minari's documentation does not list (as of 0.5.4):
-# get_dataset_path and MinariDataset.storage. Nothing documented tells where a missing dataset would lie, or returns the
-# metadata of an open one. A test says when they are gone.
+# The next two functions, and reading.py for MinariDataset.storage, are the only users of two names that Minari's
+# documentation does not list (as of 0.5.4): get_dataset_path and MinariDataset.storage. Nothing documented tells where
+# a dataset lies, or returns the metadata of an open one. A test says when they are gone.
 
 
 def dataset_path(dataset_id: str = "") -> Path:
@@ -88,7 +92,7 @@ def metadata(dataset: minari.MinariDataset) -> dict[str, Any]:
 
 
 def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
-    """Return the folder of the datasets' flat arrays. Build it if it is missing.
+    """Return the folder of the datasets' flat arrays. Build it if it is missing or damaged.
 
     Its name is a hash of the datasets' metadata and of name, size and modification time of their other files; it does
     not depend on where they lie. Hashing the contents would mean reading gigabytes at every start. A copy with other
@@ -103,7 +107,7 @@ def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
     """
     key = hashlib.blake2b(_FORMAT.encode(), digest_size=16)
     for dataset in datasets:
-        path = Path(dataset.spec.data_path)
+        path = data_folder(dataset)
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             if file.name == "metadata.json":
                 key.update(file.read_bytes())
@@ -111,64 +115,9 @@ def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:
                 state = file.stat()
                 key.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     folder = cache_dir / key.hexdigest()
-    built(folder, folder, lambda target: _write_arrays(datasets, target))
+    files = [f"{name}.npy" for name in Episodes._fields]
+    built(folder, folder, lambda target: _write_arrays(datasets, target), files)
     return folder
-
-
-def built(path: Path, folder: Path, write: Callable[[Path], None]) -> None:
-    """Build a file or folder of the cache atomically, if it does not exist.
-
-    It is built beside the cache's folder and then renamed. A lock makes other processes wait. What the build of a
-    killed process left is removed by the next build.
-
-    Args:
-        path: To build: the cache's folder, or a file in it.
-        folder: The cache's folder.
-        write: Writes the file or folder to the path that it is given.
-
-    Raises:
-        ValueError: If the disk is full.
-    """
-    if path.exists():
-        return
-    cache_dir = folder.parent
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(cache_dir)
-    with FileLock(f"{folder}.lock"):
-        if path.exists():
-            return
-        building = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_BUILDING}", dir=cache_dir))
-        try:
-            target = building / path.name
-            write(target)
-            for file in (target, *target.rglob("*")):
-                if file.is_file():
-                    _sync(file)
-            target.rename(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            free = shutil.disk_usage(cache_dir).free / 1e6
-            raise ValueError(
-                f"no space is left in {cache_dir} to build the datasets' cache, {free:.0f} MB are free: "
-                "free some, or choose a folder on another disk: --data.cache_dir FOLDER"
-            ) from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove unfinished builds of processes that are gone: nobody holds their lock."""
-    for building in cache_dir.glob(f"*{_BUILDING}*"):
-        lock = FileLock(cache_dir / f"{building.name.split(_BUILDING)[0]}.lock", timeout=0)
-        with suppress(Timeout, OSError), lock:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file to the disk. Otherwise a power failure after the renaming could leave it empty."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -185,6 +134,8 @@ def appended(path: Path, *shape: int) -> Iterator[BinaryIO]:
 
 
 def _write_arrays(datasets: Sequence[minari.MinariDataset], folder: Path) -> None:
+    for dataset in datasets:
+        check_files(dataset)
     folder.mkdir()
     per_dataset = np.array([dataset.total_episodes for dataset in datasets], dtype=np.int64)
     count = sum(int(dataset.total_steps) for dataset in datasets) + int(per_dataset.sum())
@@ -195,71 +146,40 @@ def _write_arrays(datasets: Sequence[minari.MinariDataset], folder: Path) -> Non
     written = 0
     quiet = not Console().is_terminal
     with appended(folder / "rows.npy", count, width) as rows, appended(folder / "rewards.npy", count) as rewards:
-        for episode, dataset in track(_episodes(datasets), "Caching episodes", int(per_dataset.sum()), disable=quiet):
-            steps = len(episode.actions)
-            actions = np.concatenate([flatten(action_space, episode.actions), zero_action])
-            observations = flatten(dataset.observation_space, episode.observations)
-            _check_episode(f"episode {episode.id} of {dataset.id}", actions[:-1], observations, episode)
-            written += steps + 1
+        for episode, dataset in track(_recordings(datasets), "Caching episodes", int(per_dataset.sum()), disable=quiet):
+            written += len(episode.observations)
             if written > count:
                 raise ValueError(
-                    f"dataset {dataset.id} has more steps than its metadata say ({dataset.total_steps}): "
-                    "download or collect it again"
+                    f"dataset {dataset.id} has more steps than its metadata say ({dataset.total_steps}). "
+                    "Collect or download the dataset again"
                 )
-            rows.write(np.concatenate([actions, observations], axis=1, dtype=np.float32).tobytes())
+            actions = np.concatenate([episode.actions, zero_action])
+            rows.write(np.concatenate([actions, episode.observations], axis=1, dtype=np.float32).tobytes())
             rewards.write(np.append(episode.rewards, 0).astype(np.float32).tobytes())
-            lengths.append(steps)
-            terminated.append(bool(episode.terminations[-1]))
+            lengths.append(len(episode.rewards))
+            terminated.append(episode.terminated)
     if written != count:
         expected = ", ".join(f"{dataset.id} {dataset.total_steps}" for dataset in datasets)
         raise ValueError(
-            f"{count - written} steps are missing of those that the datasets' metadata say ({expected}): download or "
-            "collect the dataset again"
+            f"{count - written} steps are missing of those that the datasets' metadata say ({expected}). Collect or "
+            "download the dataset again"
         )
-    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64))
-    np.save(folder / "terminated.npy", np.array(terminated, dtype=bool))
-    np.save(folder / "per_dataset.npy", per_dataset)
+    _save(folder / "lengths.npy", np.array(lengths, dtype=np.int64))
+    _save(folder / "terminated.npy", np.array(terminated, dtype=bool))
+    _save(folder / "per_dataset.npy", per_dataset)
 
 
-def _episodes(
-    datasets: Sequence[minari.MinariDataset],
-) -> Iterator[tuple[minari.EpisodeData, minari.MinariDataset]]:
+def _save(path: Path, values: NDArray[Any]) -> None:
+    """Write a small array. On a full disk np.save raises an error that does not say so."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    path.write_bytes(buffer.getvalue())
+
+
+def _recordings(datasets: Sequence[minari.MinariDataset]) -> Iterator[tuple[Recording, minari.MinariDataset]]:
     for dataset in datasets:
-        indices = dataset.episode_indices
-        for first in range(0, len(indices), _OPEN):
-            for episode in dataset.iterate_episodes(indices[first : first + _OPEN]):
-                yield episode, dataset
-
-
-def _check_episode(
-    name: str, actions: NDArray[np.floating], observations: NDArray[np.floating], episode: minari.EpisodeData
-) -> None:
-    """Check what Minari does not check when it writes."""
-    steps = len(actions)
-    if steps == 0:
-        raise ValueError(f"{name} has no steps: remove it from the dataset")
-    lengths = {
-        "observations": (len(observations), steps + 1),
-        "rewards": (len(episode.rewards), steps),
-        "terminations": (len(episode.terminations), steps),
-        "truncations": (len(episode.truncations), steps),
-    }
-    for part, (found, expected) in lengths.items():
-        if found != expected:
-            raise ValueError(f"{name} has {found} {part} for {steps} actions: {expected} are needed")
-    for part, values in (
-        ("actions", actions),
-        ("observations", observations),
-        ("rewards", np.asarray(episode.rewards)),
-    ):
-        with np.errstate(over="ignore"):  # a number that is too large for float32 would be infinite in the cache
-            finite = np.isfinite(values.astype(np.float32))
-        if not finite.all():
-            step = int(np.argwhere(~finite)[0, 0])
-            raise ValueError(
-                f"{name} has {part} that are not finite in float32, first at step {step}: {values[step]}. Correct the "
-                "episode, or remove it from the dataset"
-            )
+        for recording in read(dataset):
+            yield recording, dataset
 
 
 def load(folder: Path) -> Episodes:

@@ -4,10 +4,10 @@ Shapes: H steps, A action and O observation dimensions, T = A + O, all in physic
 """
 
 import json
-import math
 import os
+import warnings
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lightning.pytorch as pl
 import minari
@@ -16,12 +16,25 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vgp_lightning.data.cache import Episodes, appended, built, cached, load, metadata, open_dataset
-from vgp_lightning.data.normalizer import CHUNK, NormalizerKind, Statistics, measure, measure_rows, shift_and_scale
+from vgp_lightning.data.building import built
+from vgp_lightning.data.cache import Episodes, appended, cached, load, metadata, open_dataset
+from vgp_lightning.data.normalizer import (
+    CHUNK,
+    NormalizerKind,
+    Statistics,
+    is_constant,
+    measure,
+    measure_rows,
+    shift_and_scale,
+)
+from vgp_lightning.data.options import check_options
 from vgp_lightning.data.order import DrawOrder, WindowLoader
 from vgp_lightning.data.returns import Truncation, returns_by_row
-from vgp_lightning.data.spaces import action_bounds, check_spaces
+from vgp_lightning.data.spaces import action_bounds, check_spaces, one_line
 from vgp_lightning.data.windows import Padding, WindowDataset
+
+_LARGEST_BATCH = 4 * 10**9  # bytes; the activations of the networks take about a hundred times as much
+_LONG = 1024  # steps; windows of more may not be longer than all episodes
 
 
 class MinariDataModule(pl.LightningDataModule):
@@ -86,70 +99,41 @@ class MinariDataModule(pl.LightningDataModule):
                 that are not supported, or has other spaces than the first one.
         """
         super().__init__()
-        self.dataset_ids = [dataset_id] if isinstance(dataset_id, str) else list(dataset_id)
+        self.dataset_ids = list(dataset_id) if isinstance(dataset_id, list | tuple) else [dataset_id]
+        check_options(
+            self.dataset_ids,
+            weights,
+            horizon=horizon,
+            discount=discount,
+            termination_penalty=termination_penalty,
+            truncation=truncation,
+            padding=padding,
+            normalizer=normalizer,
+            batch_size=batch_size,
+            validation_share=validation_share,
+            validation_windows=validation_windows,
+            split_seed=split_seed,
+            num_workers=num_workers,
+        )
         self.weights = weights
         self.horizon, self.discount, self.termination_penalty = horizon, discount, termination_penalty
         self.truncation, self.padding, self.normalizer = truncation, padding, normalizer
         self.batch_size, self.num_workers = batch_size, num_workers
         self.validation_share, self._validation_limit = validation_share, validation_windows
         self.split_seed = split_seed
-        self._cache_dir = Path(
-            cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
-        ).expanduser()
-        self._check_options()
-
+        try:
+            root = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
+            self._cache_dir = Path(root).expanduser()
+        except RuntimeError as error:  # a user without a home folder
+            raise ValueError(f"there is no place for the datasets' cache ({error}): --data.cache_dir FOLDER") from error
         self._datasets = self._open(download)
         first = self._datasets[0]
         self.action_dim = spaces.flatdim(first.action_space)
         self.observation_dim = spaces.flatdim(first.observation_space)
         self.transition_dim = self.action_dim + self.observation_dim
+        self._check_size_of_batches()
         self._bounds = action_bounds(first.action_space)
         self.task = self._describe(first)
-
-    def _check_options(self) -> None:
-        """Check the constructor's arguments.
-
-        Raises:
-            ValueError: If one is out of range.
-        """
-        for name, value, low, high in (
-            ("horizon", self.horizon, 1, None),
-            ("discount", self.discount, 0, 1),
-            ("batch_size", self.batch_size, 1, None),
-            ("validation_windows", self._validation_limit, 1, None),
-            ("split_seed", self.split_seed, 0, None),
-            ("num_workers", self.num_workers, 0, None),
-        ):
-            if not (low <= value and (high is None or value <= high)):  # written so that NaN is refused
-                raise ValueError(
-                    f"data.{name} is {value}: it must be at least {low}" + (f", at most {high}" * bool(high))
-                )
-        for name, choice, choices in (
-            ("truncation", self.truncation, get_args(Truncation)),
-            ("padding", self.padding, get_args(Padding)),
-            ("normalizer", self.normalizer, get_args(NormalizerKind)),
-        ):
-            if choice not in choices:
-                raise ValueError(f"data.{name} is {choice!r}: choose from {choices}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"data.validation_share is {self.validation_share}: it must lie in [0, 1)")
-        if not math.isfinite(self.termination_penalty):
-            raise ValueError(f"data.termination_penalty is {self.termination_penalty}: it must be a finite number")
-        if self.truncation == "continue" and self.discount == 1:
-            raise ValueError(
-                "data.truncation is 'continue' and data.discount is 1: the sum of rewards that continue for ever needs "
-                "a discount below 1"
-            )
-        if not self.dataset_ids:
-            raise ValueError("data.dataset_id is empty: name at least one Minari dataset")
-        weights, count = self.weights, len(self.dataset_ids)
-        if weights is not None and (
-            len(weights) != count or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0
-        ):
-            raise ValueError(
-                f"data.weights is {weights}: give one finite weight for each of the {count} datasets in "
-                "data.dataset_id, none below zero, not all of them zero"
-            )
 
     def _open(self, download: bool) -> list[minari.MinariDataset]:
         """Open the datasets.
@@ -169,8 +153,9 @@ class MinariDataModule(pl.LightningDataModule):
                 )
             if (dataset.observation_space, dataset.action_space) != (first.observation_space, first.action_space):
                 raise ValueError(
-                    f"datasets cannot be mixed: {self.dataset_ids[0]} has observations {first.observation_space} and "
-                    f"actions {first.action_space}, {name} has {dataset.observation_space} and {dataset.action_space}"
+                    f"datasets cannot be mixed: {self.dataset_ids[0]} has observations "
+                    f"{one_line(first.observation_space)} and actions {one_line(first.action_space)}, {name} has "
+                    f"{one_line(dataset.observation_space)} and {one_line(dataset.action_space)}"
                 )
         return datasets
 
@@ -190,6 +175,21 @@ class MinariDataModule(pl.LightningDataModule):
             "reference_scores": None if None in references else reference,
         }
 
+    def _check_size_of_batches(self) -> None:
+        """Refuse batches that no device could train on, before anything of that size is allocated.
+
+        Raises:
+            ValueError: If a batch would take more than 4 GB.
+        """
+        windows = min(int(self.batch_size), sum(dataset.total_steps for dataset in self._datasets))
+        size = windows * int(self.horizon) * self.transition_dim * np.dtype(np.float32).itemsize
+        if size > _LARGEST_BATCH:
+            raise ValueError(
+                f"a batch of {windows} windows of data.horizon {self.horizon} with {self.transition_dim} numbers "
+                f"a step would take {size // 10**9} GB, and the networks a multiple of it: set data.horizon or "
+                "data.batch_size lower"
+            )
+
     def prepare_data(self) -> None:
         """Build what is missing in the cache. Lightning calls this in one process of each machine."""
         self._cached()
@@ -197,13 +197,23 @@ class MinariDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Map the cache, split the episodes, and compute the statistics of the training windows' returns.
 
+        Warns:
+            UserWarning: If all training windows have the same return.
+
         Raises:
-            ValueError: If no window fits, or there are too few episodes to hold some out.
+            ValueError: If no window fits, windows would be mostly padding, or there are too few episodes to hold some
+                out.
         """
         del stage
         if hasattr(self, "normalization"):
             return
         episodes, statistics, returns = self._cached()
+        longest = int(episodes.lengths.max())
+        if self.horizon > max(longest, _LONG):
+            raise ValueError(
+                f"data.horizon is {self.horizon}, but the longest episode of {self.dataset_ids} has {longest} "
+                f"steps, so that the rest of each window would be padding: set it to at most {max(longest, _LONG)}"
+            )
         held_out, chosen = self._split(len(episodes.lengths))
         self.train_windows = WindowDataset(episodes, returns, chosen, self.horizon, self.padding)
         held_out_windows = WindowDataset(episodes, returns, held_out, self.horizon, self.padding)
@@ -219,6 +229,13 @@ class MinariDataModule(pl.LightningDataModule):
         return_statistics = measure(
             returns[windows.first_rows(i, i + CHUNK), None] for i in range(0, windows.total, CHUNK)
         )
+        if is_constant(return_statistics).all():
+            warnings.warn(
+                f"all {windows.total} training windows of {self.dataset_ids} have the return "
+                f"{return_statistics.mean[0]:g}: a value function cannot learn anything from them. Check the rewards "
+                f"of the datasets, and data.discount, which is {self.discount}",
+                stacklevel=2,
+            )
         return_shift, return_scale = shift_and_scale(return_statistics, "gaussian")
         self.normalization = {
             "action_dim": self.action_dim,
@@ -284,7 +301,14 @@ class MinariDataModule(pl.LightningDataModule):
     def _write_returns(self, episodes: Episodes, path: Path) -> None:
         """Write the discounted return from each row."""
         settings = (self.discount, self.termination_penalty, self.truncation)
-        with appended(path, len(episodes.rows)) as file:
+        with appended(path, len(episodes.rows)) as file, np.errstate(over="ignore"):
             rewards = np.asarray(episodes.rewards)
-            for returns in returns_by_row(rewards, episodes.lengths, episodes.terminated, *settings):
+            every = returns_by_row(rewards, episodes.lengths, episodes.terminated, *settings)
+            for number, returns in enumerate(every):
+                if not np.isfinite(returns).all():
+                    raise ValueError(
+                        f"the returns of episode {number} of {self.dataset_ids} are too large for float32: scale the "
+                        f"rewards of the dataset down, or set data.discount (which is {self.discount}) or "
+                        f"data.termination_penalty ({self.termination_penalty}) lower"
+                    )
                 file.write(returns.tobytes())

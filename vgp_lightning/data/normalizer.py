@@ -88,6 +88,11 @@ def shift_and_scale(statistics: Statistics, kind: NormalizerKind) -> tuple[NDArr
         scale = (statistics.maximum - statistics.minimum) / 2
     else:
         raise ValueError(f"normaliser {kind!r} is unknown: choose 'gaussian' or 'limits'")
+    return shift.astype(np.float32), np.where(is_constant(statistics), 1.0, scale).astype(np.float32)
+
+
+def is_constant(statistics: Statistics) -> NDArray[np.bool_]:
+    """Return which dimensions are constant up to the rounding of float32, or too small for it to divide by."""
     size = np.maximum(np.abs(statistics.minimum), np.abs(statistics.maximum))
-    constant = statistics.maximum - statistics.minimum <= _CONSTANT * size
-    return shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)
+    tiny = np.finfo(np.float32).tiny
+    return (statistics.maximum - statistics.minimum <= _CONSTANT * size) | (statistics.std < tiny)

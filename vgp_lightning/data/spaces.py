@@ -10,20 +10,36 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+# Dimensions of a state; the largest in gymnasium is Humanoid's with 348. Minari takes 32 x 32 bytes for an image.
+_LARGEST = 1000
+
 
 def check_spaces(dataset: minari.MinariDataset, name: str) -> None:
     """Check that actions and observations can be flattened into one vector of numbers.
 
     Raises:
-        ValueError: If actions are no Box, or observations no Box and no Dict or Tuple of Box.
+        ValueError: If actions are no Box, or observations no Box and no Dict or Tuple of Box, or they have no numbers
+            or too many.
     """
     if not isinstance(dataset.action_space, spaces.Box):
-        raise ValueError(f"dataset {name} has actions {dataset.action_space}: only Box actions are supported")
+        raise ValueError(f"dataset {name} has actions {one_line(dataset.action_space)}: only Box actions are supported")
     if not _is_boxes(dataset.observation_space):
         raise ValueError(
-            f"dataset {name} has observations {dataset.observation_space}: "
+            f"dataset {name} has observations {one_line(dataset.observation_space)}: "
             "only Box, and Dict or Tuple of Box, is supported"
         )
+    for what, space in (("actions", dataset.action_space), ("observations", dataset.observation_space)):
+        size = spaces.flatdim(space)
+        if not 1 <= size <= _LARGEST:
+            raise ValueError(
+                f"dataset {name} has {what} of {size} numbers: a planner needs 1 to {_LARGEST}. Each of them is a "
+                "channel of the networks, so images are not supported: use features of them, or the state"
+            )
+
+
+def one_line(space: spaces.Space[Any]) -> str:
+    """Return the text of a space for a message; gymnasium's has lines where bounds are long arrays."""
+    return " ".join(str(space).split())
 
 
 def _is_boxes(space: spaces.Space[Any]) -> bool:
@@ -32,15 +48,6 @@ def _is_boxes(space: spaces.Space[Any]) -> bool:
     if isinstance(space, spaces.Tuple):
         return all(_is_boxes(part) for part in space)
     return isinstance(space, spaces.Box)
-
-
-def flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.floating]:
-    """Return n elements of a space as rows (n, D), in the order of ``gymnasium.spaces.flatten``."""
-    if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten(part, values[key]) for key, part in space.items()], axis=1)
-    if isinstance(space, spaces.Tuple):
-        return np.concatenate([flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
-    return np.asarray(values).reshape(len(values), spaces.flatdim(space))
 
 
 def unflatten(space: spaces.Space[Any], flat: NDArray[Any]) -> Any:
