@@ -91,11 +91,10 @@ class LearningModule(pl.LightningModule):
         """Take the data module's statistics for training; validation of a checkpoint keeps the checkpoint's.
 
         Raises:
-            ValueError: If the precision would round the data, or the strategy divides the weights.
+            ValueError: If the Trainer's options would train nothing, or round the data, or divide the weights.
         """
-        _check_precision(self.trainer.precision)
-        _check_strategy(self.trainer.strategy)
         self._fits = stage == "fit"
+        check_trainer(self.trainer, trains=self._fits)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         for part in self.parts:
             if self._fits and isinstance(datamodule, MinariDataModule):
@@ -258,6 +257,35 @@ class LearningModule(pl.LightningModule):
                     f"the data have changed since the checkpoint was written: {name} is {own[name].tolist()}, was "
                     f"{saved[name].tolist()}. Train anew, or restore the dataset"
                 )
+
+
+def check_trainer(trainer: pl.Trainer, trains: bool) -> None:
+    """Refuse options of the Trainer that these networks cannot be trained or validated with.
+
+    Args:
+        trainer: The Trainer.
+        trains: Whether it trains, and not only validates.
+
+    Raises:
+        ValueError: If one is out of range, the precision would round the data, or the strategy divides the weights.
+    """
+    _check_precision(trainer.precision)
+    _check_strategy(trainer.strategy)
+    clip = trainer.gradient_clip_val
+    if clip is not None and not 0 <= clip < math.inf:
+        raise ValueError(
+            f"trainer.gradient_clip_val is {clip}: it must be a finite number above 0, or 0 for no clipping"
+        )
+    if trains and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        for name, value in (
+            ("max_steps", trainer.max_steps),
+            ("max_epochs", trainer.max_epochs),
+            ("limit_train_batches", trainer.limit_train_batches),
+        ):
+            if value == 0:
+                raise ValueError(f"trainer.{name} is 0: nothing would be trained. Give at least 1")
+        if (every := trainer.log_every_n_steps) < 1:  # type: ignore[attr-defined]
+            raise ValueError(f"trainer.log_every_n_steps is {every}: it must be at least 1")
 
 
 def _check_precision(precision: str) -> None:
