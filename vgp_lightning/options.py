@@ -5,6 +5,7 @@ jsonargparse parses them. This file reads the config files once before, because 
 
 import ast
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def read_options(arguments: Sequence[str]) -> list[Given]:
         if option in ("-c", "--config"):
             given += read_config(value) if value else []
         else:
-            given.append(Given(option.lstrip("-"), value, None))
+            given.append(Given(option.lstrip("-").removesuffix("+"), value, None))
     return given
 
 
@@ -84,8 +85,7 @@ def read_config(name: str) -> list[Given]:
     """
     import yaml
 
-    is_file = len(name) < 4096 and "\n" not in name and Path(name).is_file()
-    name, text = (name, _read_text(Path(name))) if is_file else ("the options after -c", name)
+    name, text = (name, _read_text(Path(name))) if os.path.isfile(name) else ("the options after -c", name)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
@@ -228,11 +228,14 @@ def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with:
         several = f"one of {', '.join(f'--{name}' for name in longer[:6])}" if len(longer) > 1 else f"--{longer[0]}"
         return f": options are not abbreviated; did you mean {several}?"
     ends = [name for name in (*names, *(one.key for one in given if one.key != key)) if name.rpartition(".")[2] == last]
-    near = ends[:1] if ends and "." not in key else difflib.get_close_matches(key, names, n=1)
+    # What stands before the last dot is most of a name, and would make all names alike.
+    beside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == key.rpartition(".")[0]}
+    near = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
+    near = near or (difflib.get_close_matches(key, ends, n=1) if "." in key else ends[:1])
     if near:
         return f": did you mean --{near[0]}?"
-    others = [f"vgp {other}" for other in verbs_with(key.partition(".")[0]) if other != verb]
-    return f": it is an option of {', '.join(others)}" if others else ""
+    others = verbs_with(key.partition(".")[0])
+    return f": it is an option of vgp {', '.join(others)}" if others and verb not in others else ""
 
 
 def _names(parser: Any, verb: str) -> list[str]:
@@ -274,7 +277,10 @@ def _wrong_value(key: str, details: str, given: Sequence[Given]) -> str:
     kinds = [_plain(kind) for kind in expected]
     known = list(dict.fromkeys(kind for kind in kinds if kind))
     if key == "model" or "dot import path" in details:
-        return f"{name} is {value!r}: the name of a class is needed, such as vgp_lightning.training.PlannerModule"
+        example = (
+            ", such as vgp_lightning.training.PlannerModule" if key == "model" else ", one of Lightning's or yours"
+        )
+        return f"{name} is {value!r}: the name of a class is needed{example}"
     if not known:
         return f"{name} is {value!r}: {' '.join(details.split())}"
     null = " (or null)" if any("NoneType" in kind for kind in expected) else ""

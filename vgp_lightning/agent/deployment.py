@@ -137,7 +137,8 @@ def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipel
     index = folder / "model_index.json"
     remedy = "make one: vgp export --denoiser DENOISER.ckpt --value VALUE.ckpt --output FOLDER"
     if not index.is_file():
-        raise ValueError(f"{folder} is not a pipeline folder: {_describe_other(folder)}; {remedy}")
+        found = _describe_other(folder) or f"it has no model_index.json; {remedy}"
+        raise ValueError(f"{folder} is not a pipeline folder: {found}")
     device = find_device(device)
     name = json.loads(index.read_text()).get("_class_name")
     if name != ValueGuidedPlannerPipeline.__name__:
@@ -171,15 +172,15 @@ def find_device(device: str) -> str:
     return device
 
 
-def _describe_other(folder: Path) -> str:
-    """Return what a user has given in place of a pipeline folder."""
+def _describe_other(folder: Path) -> str | None:
+    """Return what a user has given in place of a pipeline folder, and the cure; None: neither is known."""
     if folder.suffix in (".yaml", ".yml"):
-        return f"it is a config, which -c takes (-c {folder})"
+        return f"it is a config, which is given as -c {folder}"
     if folder.is_file():
-        return "it is a file; if it is a checkpoint, export it first"
-    if (folder / "checkpoints").is_dir() or any(folder.glob("*/checkpoints")):
-        return "it is a folder of vgp fit; export its checkpoint first"
-    return "it has no model_index.json" if folder.is_dir() else "it does not exist and so it has no model_index.json"
+        return f"it is a file. A checkpoint becomes a folder by vgp export --denoiser {folder} --output FOLDER"
+    if (folder / "checkpoints").is_dir():
+        return f"it is a run of vgp fit, which becomes one by vgp export --denoiser {folder} --output FOLDER"
+    return None
 
 
 def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Unpack[Settings]) -> float:

@@ -124,7 +124,7 @@ def _why(name: str, error: Exception, kwargs: dict[str, Any]) -> str:
         return "the mazes need: pip install 'vgp_lightning[maze]'"
     near = difflib.get_close_matches(name, gymnasium.registry, n=1)
     guess = f" Did you mean {near[0]}?" if near and near[0] != name else ""
-    first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" Did you mean")[0].rstrip(".")
     return f"{first}.{guess} The id of an environment of another package is 'package:Id'"
 
 

@@ -24,6 +24,7 @@ from vgp_lightning.data.windows import Batch
 from vgp_lightning.training.fast import can_forward
 from vgp_lightning.training.internals import begin_new_epoch
 
+_NO_END = "the cosine schedule needs an end: set trainer.max_steps or trainer.max_epochs"
 STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
 
 
@@ -182,7 +183,7 @@ class LearningModule(pl.LightningModule):
         """
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise ValueError("the cosine schedule needs an end: set trainer.max_steps or trainer.max_epochs")
+            raise ValueError(_NO_END)
         groups = [
             {"params": list(part.network.parameters()), "lr": part.learning_rate, "weight_decay": part.weight_decay}
             | ({"name": part.short_name} if len(self.parts) > 1 else {})
@@ -235,9 +236,7 @@ class LearningModule(pl.LightningModule):
         Raises:
             ValueError: If the checkpoint holds another module, or is resumed with other data.
         """
-        kind = checkpoint.get("vgp_module")
-        if kind != type(self).__name__:
-            raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
+        check_kind(checkpoint, type(self).__name__)
         if self._fits:
             self._check_statistics(checkpoint["state_dict"])
             self._position = checkpoint.get("vgp_position") or _position_of_0_1(checkpoint)
@@ -259,6 +258,20 @@ class LearningModule(pl.LightningModule):
                 )
 
 
+def check_kind(checkpoint: dict[str, Any], name: str) -> None:
+    """Refuse a checkpoint of another module.
+
+    Args:
+        checkpoint: The checkpoint.
+        name: The name of the module's class.
+
+    Raises:
+        ValueError: If it is of another.
+    """
+    if (kind := checkpoint.get("vgp_module")) != name:
+        raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {name}")
+
+
 def check_trainer(trainer: pl.Trainer, trains: bool) -> None:
     """Refuse options of the Trainer that these networks cannot be trained or validated with.
 
@@ -273,19 +286,22 @@ def check_trainer(trainer: pl.Trainer, trains: bool) -> None:
     _check_strategy(trainer.strategy)
     clip = trainer.gradient_clip_val
     if clip is not None and not 0 <= clip < math.inf:
+        raise ValueError(f"trainer.gradient_clip_val is {clip}: it must be a finite number, at least 0 (no clipping)")
+    if not trains or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"trainer.{name} is 0: nothing would be trained. Give at least 1")
+    for name in ("log_every_n_steps", "check_val_every_n_epoch", "accumulate_grad_batches"):
+        every = getattr(trainer, name)
+        if every is not None and every < 1:
+            raise ValueError(f"trainer.{name} is {every}: it must be at least 1")
+    if trainer.val_check_interval == 0:
         raise ValueError(
-            f"trainer.gradient_clip_val is {clip}: it must be a finite number above 0, or 0 for no clipping"
+            "trainer.val_check_interval is 0: it must be above 0; --data.validation_share 0 validates never"
         )
-    if trains and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        for name, value in (
-            ("max_steps", trainer.max_steps),
-            ("max_epochs", trainer.max_epochs),
-            ("limit_train_batches", trainer.limit_train_batches),
-        ):
-            if value == 0:
-                raise ValueError(f"trainer.{name} is 0: nothing would be trained. Give at least 1")
-        if (every := trainer.log_every_n_steps) < 1:  # type: ignore[attr-defined]
-            raise ValueError(f"trainer.log_every_n_steps is {every}: it must be at least 1")
+    if trainer.max_steps == trainer.max_epochs == -1:
+        raise ValueError(_NO_END)
 
 
 def _check_precision(precision: str) -> None:

@@ -10,13 +10,14 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.training.base import LearningModule, check_trainer
+from vgp_lightning.training.base import LearningModule, check_kind, check_trainer
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
 from vgp_lightning.training.runs import find_checkpoint, is_main_process, last_checkpoint, own_folder
 
+_LINKED = ("transition_dim", "action_dim", "horizon", "task")  # arguments of the modules that follow from the data
 # The options that decide the weights. The number of processes does not: a batch is that of all of them together.
 _DECIDING = (
     *("seed_everything", "model", "data", "ema"),
@@ -70,7 +71,7 @@ class _ConfigInCheckpoint(SaveConfigCallback):
 
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in ("transition_dim", "action_dim", "horizon", "task"):
+        for name in _LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         # Groups of their own, so that an overlay or an option changes one number (a list of callbacks cannot).
         parser.add_lightning_class_args(EMA, "ema")
@@ -84,34 +85,31 @@ class _CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and take the checkpoint out of the config.
-
-        Lightning would load its hyper-parameters over those of the command line.
-        """
-        super().parse_arguments(parser, args)
-        config = self.config[self.config.subcommand]
-        self._ckpt_path, config.ckpt_path = config.ckpt_path, None
-
-    def before_instantiate_classes(self) -> None:
-        """Put the checkpoint back: the file that the option stands for; for training none of another run.
+        """Parse, and find the checkpoint that is asked for; for training one of another run is refused.
 
         Raises:
             ValueError: If there is nothing to validate, or the checkpoint cannot be read or is of another run.
         """
-        config, asked = self.config[self.config.subcommand], self._ckpt_path
-        config.weights_only = True  # a checkpoint is data, never code
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
         _check_seed(config.seed_everything)
+        _check_linked(config.model)
         _drop_progress_bar(config.trainer)
         self._logger_config = _first_logger(config.trainer)
         self._version = None if self._logger_config is None else self._logger_config.init_args.get("version")
+        config.weights_only = True  # a checkpoint is data, never code
+        asked, config.ckpt_path = config.ckpt_path, None
         if self.config.subcommand == "validate" and not asked:
             raise ValueError(
                 "vgp validate needs --ckpt_path, the checkpoint to measure: without one it would measure random "
                 "weights. Give --ckpt_path RUN/checkpoints/last.ckpt, or --ckpt_path last for this logger's last run"
             )
-        self._resumes = config.ckpt_path = self._choose_checkpoint(asked) if asked else None
-        if config.ckpt_path is None and asked == "last":
-            self._resumes = "last"
+        self._checkpoint = self._choose_checkpoint(asked) if asked else None
+        self._resumes = "last" if asked == "last" and self._checkpoint is None else self._checkpoint
+
+    def before_instantiate_classes(self) -> None:
+        """Put the checkpoint into the config; Lightning loads its hyper-parameters over the command line's before."""
+        self.config[self.config.subcommand].ckpt_path = self._checkpoint
 
     def _choose_checkpoint(self, asked: str) -> str | None:
         """Return the checkpoint, after a look into it; None where training has left none yet."""
@@ -130,12 +128,14 @@ class _CLI(LightningCLI):
         else:
             path = find_checkpoint(asked, "--ckpt_path")
         checkpoint = read_checkpoint(path, ": train one with vgp fit")
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"{path} holds a {type(checkpoint).__name__}: it is no checkpoint of vgp fit")
         if fits:
             text = self.parser.dump(self.config, skip_none=False)
             _check_same(path, checkpoint, yaml.safe_load(text)["fit"], config.may_differ)
-            if is_main_process():
-                step = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
-                print(f"vgp: resuming from {path}, step {step}")
+        check_kind(checkpoint, config.model.class_path.rpartition(".")[2])
+        if fits and is_main_process():
+            print(f"vgp: resuming from {path}, step {checkpoint.get('global_step')}")
         return path
 
     def instantiate_classes(self) -> None:
@@ -144,6 +144,17 @@ class _CLI(LightningCLI):
         self.config[self.config.subcommand].ckpt_path = None
         if self._logger_config is not None:
             self._logger_config.init_args.version = self._version
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        """Make the Trainer.
+
+        Raises:
+            ValueError: If one of its options has no meaning; Lightning raises a TypeError for some.
+        """
+        try:
+            return super().instantiate_trainer(**options)
+        except TypeError as error:
+            raise ValueError(f"trainer: {error}") from error
 
     def fit(self, **options: Any) -> None:
         """Train, in a folder that no other process trains in."""
@@ -169,6 +180,16 @@ def _check_seed(seed: Any) -> None:
         raise ValueError(f"seed_everything is {seed}: a whole number from 0 to {2**32 - 1} is needed")
 
 
+def _check_linked(model: Namespace) -> None:
+    """Refuse arguments that follow from the data: the parser would replace them without a word."""
+    for name in _LINKED:
+        if (value := model.get("init_args", {}).get(name)) is not None:
+            raise ValueError(
+                f"model.init_args.{name} is {value}: it follows from the data, so leave it out"
+                + ", and set data.horizon" * (name == "horizon")
+            )
+
+
 def _first_logger(trainer_config: Namespace) -> Namespace | None:
     """Return the options of the logger whose folder is the run's; None: Lightning's default, or no logger."""
     logger = trainer_config.logger
@@ -185,13 +206,13 @@ def _drop_progress_bar(trainer_config: Namespace) -> None:
         ]
 
 
-def _check_same(path: str, checkpoint: Any, config: dict[str, Any], may_differ: list[str]) -> None:
+def _check_same(path: str, checkpoint: dict[str, Any], config: dict[str, Any], may_differ: list[str]) -> None:
     """Refuse to resume a run that had other settings.
 
     Raises:
         ValueError: If an option that decides the weights differs, and is not named in ``may_differ``.
     """
-    text = checkpoint.get("vgp_config") if isinstance(checkpoint, dict) else None
+    text = checkpoint.get("vgp_config")
     if not isinstance(text, str):
         return  # not written by the command line
     there, here = _flat(yaml.safe_load(text)), _flat(config)
