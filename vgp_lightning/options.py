@@ -228,14 +228,14 @@ def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with:
         several = f"one of {', '.join(f'--{name}' for name in longer[:6])}" if len(longer) > 1 else f"--{longer[0]}"
         return f": options are not abbreviated; did you mean {several}?"
     ends = [name for name in (*names, *(one.key for one in given if one.key != key)) if name.rpartition(".")[2] == last]
+    others = verbs_with(key.partition(".")[0])
+    if others and verb not in others:
+        return f": it is an option of vgp {', '.join(others)}"
     # What stands before the last dot is most of a name, and would make all names alike.
     beside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == key.rpartition(".")[0]}
     near = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
     near = near or (difflib.get_close_matches(key, ends, n=1) if "." in key else ends[:1])
-    if near:
-        return f": did you mean --{near[0]}?"
-    others = verbs_with(key.partition(".")[0])
-    return f": it is an option of vgp {', '.join(others)}" if others and verb not in others else ""
+    return f": did you mean --{near[0]}?" if near else ""
 
 
 def _names(parser: Any, verb: str) -> list[str]:

@@ -81,9 +81,7 @@ def _locate(name: str) -> str:
     if name in _names():
         return str(CONFIGS / name)
     if os.path.isdir(name):
-        raise ValueError(
-            f"{name} is a folder: -c takes a config, which is a file; `vgp configs` lists the packaged ones"
-        )
+        raise ValueError(f"{name} is a folder, and -c takes a file; `vgp configs` lists the packaged ones")
     if _is_yaml(name):
         return name
     raise _unknown(name, f"in the current folder ({Path.cwd()}), then among the packaged configs ({CONFIGS})")

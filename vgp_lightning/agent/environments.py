@@ -77,6 +77,8 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
     if count < 1:
         raise ValueError(f"{count} environments: at least 1 is needed")
     name = environment if isinstance(environment, str) else environment.id
+    if name.count(":") > 1:
+        raise ValueError(f"environment {name!r} cannot be made: an id is 'Id', or 'package:Id'")
     # The mazes are an extra, and gymnasium does not register them by itself.
     if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is not None:
         gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
