@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from vgp_lightning import __version__
 from vgp_lightning.failures import explain, fail, mark_as_bug
@@ -161,15 +161,10 @@ def _verbs_with(name: str) -> list[str]:
     for verb, entry in _VERBS.items():
         if not entry.own_parser:
             parameters = inspect.signature(_function(verb)).parameters
-            if name in parameters or ("settings" in parameters and name in _settings()):
+            settings = get_args(parameters["settings"].annotation) if "settings" in parameters else ()
+            if name in parameters or any(name in kind.__annotations__ for kind in settings):
                 verbs.append(verb)
     return verbs
-
-
-def _settings() -> Sequence[str]:
-    from vgp_lightning.pipeline.settings import DEFAULTS
-
-    return list(DEFAULTS)
 
 
 def _help() -> str:
