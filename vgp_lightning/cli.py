@@ -90,16 +90,24 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         kept = f": {_VERBS[verb].kept}" if verb in _VERBS else ""
         fail(f"interrupted{kept}", 130)
-    except BrokenPipeError:
-        # Who reads the output has seen enough, such as `head`. The interpreter would flush it again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None  # as SIGPIPE ends a process
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(141) from None  # as SIGPIPE ends a process
         message = explain(error)
         if message is None:
             mark_as_bug(error)
             raise
         fail(message)
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of the output has seen enough, as `head` has; if so, discard the rest of it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+        return True
+    return False
 
 
 def _run(verb: str, args: list[str]) -> None:

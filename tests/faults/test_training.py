@@ -1,7 +1,9 @@
 """Mistakes in the options of a training: each is refused before anything is written, or does what was meant."""
 
 import pickle
+import signal
 
+import lightning.pytorch as pl
 import pytest
 import tally
 import torch
@@ -232,6 +234,30 @@ def test_a_runs_folder_and_the_word_last_stand_for_its_checkpoint(train, refused
         verdict.outcome = "clear"
         message = refused("--ckpt_path", str(run), base="value", verb="validate")
         assert "the checkpoint holds a DenoiserModule, but the config asks for a ValueModule" in message
+
+
+class Impatient(pl.Callback):
+    """A user who presses Ctrl-C a second time in the second step."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_second_ctrl_c_ends_a_training_with_130_and_keeps_its_checkpoint(train, tmp_path, capfd):
+    with tally.case(GROUP, "fit, Ctrl-C twice") as verdict:
+        verdict.outcome = "clear"
+        handler = signal.getsignal(signal.SIGINT)
+        options = [f"--trainer.callbacks+={__name__}.Impatient", "--checkpoint.every_n_train_steps", "1"]
+        try:
+            with pytest.raises(SystemExit) as ended:
+                train(*options)
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Lightning has it ignored
+        assert ended.value.code == 130
+        assert "vgp: interrupted: last.ckpt, if there is one yet, is kept" in capfd.readouterr().err
+        (run,) = (tmp_path / "here/runs/denoiser").iterdir()
+        assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
 def test_the_progress_bar_of_a_config_is_left_out_where_no_bar_is_wanted(train, tmp_path):

@@ -120,14 +120,11 @@ def own_folder(trainer: pl.Trainer, version: Any, checkpoint: str | None) -> Ite
     Raises:
         ValueError: If another process trains in the folder, or it is another run's.
     """
-    if trainer.fast_dev_run or not is_main_process():  # type: ignore[attr-defined]
+    if trainer.fast_dev_run or not is_main_process() or not _is_on_disk(trainer):  # type: ignore[attr-defined]
         yield
         return
     made = _claim(trainer, version, checkpoint)
     folder = run_folder(trainer)
-    if "://" in str(trainer.default_root_dir if not trainer.loggers else trainer.loggers[0].save_dir):
-        yield  # a remote one has no locks
-        return
     if not folder.is_dir():
         made += _make(folder)
     lock = FileLock(folder / _LOCK)
@@ -148,10 +145,18 @@ def own_folder(trainer: pl.Trainer, version: Any, checkpoint: str | None) -> Ite
                 one.rmdir()
 
 
+def _is_on_disk(trainer: pl.Trainer) -> bool:
+    """Return whether the run's folder is one of this machine, whose name is known before training begins."""
+    logger = trainer.loggers[0] if trainer.loggers else None
+    if logger is not None and not isinstance(logger, TensorBoardLogger | CSVLogger):
+        return False  # such as W&B's, which names each run anew
+    return "://" not in str(trainer.default_root_dir if logger is None else logger.save_dir)
+
+
 def _claim(trainer: pl.Trainer, version: Any, checkpoint: str | None) -> list[Path]:
     """Make the folder of a new run that has a number, and return the folders that were made."""
     logger = trainer.loggers[0] if trainer.loggers else None
-    if not isinstance(logger, TensorBoardLogger | CSVLogger) or "://" in str(logger.save_dir):
+    if not isinstance(logger, TensorBoardLogger | CSVLogger):
         return []
     while True:
         folder = run_folder(trainer)
