@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,12 +103,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _nobody_reads() -> bool:
     """Return whether the reader of the output has seen enough, as `head` has; if so, discard the rest of it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+    return True
 
 
 def _run(verb: str, args: list[str]) -> None:
