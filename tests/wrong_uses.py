@@ -512,6 +512,9 @@ FITS = [
         f"{FIT} --model.init_args.horizon 16",
         "model.init_args.horizon is 16: it follows from the data, so leave it out",
     ),
+    Row(f"{FIT} --model.class_path nonsense", "--model.class_path is 'nonsense': the name of a class is needed"),
+    Row(f"{FIT} --ema 3", "--ema is '3': a mapping or the path of a config is needed, or options such as --ema.NAME"),
+    Row(f"{FIT} --data.dataset_id", "--data.dataset_id needs a value; one that begins with"),
     Row(f"{FIT} --ckpt_path nothing.ckpt", "nothing.ckpt does not exist: train one with vgp fit"),
     Row(f"{FIT} --ckpt_path FILE", "cannot be read as a checkpoint"),
     Row(f"{FIT} --ckpt_path DIR", "is a folder without checkpoints/last.ckpt"),
@@ -531,8 +534,24 @@ FITS = [
     Row(f"{FIT.replace('fit', 'validate', 1)} --ckpt_path ART/code.ckpt", "code.ckpt cannot be read as a checkpoint"),
 ]
 
+EMPTY = [
+    Row(f"{VERBS[verb]} --{option}=", f"{option} is empty: give a value, or leave it out", cure)
+    for verb, option, cure in (
+        *(("evaluate", "output_dir", "Quote variables of the shell, and see that they are set."),),
+        *(("evaluate", "env_id", None), ("evaluate", "device", None), ("tune", "output_dir", None)),
+        *(("diagnose", "output_dir", None), ("collect", "env_id", None), ("collect", "dataset_id", None)),
+        *(("export", "output", None), ("export", "value", None), ("import", "value", None), ("compare", "json", None)),
+        ("demo", "output_dir", None),
+    )
+]
+PLACES = [
+    Row(f"{VERBS['evaluate']} --pipeline_folder PIPE", "unknown option --pipeline_folder: pipeline_folder is given by"),
+    Row("import --denoiser FILE", "unknown option --denoiser: denoiser is given by its place, without a name"),
+    Row(f"{VERBS['tune']} --space {{batch_size: [1], batch_size: [2]}}", "--space has batch_size twice: remove one"),
+    Row(f"{VERBS['evaluate']} -c {{episodes: many}}", "the text after -c, line 1: episodes is 'many': a whole number"),
+]
 ROWS = [
     *(*OTHER_TYPES, *CHOICES, *MAPPINGS, *UNKNOWN, *OF_OTHER_VERBS, *NO_VALUE, *TOO_MANY, *MISSING),
     *(*NO_VERB, *ANY_CONFIG, *KEYS, *NO_CONFIG, *SEEDS, *COUNTS, *RANGES, *SPACES, *DEVICES, *ENVIRONMENTS, *FOLDERS),
-    *(*EXPORTS, *COLLECTS, *FITS),
+    *(*EXPORTS, *COLLECTS, *FITS, *EMPTY, *PLACES),
 ]

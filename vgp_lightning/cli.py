@@ -158,6 +158,9 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], parse_error:
     parser.add_function_arguments(function, as_group=False, as_positional=entry.positional, fail_untyped=True)
     options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
+    for name, value in options.items():
+        if value == "":
+            fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
     logging.disable_progress_bar()  # of the three files of a folder
     result = function(**options)
     if entry.outcome is not None:

@@ -67,6 +67,8 @@ def read_options(arguments: Sequence[str]) -> list[Given]:
         if option in ("-c", "--config"):
             given += read_config(value) if value else []
         else:
+            if value.startswith("{"):
+                _check_mapping(option, value)
             given.append(Given(option.lstrip("-").removesuffix("+"), value, None))
     return given
 
@@ -85,7 +87,7 @@ def read_config(name: str) -> list[Given]:
     """
     import yaml
 
-    name, text = (name, _read_text(Path(name))) if os.path.isfile(name) else ("the options after -c", name)
+    name, text = (name, _read_text(Path(name))) if os.path.isfile(name) else ("the text after -c", name)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
@@ -103,6 +105,18 @@ def read_config(name: str) -> list[Given]:
         kind = "a list" if isinstance(root, yaml.SequenceNode) else f"the text {_shorten(str(root.value))!r}"
         raise ValueError(f"{name} holds {kind}, not options: write one a line, such as 'seed: 0'")
     return list(_walk(root, "", name))
+
+
+def _check_mapping(option: str, value: str) -> None:
+    """Refuse a mapping on the command line that has a key twice; the parser finds all else that is wrong."""
+    import yaml
+
+    try:
+        root = yaml.compose(value, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):
+        return
+    if isinstance(root, yaml.MappingNode):
+        list(_walk(root, "", option))
 
 
 def _read_text(path: Path) -> str:
@@ -142,7 +156,8 @@ def _walk(node: Any, prefix: str, name: str) -> Iterator[Given]:
             raise ValueError(f"{place}: a key is needed before the colon, such as 'seed: 0'")
         dotted = f"{prefix}{key.value}"
         if key.value in lines:
-            raise ValueError(f"{name} has {dotted} twice, in line {lines[key.value]} and in line {line}: remove one")
+            where = f", in line {lines[key.value]} and in line {line}" if lines[key.value] != line else ""
+            raise ValueError(f"{name} has {dotted} twice{where}: remove one")
         lines[key.value] = line
         for one in (key, value):
             if one.tag not in _TAGS:
@@ -207,8 +222,8 @@ def _explain(
         )
         return f"{name}{_guess(parser, key, verb, given, verbs_with)}"
     if found := re.match(r"argument (\S+): expected (?:one|at least one) argument", message):
-        option = found[1].rpartition("/")[2]
-        return f"{found[1]} needs a value; one that begins with '-' is given as {option}=VALUE"
+        options = [option for option in found[1].split("/") if not option.endswith("+")]
+        return f"{'/'.join(options)} needs a value; one that begins with '-' is given as {options[-1]}=VALUE"
     if found := re.match(r"the following arguments are required: (.*)", message):
         return _missing(parser, [name.removeprefix(f"{verb}.") for name in found[1].split(", ")], verb)
     if found := re.match(r'Parser key "([^"]*)":', message):
@@ -222,6 +237,8 @@ def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with:
     if (found := _find(given, key)) is not None:  # a class's own parser does not know where the class stands
         prefix = found.key.removesuffix(key)
         names, key = [f"{prefix}{name}" for name in names], found.key
+    if any(action.dest == key and not action.option_strings for action in parser._actions):
+        return f": {key} is given by its place, without a name"
     last = key.rpartition(".")[2]
     longer = [name for name in names if name.startswith(key)]
     if longer and key:
@@ -276,7 +293,11 @@ def _wrong_value(key: str, details: str, given: Sequence[Given]) -> str:
     expected = re.findall(r"Expected an? (.+?)(?=\. Got value|$)", details, re.MULTILINE)
     kinds = [_plain(kind) for kind in expected]
     known = list(dict.fromkeys(kind for kind in kinds if kind))
+    if "Unable to load config" in details:
+        return f"{name} is {value!r}: a mapping or the path of a config is needed, or options such as {name}.NAME"
     if key == "model" or "dot import path" in details:
+        of_class = [one for one in given if one.key in (key, f"{key}.class_path")]
+        name, value = (of_class[-1].name, _shorten(of_class[-1].value)) if of_class else (name, value)
         example = (
             ", such as vgp_lightning.training.PlannerModule" if key == "model" else ", one of Lightning's or yours"
         )
