@@ -137,7 +137,7 @@ def own_folder(trainer: pl.Trainer, version: Any, checkpoint: str | None) -> Ite
     try:
         yield
     finally:
-        if made and list(folder.iterdir()) == [folder / _LOCK]:  # it has failed before it began
+        if made and list(folder.glob("*")) == [folder / _LOCK]:  # it has failed before it began
             (folder / _LOCK).unlink()
         lock.release()
         for one in reversed(made):
