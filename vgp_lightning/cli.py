@@ -12,7 +12,8 @@ from typing import Any, NoReturn, get_args
 
 from vgp_lightning import __version__
 from vgp_lightning.failures import explain, fail, mark_as_bug
-from vgp_lightning.options import error_of, read_options
+from vgp_lightning.given import read_options
+from vgp_lightning.options import error_of
 from vgp_lightning.shipped import locate_configs
 
 

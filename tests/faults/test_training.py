@@ -11,10 +11,10 @@ import yaml
 
 from vgp_lightning.cli import main
 from vgp_lightning.shipped import CONFIGS
-from vgp_lightning.training.base import check_trainer
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.trainers import check_trainer
 from vgp_lightning.training.value import ValueModule
 
 GROUP = "mistakes in training"

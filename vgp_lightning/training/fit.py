@@ -10,12 +10,13 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.training.base import LearningModule, check_kind, check_trainer
+from vgp_lightning.training.base import LearningModule, check_kind
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
 from vgp_lightning.training.runs import find_checkpoint, is_main_process, last_checkpoint, own_folder
+from vgp_lightning.training.trainers import check_trainer
 
 _LINKED = ("transition_dim", "action_dim", "horizon", "task")  # arguments of the modules that follow from the data
 # The options that decide the weights. The number of processes does not: a batch is that of all of them together.
