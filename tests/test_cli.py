@@ -334,7 +334,7 @@ def test_configs_refuses_an_unknown_name_with_the_nearest_one(elsewhere, capfd):
     assert "there is no config 'data/hoper-medium.yaml'" in message
     assert "Did you mean data/hopper-medium.yaml?" in message
     assert "Did you mean" not in failure(capfd, "configs", "../pyproject.toml")
-    assert "unrecognized arguments: other.yaml" in failure(capfd, "configs", "planner.yaml", "other.yaml")
+    assert "unexpected argument 'other.yaml'" in failure(capfd, "configs", "planner.yaml", "other.yaml")
 
 
 # ---------------------------------------------------------------- what is wrong is said in one message

@@ -64,7 +64,8 @@ def test_a_demos_folder_is_emptied_for_the_next(tmp_path, monkeypatch):
 
 def test_a_training_that_fails_ends_the_demo_with_one_message(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "demo puts its own in place")
+    monkeypatch.setattr("vgp_lightning.demo._TRAINING", "raise SystemExit(3)")
     with pytest.raises(SystemExit):
-        main(["demo", "--output_dir", str(tmp_path / "demo"), *MINIATURE, "--denoiser_steps", "-7"])
+        main(["demo", "--output_dir", str(tmp_path / "demo"), *MINIATURE])
     assert "training the denoiser failed" in capfd.readouterr().err
     assert not (tmp_path / "demo" / "report.json").exists()

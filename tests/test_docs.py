@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import settings
 import torch
+import troubleshooting
 from diffusers import DDPMScheduler
 from nbclient import NotebookClient
 
@@ -103,6 +104,12 @@ def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
 def test_the_table_of_settings_in_planning_md_is_that_of_their_definition():
     page = settings.PAGE.read_text()
     assert page == settings.put(settings.make_table(), page), "a setting has changed: run `python docs/settings.py`"
+
+
+def test_the_messages_in_troubleshooting_md_are_those_of_the_table_of_wrong_uses():
+    page = troubleshooting.PAGE.read_text()
+    made = troubleshooting.put(troubleshooting.make_list(), page)
+    assert page == made, "a message has changed: run `python docs/troubleshooting.py`"
 
 
 def test_the_table_of_settings_shows_defaults_ranges_and_choices():

@@ -30,7 +30,10 @@ MAY_IMPORT = {
     # the files beside them
     "demo": {"agent", "evaluation", "export", "report", "shipped"},
     "callbacks": {"training"},  # the old door
-    "cli": {"shipped"},  # it names its verbs as text
+    "cli": {"shipped", "given", "options", "failures"},  # it names its verbs as text
+    "options": {"given", "failures"},
+    "given": set(),
+    "failures": set(),
     "__main__": {"cli"},
     "__init__": set(),
     "shipped": set(),

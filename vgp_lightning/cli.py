@@ -3,15 +3,17 @@
 import difflib
 import inspect
 import os
-import pickle
+import select
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from vgp_lightning import __version__
+from vgp_lightning.failures import explain, fail, mark_as_bug
+from vgp_lightning.given import read_options
+from vgp_lightning.options import error_of
 from vgp_lightning.shipped import locate_configs
 
 
@@ -25,12 +27,17 @@ class _Verb:
     positional: bool = False  # whether arguments without a default may be given by position
     outcome: str | None = None  # what is printed before the path that is returned
     own_parser: bool = False  # whether the function takes (verb and options, parse_error) and parses them itself
+    kept: str = "nothing was written"  # what Ctrl-C leaves
 
 
+_GOES_ON = "the episodes that were finished are kept: the same command goes on from there"
+_FITS = "last.ckpt, if there is one yet, is kept: the same command with --ckpt_path last goes on from there"
 _VERBS = {
-    "collect": _Verb("let a behaviour act and write a Minari dataset", "agent.collection", "collect"),
+    "collect": _Verb("let a behaviour act and write a Minari dataset", "agent.collection", "collect", kept=_GOES_ON),
     "fit": _Verb(
-        "train a denoiser, a value function or both on Minari datasets", "training.fit", "run", own_parser=True
+        *("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
+        own_parser=True,
+        kept=_FITS,
     ),
     "validate": _Verb("measure a checkpoint on the held-out episodes", "training.fit", "run", own_parser=True),
     "export": _Verb("write two checkpoints as one pipeline folder", "export.trained", "export", outcome="exported to"),
@@ -39,15 +46,24 @@ _VERBS = {
         positional=True,
         outcome="imported to",
     ),
-    "evaluate": _Verb("let a pipeline folder act in its environment", "evaluation.evaluation", "evaluate", True),
+    "evaluate": _Verb(
+        *("let a pipeline folder act in its environment", "evaluation.evaluation", "evaluate", True), kept=_GOES_ON
+    ),
     "compare": _Verb("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
-    "tune": _Verb("find the settings that return most, within a budget", "tuning.search", "tune", True),
-    "diagnose": _Verb("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True),
-    "demo": _Verb("all of these in miniature, with a report", "demo", "demo"),
+    "tune": _Verb(
+        *("find the settings that return most, within a budget", "tuning.search", "tune", True), kept=_GOES_ON
+    ),
+    "diagnose": _Verb(
+        *("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True), kept=_GOES_ON
+    ),
+    "demo": _Verb(
+        *("all of these in miniature, with a report", "demo", "demo"), kept="the next demo begins anew in its folder"
+    ),
     "configs": _Verb(
         "list the configs that ship with the package, or print one", "shipped", "show_configs", own_parser=True
     ),
 }
+_OF_FIT = ("model", "data", "trainer", "ema", "health", "checkpoint", "seed_everything", "ckpt_path", "may_differ")
 
 
 _CONFIG_HELP = "a file of these options, from the current folder or one of `vgp configs`; later files take precedence"
@@ -62,51 +78,74 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Verb and options; default: the process's.
 
     Raises:
-        SystemExit: With 2 and one message if an argument is wrong. ``VGP_TRACEBACK=1`` shows where.
+        SystemExit: With 2 and one message if the user can cure what is wrong, with 130 after Ctrl-C. With
+            ``VGP_TRACEBACK=1`` the exception itself is raised.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
-        return
-    if arguments[0] == "--version":
-        print(__version__)
-        return
-    verb, *rest = arguments
-    if verb not in _VERBS:
-        near = difflib.get_close_matches(verb, _VERBS, n=1)
-        guess = f". Did you mean {near[0]}?" if near else ""
-        _fail(f"unknown verb {verb!r}: choose from {', '.join(_VERBS)}{guess}")
+    verb, *rest = arguments or ["--help"]
     if os.environ.get("VGP_TRACEBACK"):
         _run(verb, rest)
         return
     try:
         _run(verb, rest)
-    except (ValueError, OSError, FloatingPointError, pickle.UnpicklingError) as error:
-        _fail(_message(error))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        kept = f": {_VERBS[verb].kept}" if verb in _VERBS else ""
+        fail(f"interrupted{kept}", 130)
     except Exception as error:
-        # Lightning's word for a user's error; imported by now, unless the error came before.
-        if type(error).__name__ != "MisconfigurationException":
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(141) from None  # as SIGPIPE ends a process
+        message = explain(error)
+        if message is None:
+            mark_as_bug(error)
             raise
-        _fail(str(error))
+        fail(message)
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of the output has seen enough, as `head` has; if so, discard the rest of it."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+    return True
 
 
 def _run(verb: str, args: list[str]) -> None:
     """Find the configs that are named, import what the verb calls, and call it."""
+    if verb in ("-h", "--help"):
+        print(_help())
+        return
+    if verb == "--version":
+        print(__version__)
+        return
+    if verb not in _VERBS:
+        near = difflib.get_close_matches(verb, _VERBS, n=1)
+        guess = f". Did you mean {near[0]}?" if near else ""
+        fail(f"unknown verb {verb!r}: choose from {', '.join(_VERBS)}{guess}")
     entry, options = _VERBS[verb], locate_configs(args)
-    function: Callable[..., Any] = getattr(import_module(f"vgp_lightning.{entry.module}"), entry.function)
+    parse_error = error_of(verb, read_options(options), _verbs_with)
+    function = _function(verb)
     if entry.own_parser:
-        function([verb, *options], _parse_error)
+        function([verb, *options], parse_error)
     else:
-        _call(verb, function, options)
+        _call(verb, function, options, parse_error)
 
 
-def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
+def _function(verb: str) -> Callable[..., Any]:
+    entry = _VERBS[verb]
+    function: Callable[..., Any] = getattr(import_module(f"vgp_lightning.{entry.module}"), entry.function)
+    return function
+
+
+def _call(verb: str, function: Callable[..., Any], args: list[str], parse_error: Callable[..., NoReturn]) -> None:
     """Call a verb's function with its parameters as options."""
     from diffusers.utils import logging
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     class Parser(ArgumentParser):
-        error = _parse_error
+        error = parse_error
 
         def format_help(self, *args: Any, **kwargs: Any) -> str:
             """Return the help, with the docstrings' double backticks as single ones."""
@@ -115,15 +154,30 @@ def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
     entry = _VERBS[verb]
     takes_settings = "settings" in inspect.signature(function).parameters
     epilog = _SETTINGS_HELP if takes_settings else None
-    parser = Parser(prog=f"vgp {verb}", description=entry.what, epilog=epilog)
+    parser = Parser(prog=f"vgp {verb}", description=entry.what, epilog=epilog, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help=_CONFIG_HELP)
     parser.add_function_arguments(function, as_group=False, as_positional=entry.positional, fail_untyped=True)
     options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
+    for name, value in options.items():
+        if value == "":
+            fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
     logging.disable_progress_bar()  # of the three files of a folder
     result = function(**options)
     if entry.outcome is not None:
         print(f"{entry.outcome} {result}")
+
+
+def _verbs_with(name: str) -> list[str]:
+    """Return the verbs that have an option of this name."""
+    verbs = ["fit", "validate"] if name in _OF_FIT else []
+    for verb, entry in _VERBS.items():
+        if not entry.own_parser:
+            parameters = inspect.signature(_function(verb)).parameters
+            settings = get_args(parameters["settings"].annotation) if "settings" in parameters else ()
+            if name in parameters or any(name in kind.__annotations__ for kind in settings):
+                verbs.append(verb)
+    return verbs
 
 
 def _help() -> str:
@@ -132,31 +186,6 @@ def _help() -> str:
         "usage: vgp VERB [options]\n\nFrom offline episodes to a planner that acts.\n\n"
         f"{verbs}\n\nvgp VERB --help lists a verb's options; every option can be in a file named with -c."
     )
-
-
-def _message(error: BaseException) -> str:
-    """Return the words of the error that this package raised, where jsonargparse has wrapped it in its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        frames = list(traceback.walk_tb(cause.__traceback__))
-        if frames and frames[-1][0].f_globals.get("__name__", "").startswith("vgp_lightning."):
-            return str(cause)
-        cause = cause.__cause__
-    return str(error)
-
-
-def _parse_error(parser: Any, message: str, ex: Exception | None = None) -> NoReturn:
-    """Say in one line what is wrong with the options, without jsonargparse's listing of types and of all options."""
-    del ex
-    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
-    lines = [line.strip() for line in message.splitlines()]
-    prog = parser.prog.replace(" [options]", "")
-    _fail(" ".join(line for line in lines if line and not line.startswith(noise)) + f" ({prog} --help)")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"vgp: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

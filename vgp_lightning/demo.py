@@ -29,6 +29,13 @@ WEIGHT_NOISE, ACTION_NOISE = 0.1, 0.5
 FIRST_SEED = 1_000_000  # of evaluation: far from the seeds of the data's episodes
 PLANNERS = ("behaviour", "unguided", "guided")
 _MARKER = ".vgp_demo"
+# `vgp fit` that ends at once when this process does, whatever ends it: then the pipe that is its standard input closes.
+_TRAINING = """
+import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+from vgp_lightning.cli import main
+main(sys.argv[1:])
+"""
 
 
 def demo(
@@ -56,8 +63,16 @@ def demo(
         What report.json holds.
 
     Raises:
-        ValueError: If the folder holds anything but an earlier demo.
+        ValueError: If a number is too small, or the folder holds anything but an earlier demo.
     """
+    for name, count in (
+        *(("episodes", episodes), ("steps", steps)),
+        *(("denoiser_steps", denoiser_steps), ("value_steps", value_steps)),
+    ):
+        if count < 1:
+            raise ValueError(f"{name} is {count}: at least 1 is needed")
+    if not 0 <= seed < 2**32:  # as Lightning takes them
+        raise ValueError(f"seed is {seed}: a whole number from 0 to {2**32 - 1} is needed")
     folder = _fresh(Path(output_dir))
     os.environ["MINARI_DATASETS_PATH"] = str((folder / "datasets").resolve())
     seconds: dict[str, float] = {}
@@ -122,7 +137,7 @@ def _fresh(folder: Path) -> Path:
 @contextmanager
 def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     """Announce a stage and note how long it took."""
-    Console().rule(f"[bold]{name}")
+    Console().rule(name, style="bold")
     start = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - start, 1)
@@ -141,7 +156,7 @@ def _train(steps: dict[str, int], seed: int, folder: Path) -> dict[str, Path]:
             log = None if kind == "denoiser" else stack.enter_context((folder / f"{kind}.log").open("w"))
             processes[kind] = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "vgp_lightning.cli", "fit"),
+                    *(sys.executable, "-c", _TRAINING, "fit"),
                     *("-c", str(CONFIGS / f"{kind}.yaml")),
                     *("-c", str(CONFIGS / "demo.yaml")),
                     *("--data.dataset_id", DATASET),
@@ -151,6 +166,7 @@ def _train(steps: dict[str, int], seed: int, folder: Path) -> dict[str, Path]:
                     *("--seed_everything", str(seed)),
                 ],
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
             )
@@ -189,7 +205,7 @@ def _print(report: dict[str, Any], folder: Path) -> None:
             f"{result['return_iqm']:.0f}",
             f"{result['length_mean']:.0f}",
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     total = sum(report["seconds"].values())
     console.print(f"{total / 60:.1f} minutes. Report: {folder / 'report.json'}, picture: {folder / 'returns.png'}")

@@ -55,7 +55,9 @@ def show_configs(arguments: list[str], parse_error: Callable[..., NoReturn]) -> 
     class Parser(argparse.ArgumentParser):
         error = parse_error
 
-    parser = Parser(prog="vgp configs", description="list the configs that ship with the package, or print one")
+    parser = Parser(
+        prog="vgp configs", description="list the configs that ship with the package, or print one", allow_abbrev=False
+    )
     parser.add_argument("name", nargs="?", help="the config to print, such as data/hopper-medium.yaml")
     name = parser.parse_args(arguments[1:]).name
     names = _names()
@@ -72,10 +74,14 @@ def show_configs(arguments: list[str], parse_error: Callable[..., NoReturn]) -> 
 
 def _locate(name: str) -> str:
     """Return the path of a config: in the current folder first, then among the packaged ones."""
-    if os.path.exists(name) and not os.path.isdir(name):
+    if os.path.isfile(name):
         return name
+    if os.path.exists(name) and not os.path.isdir(name):
+        return Path(name).read_text()  # a pipe, such as that of <(COMMAND), can be read only once
     if name in _names():
         return str(CONFIGS / name)
+    if os.path.isdir(name):
+        raise ValueError(f"{name} is a folder, and -c takes a file; `vgp configs` lists the packaged ones")
     if _is_yaml(name):
         return name
     raise _unknown(name, f"in the current folder ({Path.cwd()}), then among the packaged configs ({CONFIGS})")
@@ -93,7 +99,7 @@ def _is_yaml(text: str) -> bool:
 
     try:
         return isinstance(yaml.safe_load(text), dict)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return False
 
 

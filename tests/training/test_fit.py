@@ -125,24 +125,31 @@ def test_a_stopped_run_resumes_in_its_folder_and_equals_one_that_was_not_stopped
     assert_same_run(loaded(folder), loaded(tmp_path / "whole/denoiser/version_0"))
 
 
-def test_the_newest_run_is_resumed(fit, tmp_path):
+def test_the_run_of_the_highest_number_is_resumed_whatever_the_times_of_the_files_and_is_named(fit, tmp_path, capfd):
     fit(step=2)
     fit(step=3)
     fit("--trainer.logger.init_args.version", "named", step=4)
     versions = {name: tmp_path / "runs/denoiser" / name for name in ("version_0", "version_1", "named")}
-    for age, name in enumerate(("named", "version_0", "version_1")):
+    for age, name in enumerate(("version_1", "version_0", "named")):  # as after `touch`, or from a backup
         os.utime(versions[name] / "checkpoints/last.ckpt", (age, age))
+    (versions["version_0"].parent / "version_2").mkdir()  # of a run that was stopped before its first checkpoint
+    capfd.readouterr()
     fit("--ckpt_path", "last")
+    assert f"vgp: resuming from {versions['version_1']}/checkpoints/last.ckpt, step 3\n" in capfd.readouterr().out
     assert {name: loaded(folder)["global_step"] for name, folder in versions.items()} == {
         "version_0": 2,
         "version_1": 12,
         "named": 4,
     }
-    os.utime(versions["named"] / "checkpoints/last.ckpt")
-    os.utime(versions["version_1"] / "checkpoints/last.ckpt", (0, 0))
-    fit("--ckpt_path", "last")
-    assert loaded(versions["named"])["global_step"] == 12
-    assert len(list((tmp_path / "runs/denoiser").iterdir())) == 3
+    assert len(list((tmp_path / "runs/denoiser").iterdir())) == 4
+
+
+def test_of_several_runs_with_names_one_has_to_be_named(fit, refused, tmp_path, capfd):
+    fit("--trainer.logger.init_args.version", "first", step=2)
+    fit("--ckpt_path", "last", step=3)
+    fit("--trainer.logger.init_args.version", "second", step=2)
+    message = refused("--ckpt_path", "last")
+    assert "holds the runs first, second: name one, such as --trainer.logger.init_args.version first" in message
 
 
 @pytest.mark.parametrize(("version", "folder"), [("0", "version_0"), ("named", "named")])

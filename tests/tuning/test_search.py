@@ -369,7 +369,7 @@ def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch
         return play(agent, environments, seeds, description=description)
 
     monkeypatch.setattr(tuning, "play", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         run(folder, tmp_path)
     report = json.loads((tmp_path / "out" / "tuning.json").read_text())
     assert len(report["rungs"]) == 1

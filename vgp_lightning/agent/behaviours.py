@@ -202,8 +202,10 @@ def make_behaviour(
     bundled = {path.stem: path for path in sorted(ASSETS.glob("*.json"))}
     path = bundled.get(name, Path(name))
     linear = path.suffix == ".json" and path.is_file()
-    if min(weight_noise, action_noise) < 0:
-        raise ValueError(f"weight_noise is {weight_noise} and action_noise {action_noise}: neither may be negative")
+    if not (0 <= weight_noise < np.inf and 0 <= action_noise < np.inf):
+        raise ValueError(
+            f"weight_noise is {weight_noise} and action_noise {action_noise}: finite numbers are needed, none negative"
+        )
     if weight_noise and not linear:
         raise ValueError(
             f"weight_noise is {weight_noise}, but behaviour {name!r} has no weights to perturb: set it to 0"
@@ -216,7 +218,10 @@ def make_behaviour(
         return WaypointBehaviour(environments, action_noise=action_noise)
     expected = (spaces.flatdim(action_space), spaces.flatdim(environments.single_observation_space))  # (A, O)
     if linear:
-        content = json.loads(path.read_text())
+        try:
+            content = json.loads(path.read_text())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON ({error}): a linear behaviour is") from error
         if not isinstance(content, dict) or content.get("kind") != "linear":
             raise ValueError(f"{path} is not a linear behaviour: it needs the keys kind ('linear'), weights and bias")
         weights, bias = (np.asarray(content.get(key, ()), dtype=np.float64) for key in ("weights", "bias"))

@@ -9,7 +9,7 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from vgp_lightning.agent.behaviours import make_behaviour
-from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.environments import check_seed, make_environments
 from vgp_lightning.agent.episodes import Episode, play
 from vgp_lightning.data.writing import free_path, write_dataset
 
@@ -58,6 +58,9 @@ def collect(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: at least 1 transition is needed")
+    check_seed(seed)
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 is needed")
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError(f"ref_min_score {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
     free_path(dataset_id)  # fail before a long collection, not after it

@@ -137,16 +137,50 @@ def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipel
     index = folder / "model_index.json"
     remedy = "make one: vgp export --denoiser DENOISER.ckpt --value VALUE.ckpt --output FOLDER"
     if not index.is_file():
-        raise ValueError(f"{folder} is not a pipeline folder: it has no model_index.json; {remedy}")
+        found = _describe_other(folder) or f"it has no model_index.json; {remedy}"
+        raise ValueError(f"{folder} is not a pipeline folder: {found}")
+    device = find_device(device)
     name = json.loads(index.read_text()).get("_class_name")
     if name != ValueGuidedPlannerPipeline.__name__:
         raise ValueError(f"{folder} holds a {name}, not a {ValueGuidedPlannerPipeline.__name__}; {remedy}")
     # Without this option diffusers prints an advertisement of accelerate.
     pipeline: ValueGuidedPlannerPipeline = ValueGuidedPlannerPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)
     return pipeline
+
+
+def find_device(device: str) -> str:
+    """Return the name of a device that this machine has.
+
+    Args:
+        device: Such as cpu or cuda:1; auto: cuda if there is one, else cpu.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        known = torch.device(device)
+        if known.type == "meta":
+            raise ValueError("its tensors have no numbers")
+        torch.empty(0, device=known)
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:  # by the kind of device
+        raise ValueError(f"--device {device}: there is none on this machine; it has {', '.join(here)}") from error
+    return device
+
+
+def _describe_other(folder: Path) -> str | None:
+    """Return what a user has given in place of a pipeline folder, and the cure; None: neither is known."""
+    if folder.suffix in (".yaml", ".yml"):
+        return f"it is a config, which is given as -c {folder}"
+    if folder.is_file():
+        return f"it is a file. A checkpoint becomes a folder by vgp export --denoiser {folder} --output FOLDER"
+    if (folder / "checkpoints").is_dir():
+        return f"it is a run of vgp fit, which becomes one by vgp export --denoiser {folder} --output FOLDER"
+    return None
 
 
 def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Unpack[Settings]) -> float:

@@ -3,8 +3,10 @@
 Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
 
+import difflib
 import importlib
 import importlib.util
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
 _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
+_OF_GYMNASIUM = {"render_mode", "max_episode_steps"}  # arguments that any environment can be made with
 
 
 class Agent(Protocol):
@@ -74,6 +77,8 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
     if count < 1:
         raise ValueError(f"{count} environments: at least 1 is needed")
     name = environment if isinstance(environment, str) else environment.id
+    if name.count(":") > 1:
+        raise ValueError(f"environment {name!r} cannot be made: an id is 'Id', or 'package:Id'")
     # The mazes are an extra, and gymnasium does not register them by itself.
     if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is not None:
         gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
@@ -86,14 +91,61 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
             wrappers=[FlattenObservation],
             **kwargs,
         )
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ValueError(
-            f"environment {name!r} cannot be made: {error}. The id of an environment of another package is "
-            "'package:Id'; the mazes need: pip install 'vgp_lightning[maze]'"
-        ) from error
+    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        if isinstance(error, TypeError) and set(kwargs) <= _OF_GYMNASIUM:
+            raise  # a fault of the environment's own code
+        raise ValueError(f"environment {name!r} cannot be made: {_why(name, error, kwargs)}") from error
     if not isinstance(environments.single_action_space, gymnasium.spaces.Box):
         raise ValueError(f"environment {name!r} has actions {environments.single_action_space}: only Box is supported")
     return environments
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse a seed that generators do not take.
+
+    Args:
+        seed: The seed.
+        name: What the user calls it.
+
+    Raises:
+        ValueError: If it is negative or too large.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"{name} is {seed}: a whole number from 0 to 2**63 - 1 is needed")
+
+
+def _why(name: str, error: Exception, kwargs: dict[str, Any]) -> str:
+    """Return why an environment cannot be made, and what would be right."""
+    if isinstance(error, TypeError):
+        own = _parameters(name)
+        unknown = [key for key in kwargs if own and key not in {*own, *_OF_GYMNASIUM}]
+        if unknown:
+            return f"--env_kwargs has {', '.join(unknown)}, which it does not take; it takes {', '.join(own)}"
+        return f"{error}. Check --env_kwargs {kwargs}"
+    if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is None:
+        return "the mazes need: pip install 'vgp_lightning[maze]'"
+    near = difflib.get_close_matches(name, gymnasium.registry, n=1)
+    guess = f" Did you mean {near[0]}?" if near and near[0] != name else ""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" Did you mean")[0].rstrip(".")
+    return f"{first}.{guess} The id of an environment of another package is 'package:Id'"
+
+
+def _parameters(name: str) -> list[str]:
+    """Return the arguments that an environment's constructor takes, those of its base classes included."""
+    try:
+        entry = gymnasium.spec(name).entry_point
+        creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    except (gymnasium.error.Error, ImportError, AttributeError):
+        return []
+    found: list[str] = []
+    kinds: Sequence[Any] = creator.__mro__[:-1] if isinstance(creator, type) else [creator]
+    for kind in kinds:
+        for parameter in inspect.signature(kind).parameters.values():
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                found.append(parameter.name)
+        if not any(p.kind == p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values()):
+            break
+    return list(dict.fromkeys(found))
 
 
 def rollout(

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
+from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.episodes import Episode, play
 from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze
 from vgp_lightning.agent.planning import Conditions
@@ -76,6 +77,7 @@ def diagnose(
     for name, value in (("episodes", episodes), ("starts", starts)):
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
+    check_seed(seed)
     deployed = Deployment(pipeline_folder, env_id, device)
     output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
     with deployed.environments(min(episodes, 16), video) as environments, deployed.environments(1) as replays:
@@ -254,7 +256,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
         if complete == 0:
             meaning = "have complete returns: the time limit truncated all, so predictions look too high"
         table.add_row("plans", f"{complete} of {calibration['all']['count']}", meaning)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"Results: {output}", markup=False, soft_wrap=True)
     for name, reason in report["missing"].items():

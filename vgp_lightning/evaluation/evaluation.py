@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
-from vgp_lightning.agent.environments import Agent
+from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Episode, play
 from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
 from vgp_lightning.pipeline.settings import Settings
@@ -135,6 +135,8 @@ def evaluate(
     start = time.perf_counter()
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
+    check_seed(seed)
+    check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
     deployed = Deployment(pipeline_folder, env_id, device)
     agent = deployed.agent(**settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
@@ -209,7 +211,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     table.add_row("planning", f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
     table.add_row("results", str(output))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     if report["video_error"] is not None:
         console.print(f"No video: {report['video_error']}", markup=False, soft_wrap=True)

@@ -91,6 +91,11 @@ def import_original(
     }
     planner |= settings
     if values is None:
+        if settings.get("n_guide_steps", 0) != 0:
+            raise ValueError(
+                f"n_guide_steps is {settings['n_guide_steps']}, but there is no value function to guide with: give its "
+                "checkpoint as --value, or leave --n_guide_steps out"
+            )
         planner["n_guide_steps"] = 0
     else:
         task["discount"] = values.known("discount", discount, "dataset")

@@ -12,6 +12,7 @@ from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS, Settings
 from vgp_lightning.training.checkpoints import load_module, read_checkpoint
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.runs import find_checkpoint
 from vgp_lightning.training.value import ValueModule
 
 
@@ -19,10 +20,11 @@ def export(denoiser: str, output: str, value: str | None = None, **settings: Unp
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
     The folder is written atomically. Its defaults of planning are those of an export (``EXPORT_DEFAULTS``), else the
-    paper's; no more denoising steps than the training has noise levels, and no guidance without a value function.
+    paper's; by default no more denoising steps than the training has noise levels, and no guidance without a value
+    function.
 
     Args:
-        denoiser: Checkpoint of a DenoiserModule, or of a PlannerModule, which holds both networks.
+        denoiser: Checkpoint of a DenoiserModule, or of a PlannerModule, which holds both networks; or a run's folder.
         output: The folder to write; it must not exist.
         value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
         settings: The folder's defaults, in place of an export's.
@@ -37,12 +39,19 @@ def export(denoiser: str, output: str, value: str | None = None, **settings: Unp
     folder = Path(output)
     if folder.exists():
         raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
+    denoiser = find_checkpoint(denoiser, "--denoiser")
+    value = None if value is None else find_checkpoint(value, "--value")
     denoiser_module, value_module = _load(denoiser, value)
     horizon, levels = denoiser_module.hparams["horizon"], denoiser_module.levels
     planner: dict[str, Any] = dict(DEFAULTS) | EXPORT_DEFAULTS | {"planning_horizon": horizon} | settings
-    steps = planner["num_inference_steps"]
-    planner["num_inference_steps"] = levels if steps is None else min(steps, levels)
+    if planner["num_inference_steps"] is None or "num_inference_steps" not in settings:
+        planner["num_inference_steps"] = min(planner["num_inference_steps"] or levels, levels)
     if value_module is None:
+        if settings.get("n_guide_steps", 0) != 0:
+            raise ValueError(
+                f"n_guide_steps is {settings['n_guide_steps']}, but there is no value function to guide with: give its "
+                "checkpoint as --value, or leave --n_guide_steps out"
+            )
         planner["n_guide_steps"] = 0
     # Where one checkpoint holds both networks it is the planner's, and its config the denoiser's.
     checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})

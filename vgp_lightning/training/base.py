@@ -13,7 +13,6 @@ import lightning.pytorch as pl
 import torch
 from diffusers import UNet1DModel
 from diffusers.optimization import get_scheduler
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
@@ -23,6 +22,7 @@ from vgp_lightning.data.order import WindowLoader
 from vgp_lightning.data.windows import Batch
 from vgp_lightning.training.fast import can_forward
 from vgp_lightning.training.internals import begin_new_epoch
+from vgp_lightning.training.trainers import NO_END, check_trainer
 
 STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
 
@@ -91,11 +91,10 @@ class LearningModule(pl.LightningModule):
         """Take the data module's statistics for training; validation of a checkpoint keeps the checkpoint's.
 
         Raises:
-            ValueError: If the precision would round the data, or the strategy divides the weights.
+            ValueError: If the Trainer's options would train nothing, or round the data, or divide the weights.
         """
-        _check_precision(self.trainer.precision)
-        _check_strategy(self.trainer.strategy)
         self._fits = stage == "fit"
+        check_trainer(self.trainer, trains=self._fits)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         for part in self.parts:
             if self._fits and isinstance(datamodule, MinariDataModule):
@@ -183,7 +182,7 @@ class LearningModule(pl.LightningModule):
         """
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise ValueError("the cosine schedule needs an end: set trainer.max_steps or trainer.max_epochs")
+            raise ValueError(NO_END)
         groups = [
             {"params": list(part.network.parameters()), "lr": part.learning_rate, "weight_decay": part.weight_decay}
             | ({"name": part.short_name} if len(self.parts) > 1 else {})
@@ -236,9 +235,7 @@ class LearningModule(pl.LightningModule):
         Raises:
             ValueError: If the checkpoint holds another module, or is resumed with other data.
         """
-        kind = checkpoint.get("vgp_module")
-        if kind != type(self).__name__:
-            raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
+        check_kind(checkpoint, type(self).__name__)
         if self._fits:
             self._check_statistics(checkpoint["state_dict"])
             self._position = checkpoint.get("vgp_position") or _position_of_0_1(checkpoint)
@@ -260,28 +257,18 @@ class LearningModule(pl.LightningModule):
                 )
 
 
-def _check_precision(precision: str) -> None:
-    """Refuse a precision in which Lightning rounds the batches, and the statistics, before they are normalised.
+def check_kind(checkpoint: dict[str, Any], name: str) -> None:
+    """Refuse a checkpoint of another module.
 
-    A number of mean 1.3 and deviation 0.2 has a resolution of 0.008 in bfloat16.
+    Args:
+        checkpoint: The checkpoint.
+        name: The name of the module's class.
+
+    Raises:
+        ValueError: If it is of another.
     """
-    if precision.endswith("16-true") or precision.startswith("transformer-engine"):
-        raise ValueError(
-            f"trainer.precision is {precision}: it would round the dataset's numbers to 16 bits before they are "
-            "normalised. Use bf16-mixed or 16-mixed, which keep data, weights and losses in 32 bits"
-        )
-
-
-def _check_strategy(strategy: object) -> None:
-    """Refuse a strategy that divides each network's weights.
-
-    A process would clip by the norm of its own share of the gradients, and average its own share of the weights.
-    """
-    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
-        raise ValueError(
-            f"trainer.strategy is {type(strategy).__name__}: it divides each network's weights among the processes, "
-            "which gradient clipping and EMA do not support. Use ddp: these networks fit on any device"
-        )
+    if (kind := checkpoint.get("vgp_module")) != name:
+        raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {name}")
 
 
 def _compile(network: UNet1DModel) -> Callable[[Tensor, Tensor], Any]:

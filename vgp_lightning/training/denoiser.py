@@ -4,6 +4,7 @@ Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Ba
 trajectories inside the module are normalised, (B, H, T), action first.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -38,8 +39,14 @@ class DenoiserModule(TrajectoryModule):
             settings: The arguments of TrajectoryModule.
 
         Raises:
-            ValueError: If horizon or widths do not fit.
+            ValueError: If horizon or widths do not fit, or a number is out of range.
         """
+        if not 0 <= action_weight < math.inf:
+            raise ValueError(
+                f"model.init_args.action_weight is {action_weight}: it must be a finite number, at least 0"
+            )
+        if not 0 < loss_discount < math.inf:
+            raise ValueError(f"model.init_args.loss_discount is {loss_discount}: it must be a finite number above 0")
         super().__init__(predicts=prediction_type, **settings)
         horizon, transition_dim, action_dim = self.hparams["horizon"], len(self.shift), self.action_dim
         weights = loss_discount ** torch.arange(horizon, dtype=torch.float32)

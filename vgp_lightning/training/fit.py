@@ -1,9 +1,7 @@
 """``vgp fit`` and ``vgp validate``: LightningCLI with the callbacks of this room, and runs that can be resumed."""
 
-import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -12,12 +10,15 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.training.base import LearningModule
+from vgp_lightning.training.base import LearningModule, check_kind
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
+from vgp_lightning.training.runs import find_checkpoint, is_main_process, last_checkpoint, own_folder
+from vgp_lightning.training.trainers import check_trainer
 
+_LINKED = ("transition_dim", "action_dim", "horizon", "task")  # arguments of the modules that follow from the data
 # The options that decide the weights. The number of processes does not: a batch is that of all of them together.
 _DECIDING = (
     *("seed_everything", "model", "data", "ema"),
@@ -55,7 +56,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
             parser_class=Parser,
-            parser_kwargs={"prog": "vgp"},
+            parser_kwargs={"prog": "vgp", "allow_abbrev": False},
             args=args,
         )
 
@@ -71,7 +72,7 @@ class _ConfigInCheckpoint(SaveConfigCallback):
 
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in ("transition_dim", "action_dim", "horizon", "task"):
+        for name in _LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         # Groups of their own, so that an overlay or an option changes one number (a list of callbacks cannot).
         parser.add_lightning_class_args(EMA, "ema")
@@ -85,31 +86,88 @@ class _CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and take the checkpoint out of the config.
+        """Parse, and find the checkpoint that is asked for; for training one of another run is refused.
 
-        Lightning would load its hyper-parameters over those of the command line.
+        Raises:
+            ValueError: If there is nothing to validate, or the checkpoint cannot be read or is of another run.
         """
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        self._ckpt_path, config.ckpt_path = config.ckpt_path, None
+        _check_seed(config.seed_everything)
+        _check_linked(config.model)
+        _drop_progress_bar(config.trainer)
+        self._logger_config = _first_logger(config.trainer)
+        self._version = None if self._logger_config is None else self._logger_config.init_args.get("version")
+        config.weights_only = True  # a checkpoint is data, never code
+        asked, config.ckpt_path = config.ckpt_path, None
+        if self.config.subcommand == "validate" and not asked:
+            raise ValueError(
+                "vgp validate needs --ckpt_path, the checkpoint to measure: without one it would measure random "
+                "weights. Give --ckpt_path RUN/checkpoints/last.ckpt, or --ckpt_path last for this logger's last run"
+            )
+        self._checkpoint = self._choose_checkpoint(asked) if asked else None
+        self._resumes = "last" if asked == "last" and self._checkpoint is None else self._checkpoint
 
     def before_instantiate_classes(self) -> None:
-        """Put the checkpoint back: for training the last one if asked for, and none of another run."""
-        config, path = self.config[self.config.subcommand], self._ckpt_path
-        config.weights_only = True  # a checkpoint is data, never code
-        if self.config.subcommand == "fit" and path:
-            if path == "last":
-                path = _resume_in_last_folder(config)
-                if path is None:
-                    print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
-            if path is not None:
-                text = self.parser.dump(self.config, skip_none=False)
-                _check_same(path, yaml.safe_load(text)["fit"], config.may_differ)
-        config.ckpt_path = path
+        """Put the checkpoint into the config; Lightning loads its hyper-parameters over the command line's before."""
+        self.config[self.config.subcommand].ckpt_path = self._checkpoint
+
+    def _choose_checkpoint(self, asked: str) -> str | None:
+        """Return the checkpoint, after a look into it; None where training has left none yet."""
+        config, fits = self.config[self.config.subcommand], self.config.subcommand == "fit"
+        if asked == "last":
+            path, version = last_checkpoint(config.trainer)
+            if path is None and fits:
+                print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
+                return None
+            if path is None:
+                raise ValueError(
+                    "--ckpt_path last: this logger has no run with a checkpoint: give the checkpoint's path"
+                )
+            if fits and self._logger_config is not None:
+                self._logger_config.init_args.version = version
+        else:
+            path = find_checkpoint(asked, "--ckpt_path")
+        checkpoint = read_checkpoint(path, ": train one with vgp fit")
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"{path} holds a {type(checkpoint).__name__}: it is no checkpoint of vgp fit")
+        if fits:
+            text = self.parser.dump(self.config, skip_none=False)
+            _check_same(path, checkpoint, yaml.safe_load(text)["fit"], config.may_differ)
+        check_kind(checkpoint, config.model.class_path.rpartition(".")[2])
+        if fits and is_main_process():
+            print(f"vgp: resuming from {path}, step {checkpoint.get('global_step')}")
+        return path
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        self.config[self.config.subcommand].ckpt_path = None  # the saved config repeats the whole run
+        # The saved config repeats the whole run, in a folder of its own.
+        self.config[self.config.subcommand].ckpt_path = None
+        if self._logger_config is not None:
+            self._logger_config.init_args.version = self._version
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        """Make the Trainer.
+
+        Raises:
+            ValueError: If one of its options has no meaning; Lightning raises a TypeError for some.
+        """
+        try:
+            return super().instantiate_trainer(**options)
+        except TypeError as error:
+            raise ValueError(f"trainer: {error}") from error
+
+    def fit(self, **options: Any) -> None:
+        """Train, in a folder that no other process trains in."""
+        check_trainer(self.trainer, trains=True)
+        try:
+            with own_folder(self.trainer, self._version, self._resumes):
+                self.trainer.fit(**options)
+        except SystemExit as end:
+            # So the Trainer ends after a second Ctrl-C.
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from end
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -117,37 +175,46 @@ class _CLI(LightningCLI):
         return {verb: skipped[verb] for verb in ("fit", "validate")}
 
 
-def _resume_in_last_folder(config: Namespace) -> str | None:
-    """Return the newest last.ckpt of this logger's runs, and have the logger write to that run's folder."""
-    logger = config.trainer.logger
+def _check_seed(seed: Any) -> None:
+    """Refuse a seed that numpy does not take, before it is used."""
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        raise ValueError(f"seed_everything is {seed}: a whole number from 0 to {2**32 - 1} is needed")
+
+
+def _check_linked(model: Namespace) -> None:
+    """Refuse arguments that follow from the data: the parser would replace them without a word."""
+    for name in _LINKED:
+        if (value := model.get("init_args", {}).get(name)) is not None:
+            raise ValueError(
+                f"model.init_args.{name} is {value}: it follows from the data, so leave it out"
+                + ", and set data.horizon" * (name == "horizon")
+            )
+
+
+def _first_logger(trainer_config: Namespace) -> Namespace | None:
+    """Return the options of the logger whose folder is the run's; None: Lightning's default, or no logger."""
+    logger = trainer_config.logger
     if isinstance(logger, list):
-        logger = logger[0] if logger else False
-    if isinstance(logger, Namespace):
-        settings = logger.init_args
-        root, version = Path(settings.save_dir) / (settings.get("name") or ""), settings.get("version")
-        pattern = "*" if version is None else f"version_{version}" if isinstance(version, int) else version
-    else:
-        # By default Lightning logs into lightning_logs; without a logger runs have no number.
-        root = Path(config.trainer.default_root_dir or ".")
-        pattern = "." if logger is False else "lightning_logs/*"
-    found = sorted(root.glob(f"{pattern}/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return None
-    if isinstance(logger, Namespace):
-        name = found[-1].parent.parent.name
-        number = re.fullmatch(r"version_(\d+)", name)
-        logger.init_args.version = int(number[1]) if number else name
-    return str(found[-1])
+        logger = logger[0] if logger else None
+    return logger if isinstance(logger, Namespace) else None
 
 
-def _check_same(path: str, config: dict[str, Any], may_differ: list[str]) -> None:
+def _drop_progress_bar(trainer_config: Namespace) -> None:
+    """Leave the configs' progress bar out where ``trainer.enable_progress_bar`` is false, which Lightning refuses."""
+    if trainer_config.enable_progress_bar is False and isinstance(trainer_config.callbacks, list):
+        trainer_config.callbacks = [
+            one for one in trainer_config.callbacks if not one.class_path.endswith("ProgressBar")
+        ]
+
+
+def _check_same(path: str, checkpoint: dict[str, Any], config: dict[str, Any], may_differ: list[str]) -> None:
     """Refuse to resume a run that had other settings.
 
     Raises:
         ValueError: If an option that decides the weights differs, and is not named in ``may_differ``.
     """
-    text = read_checkpoint(path).get("vgp_config")
-    if text is None:
+    text = checkpoint.get("vgp_config")
+    if not isinstance(text, str):
         return  # not written by the command line
     there, here = _flat(yaml.safe_load(text)), _flat(config)
     names = [

@@ -7,6 +7,7 @@ import signal
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def begin_new_epoch(trainer: pl.Trainer) -> None:
@@ -37,3 +38,11 @@ def requeue_signal(trainer: pl.Trainer) -> int | None:
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
         return environment.requeue_signal or signal.SIGUSR1
     return None
+
+
+def take_next_version(logger: TensorBoardLogger | CSVLogger) -> None:
+    """Have a logger choose its version again: the next number that no folder has.
+
+    It chooses once, and looks without making the folder, so that two runs that start together choose the same.
+    """
+    logger._version = None

@@ -1,6 +1,7 @@
 """PlannerModule: denoiser and value function in one run."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,9 +27,13 @@ class PlannerModule(LearningModule):
             settings: The arguments of DenoiserModule; the value function takes those that it has too.
 
         Raises:
-            ValueError: If horizon or widths do not fit.
+            ValueError: If horizon or widths do not fit, or a number is out of range.
         """
         super().__init__()
+        if value_learning_rate is not None and not 0 < value_learning_rate < math.inf:
+            raise ValueError(
+                f"model.init_args.value_learning_rate is {value_learning_rate}: it must be a finite number above 0"
+            )
         self.save_hyperparameters()
         of_denoiser = inspect.signature(DenoiserModule).parameters
         shared = {name: value for name, value in settings.items() if name not in of_denoiser}

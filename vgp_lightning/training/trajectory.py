@@ -82,12 +82,19 @@ class TrajectoryModule(LearningModule):
             predicts: What the network predicts.
 
         Raises:
-            ValueError: If horizon or widths do not fit.
+            ValueError: If horizon or widths do not fit, or the optimizer's numbers are out of range.
         """
         super().__init__()
+        _check_options(num_train_timesteps, learning_rate, weight_decay, warmup_steps)
         self.save_hyperparameters(ignore="predicts")
         self.network = self.make_network(transition_dim, horizon, widths)
-        self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
+        try:
+            self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
+        except NotImplementedError as error:  # diffusers' word for a name that it does not know
+            raise ValueError(
+                f"model.init_args.beta_schedule is {beta_schedule!r}: the name of a schedule of diffusers is needed, "
+                "such as squaredcos_cap_v2 or linear"
+            ) from error
         self.levels = num_train_timesteps
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.compile_network = compile
@@ -182,3 +189,15 @@ class TrajectoryModule(LearningModule):
         """Return the noise levels at which validation measures, by their names in the logs."""
         levels = torch.linspace(0, self.levels - 1, min(_VALIDATION_LEVELS, self.levels)).round().int().tolist()
         return {f"t{level:02d}": level for level in levels}
+
+
+def _check_options(levels: int, learning_rate: float, weight_decay: float, warmup_steps: int) -> None:
+    """Refuse numbers with which nothing is learned, or the wrong thing."""
+    if levels < 1:
+        raise ValueError(f"model.init_args.num_train_timesteps is {levels}: it must be at least 1")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"model.init_args.learning_rate is {learning_rate}: it must be a finite number above 0")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"model.init_args.weight_decay is {weight_decay}: it must be a finite number, at least 0")
+    if warmup_steps < 0:
+        raise ValueError(f"model.init_args.warmup_steps is {warmup_steps}: it must be at least 0")

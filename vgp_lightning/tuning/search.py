@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import Deployment, measure_latency
+from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.episodes import play
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.evaluation.comparison import say_difference
@@ -87,6 +88,7 @@ def tune(
     """
     start = time.perf_counter()
     check_budget(configurations, holdout_episodes, latency_ms)
+    check_seed(seed)
     deployed = Deployment(pipeline_folder, env_id, device)
     folder = deployed.folder
     if write and not os.access(folder, os.W_OK):
