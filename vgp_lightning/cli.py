@@ -105,6 +105,10 @@ def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
     from diffusers.utils import logging
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
+    from vgp_lightning.report.documents import restrict_parsers
+
+    restrict_parsers()
+
     class Parser(ArgumentParser):
         error = _parse_error
 
@@ -120,10 +124,24 @@ def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
     parser.add_function_arguments(function, as_group=False, as_positional=entry.positional, fail_untyped=True)
     options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
+    _refuse_trust_by_file(options, args)
     logging.disable_progress_bar()  # of the three files of a folder
     result = function(**options)
     if entry.outcome is not None:
         print(f"{entry.outcome} {result}")
+
+
+def _refuse_trust_by_file(options: dict[str, Any], args: list[str]) -> None:
+    """Refuse a config that allows code to run: a config is passed on, so that the user's own word is needed.
+
+    Raises:
+        ValueError: If a file gives ``trust_environment``, or an environment of another package.
+    """
+    if options.get("trust_environment") and not any("trust_environment" in word for word in args):
+        raise ValueError("a config gives trust_environment: it counts only as an option, --trust_environment true")
+    env_id = options.get("env_id")
+    if env_id is not None and ":" in env_id and not any(env_id in word for word in args):
+        raise ValueError(f"a config gives env_id {env_id}, which imports a package: give it as an option, --env_id")
 
 
 def _help() -> str:

@@ -3,8 +3,6 @@
 Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
 
-import importlib
-import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
+
+from vgp_lightning.agent.trust import register_robotics
 
 _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
 
@@ -75,8 +75,8 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
         raise ValueError(f"{count} environments: at least 1 is needed")
     name = environment if isinstance(environment, str) else environment.id
     # The mazes are an extra, and gymnasium does not register them by itself.
-    if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is not None:
-        gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+    if name.startswith(_MAZES):
+        register_robotics(name)
     try:
         environments = gymnasium.make_vec(
             environment,

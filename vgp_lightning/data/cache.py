@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from vgp_lightning.data.metadata import check_metadata
 from vgp_lightning.data.spaces import flatten
 
 _BUILDING = ".building-"
@@ -53,14 +54,16 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
             folder of this user, since another user's lock file cannot be opened. None: do not download.
 
     Raises:
-        ValueError: If the dataset is missing.
+        ValueError: If the dataset is missing, or its metadata are damaged or hostile.
     """
     try:
         if download_lock is None:
-            return minari.load_dataset(dataset_id)
+            return _load_checked(dataset_id)
         download_lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(download_lock):
-            return minari.load_dataset(dataset_id, download=True)
+            if not (dataset_path(dataset_id) / "data").exists():
+                minari.download_dataset(dataset_id)
+            return _load_checked(dataset_id)
     except FileNotFoundError as error:
         near = difflib.get_close_matches(dataset_id, minari.list_local_datasets(), n=3, cutoff=0.4)
         raise ValueError(
@@ -68,6 +71,13 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
             + (f"Did you mean {', '.join(near)}? " if near else "")
             + f"Download it: minari download {dataset_id} (or --data.download true), or collect one: vgp collect --help"
         ) from error
+
+
+def _load_checked(dataset_id: str) -> minari.MinariDataset:
+    """Open a dataset after its metadata have been checked."""
+    if (dataset_path(dataset_id) / "data").exists():
+        check_metadata(dataset_path(dataset_id))
+    return minari.load_dataset(dataset_id)
 
 
 # The next two functions are the only users of two names that Minari's documentation does not list (as of 0.5.4):

@@ -23,6 +23,7 @@ from vgp_lightning.data.order import WindowLoader
 from vgp_lightning.data.windows import Batch
 from vgp_lightning.training.fast import can_forward
 from vgp_lightning.training.internals import begin_new_epoch
+from vgp_lightning.training.weights import check_weights
 
 STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
 
@@ -234,21 +235,26 @@ class LearningModule(pl.LightningModule):
         """Check that the checkpoint fits, and keep this run's learning rate and weight decay.
 
         Raises:
-            ValueError: If the checkpoint holds another module, or is resumed with other data.
+            ValueError: If the checkpoint holds another module or other weights, or is resumed with other data.
         """
         kind = checkpoint.get("vgp_module")
         if kind != type(self).__name__:
             raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
+        for name in ("state_dict", *(["current_model_state"] if "current_model_state" in checkpoint else [])):
+            check_weights(checkpoint.get(name), self.state_dict(), f"{name} of the checkpoint")
         if self._fits:
             self._check_statistics(checkpoint["state_dict"])
             self._position = checkpoint.get("vgp_position") or _position_of_0_1(checkpoint)
         # The states of optimizer and schedule would bring back the checkpoint's learning rate and weight decay.
-        for state in checkpoint.get("optimizer_states", []):
-            for group, part in zip(state["param_groups"], self.parts, strict=True):
-                group["lr"] *= part.learning_rate / group["initial_lr"]
-                group["initial_lr"], group["weight_decay"] = part.learning_rate, part.weight_decay
-        for state in checkpoint.get("lr_schedulers", []):
-            state["base_lrs"] = [part.learning_rate for part in self.parts]
+        try:
+            for state in checkpoint.get("optimizer_states", []):
+                for group, part in zip(state["param_groups"], self.parts, strict=True):
+                    group["lr"] *= part.learning_rate / group["initial_lr"]
+                    group["initial_lr"], group["weight_decay"] = part.learning_rate, part.weight_decay
+            for state in checkpoint.get("lr_schedulers", []):
+                state["base_lrs"] = [part.learning_rate for part in self.parts]
+        except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"the optimizer's state in the checkpoint is damaged: {error!r}") from error
 
     def _check_statistics(self, saved: dict[str, Tensor]) -> None:
         own = self.state_dict()

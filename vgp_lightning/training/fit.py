@@ -12,9 +12,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.report.documents import read_yaml, restrict_parsers
+from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.base import LearningModule
 from vgp_lightning.training.callbacks import EMA
-from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
+from vgp_lightning.training.checkpoints import LastCheckpoint, check_form, read_checkpoint, run_folder
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
 
@@ -25,6 +27,7 @@ _DECIDING = (
     *("trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
+_KEYWORDS = ("best", "last", "hpc")  # which Lightning resolves
 _FREE = ("model.init_args.compile", "data.num_workers", "data.download", "data.cache_dir")
 
 
@@ -40,6 +43,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
         error = parse_error
 
     keep_freed_memory()
+    restrict_parsers()
     with warnings.catch_warnings():
         # It suspects that arguments given by code (the demo, a test) were meant for the command line.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -62,6 +66,15 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
 
 class _ConfigInCheckpoint(SaveConfigCallback):
     """Saves the merged config in the checkpoint too, so that an export or a resumed run needs nothing else."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the config, unless the run's folder has links that would let it be written elsewhere.
+
+        Raises:
+            ValueError: If the folder has a link that leads out of it.
+        """
+        refuse_links(run_folder(trainer))
+        super().setup(trainer, pl_module, stage)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -97,14 +110,16 @@ class _CLI(LightningCLI):
         """Put the checkpoint back: for training the last one if asked for, and none of another run."""
         config, path = self.config[self.config.subcommand], self._ckpt_path
         config.weights_only = True  # a checkpoint is data, never code
-        if self.config.subcommand == "fit" and path:
-            if path == "last":
-                path = _resume_in_last_folder(config)
-                if path is None:
-                    print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
-            if path is not None:
+        if self.config.subcommand == "fit" and path == "last":
+            path = _resume_in_last_folder(config)
+            if path is None:
+                print("vgp: --ckpt_path last: there is no checkpoint yet, the run starts at its beginning")
+        if path and path not in _KEYWORDS and "://" not in path:
+            checkpoint = read_checkpoint(path)
+            check_form(checkpoint, path)
+            if self.config.subcommand == "fit":
                 text = self.parser.dump(self.config, skip_none=False)
-                _check_same(path, yaml.safe_load(text)["fit"], config.may_differ)
+                _check_same(path, checkpoint.get("vgp_config"), yaml.safe_load(text)["fit"], config.may_differ)
         config.ckpt_path = path
 
     def instantiate_classes(self) -> None:
@@ -133,23 +148,37 @@ def _resume_in_last_folder(config: Namespace) -> str | None:
     found = sorted(root.glob(f"{pattern}/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         return None
+    run = found[-1].parent.parent
+    if not run.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"--ckpt_path last: {run} is a link to {run.resolve()}, outside of {root}: name its checkpoint"
+        )
+    refuse_links(run)
     if isinstance(logger, Namespace):
-        name = found[-1].parent.parent.name
+        name = run.name
         number = re.fullmatch(r"version_(\d+)", name)
         logger.init_args.version = int(number[1]) if number else name
     return str(found[-1])
 
 
-def _check_same(path: str, config: dict[str, Any], may_differ: list[str]) -> None:
+def _check_same(path: str, text: str | None, config: dict[str, Any], may_differ: list[str]) -> None:
     """Refuse to resume a run that had other settings.
+
+    Args:
+        path: The checkpoint.
+        text: Its ``vgp_config``; None: the command line has not written it.
+        config: The options of this run.
+        may_differ: Options that may differ.
 
     Raises:
         ValueError: If an option that decides the weights differs, and is not named in ``may_differ``.
     """
-    text = read_checkpoint(path).get("vgp_config")
     if text is None:
-        return  # not written by the command line
-    there, here = _flat(yaml.safe_load(text)), _flat(config)
+        return
+    saved = read_yaml(text, f"vgp_config of {path}")
+    if not isinstance(saved, dict):
+        raise ValueError(f"vgp_config of {path} holds a {type(saved).__name__}: the file is damaged")
+    there, here = _flat(saved), _flat(config)
     names = [
         name
         for name in sorted(there.keys() | here.keys())
