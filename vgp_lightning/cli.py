@@ -107,7 +107,7 @@ def _call(verb: str, function: Callable[..., Any], args: list[str]) -> None:
 
     from vgp_lightning.report.documents import restrict_parsers
 
-    restrict_parsers()
+    restrict_parsers(classes=False)
 
     class Parser(ArgumentParser):
         error = _parse_error

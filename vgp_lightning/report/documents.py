@@ -75,13 +75,17 @@ def read_yaml(text: str, name: str) -> Any:
         raise ValueError(f"{name} cannot be read as YAML: {error}") from error
 
 
-def check_yaml(text: str) -> None:
+def check_yaml(text: str, classes: bool = True) -> None:
     """Refuse a YAML text that is too large, nested too deeply, or grows too large by its aliases.
 
     A few lines of aliases of aliases ("billion laughs") stand for more values than any memory holds.
 
+    Args:
+        text: The text.
+        classes: Whether it may name classes (``class_path``).
+
     Raises:
-        yaml.YAMLError: If the text exceeds a bound, or is no YAML.
+        yaml.YAMLError: If the text exceeds a bound, names a class where none may be named, or is no YAML.
     """
     import yaml
 
@@ -89,14 +93,14 @@ def check_yaml(text: str) -> None:
         raise yaml.YAMLError(f"{len(text)} characters are too many: at most {LARGEST_YAML} are read")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        size = 0 if root is None else _size(root, {}, 0)
+        size = 0 if root is None else _size(root, {}, 0, classes)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply to be read") from error
     if size > MOST_VALUES:
         raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES} values: write fewer of them")
 
 
-def _size(node: Any, sizes: dict[int, int], depth: int) -> int:
+def _size(node: Any, sizes: dict[int, int], depth: int, classes: bool) -> int:
     """Return the number of values of a node of YAML, with its aliases written out."""
     import yaml
 
@@ -105,29 +109,34 @@ def _size(node: Any, sizes: dict[int, int], depth: int) -> int:
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in sizes:
-        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        sizes[id(node)] = min(1 + sum(_size(part, sizes, depth + 1) for part in parts), MOST_VALUES + 1)
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            if not classes and any(key.value == "class_path" for key, _ in parts):
+                raise yaml.YAMLError("it names a class by class_path, but no option of this verb takes one")
+            parts = [part for pair in parts for part in pair]
+        sizes[id(node)] = min(1 + sum(_size(part, sizes, depth + 1, classes) for part in parts), MOST_VALUES + 1)
     return sizes[id(node)]
 
 
-def restrict_parsers() -> None:
+def restrict_parsers(classes: bool) -> None:
     """Let every parser of options read YAML within bounds, and take ``class_path`` in a free value as plain data.
 
     jsonargparse would otherwise make an object of any class, such as ``subprocess.Popen``, that a config names where
-    the type is ``Any``.
+    the type is ``Any``. Even as plain data it imports the module of the class, to complete its arguments.
+
+    Args:
+        classes: Whether the next parser has options that take classes. If not, a config that names one is refused.
     """
+    import yaml
     from jsonargparse import get_loader, set_loader, set_parsing_settings
 
     set_parsing_settings(instantiate_subclass_spec_in_any=False)
     loader = get_loader("yaml")
-    if getattr(loader, "bounded", False):
-        return
-
-    import yaml
+    plain = getattr(loader, "plain", loader)
 
     def load(text: str) -> Any:
-        check_yaml(text)
-        return loader(text)
+        check_yaml(text, classes)
+        return plain(text)
 
-    load.bounded = True  # type: ignore[attr-defined]
+    load.plain = plain  # type: ignore[attr-defined]
     set_loader("yaml", load, (yaml.YAMLError,))

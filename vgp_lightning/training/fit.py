@@ -43,7 +43,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
         error = parse_error
 
     keep_freed_memory()
-    restrict_parsers()
+    restrict_parsers(classes=True)
     with warnings.catch_warnings():
         # It suspects that arguments given by code (the demo, a test) were meant for the command line.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
