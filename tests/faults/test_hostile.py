@@ -97,6 +97,11 @@ def refused(capfd, *args):
     return message
 
 
+def some_slow(names, fast):
+    """Return the names as parameters, of which all but some run in the slow run only."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def exit_code(*args):
     try:
         main(list(args))
@@ -568,7 +573,7 @@ def test_a_file_of_metadata_that_is_none_is_refused(name, data, world):
         verdict.outcome = "clear"
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize("verb", some_slow(["fit", "validate"], ["fit"]))
 @pytest.mark.parametrize("what", ["a space is missing", "the data are a link"])
 def test_training_on_a_strangers_dataset_is_refused(verb, what, data, world, capfd):
     folder = data / "minari/test/tiny-v0/data"
@@ -725,7 +730,7 @@ IGNORED = {
 }
 
 
-@pytest.mark.parametrize("name", IGNORED)
+@pytest.mark.parametrize("name", some_slow(IGNORED, ["instantiator and a class in the task"]))
 def test_what_a_checkpoint_would_have_called_is_ignored(name, data, world):
     path = damaged(data, world, with_hyper(**IGNORED[name](world)))
     with tally.case(GROUP, f"export, checkpoint: {name}"):
@@ -778,6 +783,7 @@ def test_pickled_code_does_not_run(verb, make, data, world, capfd):
         verdict.outcome = "clear"
 
 
+FEW_RESUMED = ["a bomb of aliases in vgp_config", "an optimizer without groups", "a callback that removes another file"]
 RESUMED = {
     "a bomb of aliases in vgp_config": (with_key(vgp_config=mapping_bomb()), "vgp_config"),
     "a deep vgp_config": (with_key(vgp_config="[" * 5000 + "]" * 5000), "vgp_config"),
@@ -800,7 +806,7 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", some_slow(RESUMED, FEW_RESUMED))
 def test_training_does_not_go_on_from_a_hostile_checkpoint(name, data, world, capfd):
     change, words = RESUMED[name]
 
@@ -823,7 +829,7 @@ def rekeyed(value, world):
     return value
 
 
-@pytest.mark.parametrize("name", ["no weights", "NaN", "a tensor of 1e12 elements", "a list"])
+@pytest.mark.parametrize("name", some_slow(["no weights", "NaN", "a tensor of 1e12 elements", "a list"], ["NaN"]))
 def test_a_hostile_checkpoint_is_not_validated(name, data, world, capfd):
     change, words = RESUMED[name]
     path = damaged(data, world, change)
@@ -850,7 +856,7 @@ def test_a_strangers_run_is_resumed_without_its_classes(data, world):
 LINKED = ["config.yaml", "hparams.yaml", "checkpoints/last.ckpt", "checkpoints", "."]
 
 
-@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("name", some_slow(LINKED, ["config.yaml", "checkpoints"]))
 def test_a_strangers_run_with_links_is_not_resumed(name, data, world, capfd):
     run, outside = run_of(data), world.folder / "outside"
     if name in ("checkpoints", "."):
@@ -864,6 +870,29 @@ def test_a_strangers_run_with_links_is_not_resumed(name, data, world, capfd):
     with tally.case(GROUP, f"fit --ckpt_path last: {name} is a link") as verdict:
         message = refused(capfd, "fit", *options(data, data / "runs", "--ckpt_path", "last"))
         assert "link" in message
+        world.hold()
+        verdict.outcome = "clear"
+
+
+def test_the_users_own_links_beside_a_run_are_no_concern_of_it(data, world):
+    (world.folder / "work" / "scratch").symlink_to(world.precious.parent)
+    with tally.case(GROUP, "fit without a logger: a link in the current folder"):
+        main(["fit", *options(data, data / "runs")[:6], *quiet(data)])
+        world.hold()
+
+
+def quiet(data):
+    words = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
+    return [*words, "--trainer.logger", "false", "--trainer.callbacks", "[]", "--trainer.enable_model_summary", "false"]
+
+
+def test_a_job_that_slurm_requeues_does_not_remove_what_a_strangers_checkpoint_names(data, world, capfd):
+    state = {"ModelCheckpoint{}": {"dirpath": "d", "kth_best_model_path": str(world.precious)}}
+    path = damaged(data, world, with_key(callbacks=state))
+    shutil.move(path, world.folder / "work" / "hpc_ckpt_1.ckpt")  # which Lightning finds by itself
+    with tally.case(GROUP, "fit, hpc_ckpt_1.ckpt in the current folder") as verdict:
+        message = refused(capfd, "fit", *options(data, world.folder / "new"))
+        assert "lies outside" in message
         world.hold()
         verdict.outcome = "clear"
 
@@ -982,7 +1011,7 @@ TAG = '!!python/object/apply:os.system ["SHELL"]'
 CONFIG_TEXTS = {
     "a tag of Python": f"FIRST: {TAG}\n",
     "a bomb of aliases": bomb(),
-    "a deep list": "FIRST: " + "[" * 5000 + "]" * 5000 + "\n",
+    "a deep list": "FIRST: " + "[" * 300 + "]" * 300 + "\n",
 }
 WITH_CONFIG = {
     "collect": "env_id",
@@ -999,7 +1028,7 @@ WITH_CONFIG = {
 
 
 @pytest.mark.parametrize("text", CONFIG_TEXTS)
-@pytest.mark.parametrize("verb", WITH_CONFIG)
+@pytest.mark.parametrize("verb", some_slow(WITH_CONFIG, ["collect", "export", "evaluate", "fit"]))
 def test_a_strangers_config_runs_nothing_and_takes_no_memory(verb, text, world, capfd):
     content = filled(CONFIG_TEXTS[text], world).replace("FIRST", WITH_CONFIG[verb])
     (world.folder / "strangers.yaml").write_text(content)
@@ -1009,6 +1038,7 @@ def test_a_strangers_config_runs_nothing_and_takes_no_memory(verb, text, world, 
         verdict.outcome = "clear"
 
 
+FEW_CLASSES = ["a free value of a strategy", "callbacks", "os.system as logger", "strategy"]
 CLASSES = {
     "a free value of a strategy": {
         "strategy": {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"ddp_comm_state": POPEN}}
@@ -1045,7 +1075,7 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", some_slow(CLASSES, FEW_CLASSES))
 def test_a_config_of_a_training_starts_no_program(name, data, world, capfd):
     (world.folder / "strangers.yaml").write_text(yaml.safe_dump({"trainer": filled(CLASSES[name], world)}))
     with tally.case(GROUP, f"fit, config: subprocess.Popen as {name}") as verdict:

@@ -18,7 +18,7 @@ from diffusers import UNet1DModel
 
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.training.checkpoints import read_checkpoint
-from vgp_lightning.training.weights import check_tensors
+from vgp_lightning.training.contents import check_tensors
 
 SCHEDULE = "squaredcos_cap_v2"  # diffusers' name of the only one that the original has
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -39,7 +39,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
     """Refuse a folder with a link that leads out of it, at its top or in one of its subfolders.
 
     The cache of the Hugging Face hub is allowed: there the files of ``snapshots/REVISION`` are links to ``blobs/`` of
@@ -47,6 +47,7 @@ def refuse_links(folder: Path) -> None:
 
     Args:
         folder: The folder; it may itself be a link, since the user has named it.
+        names: The entries to look at, where the folder holds other things too; None: all.
 
     Raises:
         ValueError: If there is such a link.
@@ -55,7 +56,7 @@ def refuse_links(folder: Path) -> None:
     allowed = [root]
     if root.parent.name == "snapshots":
         allowed.append(root.parent.parent / "blobs")
-    entries = list(root.iterdir()) if root.is_dir() else []
+    entries = [entry for entry in root.iterdir() if names is None or entry.name in names] if root.is_dir() else []
     for entry in [*entries, *(inner for outer in entries if outer.is_dir() for inner in _entries(outer, root))]:
         if entry.is_symlink():
             target = Path(os.path.realpath(entry))

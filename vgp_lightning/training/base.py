@@ -21,9 +21,9 @@ from torchmetrics import MeanMetric, MetricCollection
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.data.order import WindowLoader
 from vgp_lightning.data.windows import Batch
+from vgp_lightning.training.contents import check_callbacks, check_weights
 from vgp_lightning.training.fast import can_forward
 from vgp_lightning.training.internals import begin_new_epoch
-from vgp_lightning.training.weights import check_weights
 
 STATISTICS = ("shift", "scale", "return_shift", "return_scale", "action_low", "action_high")
 
@@ -240,6 +240,7 @@ class LearningModule(pl.LightningModule):
         kind = checkpoint.get("vgp_module")
         if kind != type(self).__name__:
             raise ValueError(f"the checkpoint holds a {kind}, but the config asks for a {type(self).__name__}")
+        check_callbacks(checkpoint, "the checkpoint")
         for name in ("state_dict", *(["current_model_state"] if "current_model_state" in checkpoint else [])):
             check_weights(checkpoint.get(name), self.state_dict(), f"{name} of the checkpoint")
         if self._fits:

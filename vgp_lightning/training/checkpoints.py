@@ -16,12 +16,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from vgp_lightning.report.files import replace_file
+from vgp_lightning.training.contents import check_form, check_tensors, check_weights
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.hyperparameters import check_hyperparameters
 from vgp_lightning.training.internals import batches_trained, requeue_signal
 from vgp_lightning.training.planner import PlannerModule
 from vgp_lightning.training.value import ValueModule
-from vgp_lightning.training.weights import check_tensors, check_weights
 
 ASK_EVERY = 20  # steps after which the processes of a distributed run tell each other of a signal or a fault
 
@@ -245,41 +245,3 @@ def load_module(path: str) -> DenoiserModule | ValueModule | PlannerModule:
     check_weights(weights, module.state_dict(), f"state_dict of {path}")
     module.load_state_dict(weights)
     return module
-
-
-def check_form(checkpoint: Any, path: object) -> None:
-    """Refuse a checkpoint that is not made as vgp fit makes them.
-
-    Callbacks keep paths of files in a checkpoint, which Lightning's ModelCheckpoint removes when a resumed run has
-    better ones; so they must lie in the folder of the callback.
-
-    Raises:
-        ValueError: If a part is missing or of another kind, or a callback's path lies elsewhere.
-    """
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}: it is no checkpoint of vgp fit")
-    for key, needed, kind in (
-        ("state_dict", True, dict),
-        ("global_step", True, int),
-        ("vgp_config", False, str),
-        ("callbacks", False, dict),
-        ("loops", False, dict),
-        ("optimizer_states", False, list),
-        ("lr_schedulers", False, list),
-        ("current_model_state", False, dict),
-    ):
-        value = checkpoint.get(key)
-        if (value is None and needed) or (value is not None and not isinstance(value, kind)):
-            found = "no" if value is None else f"a {type(value).__name__} as"
-            raise ValueError(f"{path} has {found} {key}, but vgp fit writes a {kind.__name__}: the file is damaged")
-    if checkpoint["global_step"] < 0:
-        raise ValueError(f"{path} has the global_step {checkpoint['global_step']}: the file is damaged")
-    for name, state in (checkpoint.get("callbacks") or {}).items():
-        if not isinstance(state, dict):
-            raise ValueError(f"{path} has a {type(state).__name__} as the state of the callback {name}")
-        folder = os.path.abspath(str(state.get("dirpath") or "."))
-        ranked = state.get("best_k_models")
-        files = [state.get(key) for key in ("best_model_path", "kth_best_model_path", "last_model_path")]
-        for file in (*files, *(ranked if isinstance(ranked, dict) else ())):
-            if file and Path(folder) not in Path(os.path.abspath(str(file))).parents:
-                raise ValueError(f"{path} has a callback {name} with the file {file}, which lies outside of {folder}")

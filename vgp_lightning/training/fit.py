@@ -16,7 +16,8 @@ from vgp_lightning.report.documents import read_yaml, restrict_parsers
 from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.base import LearningModule
 from vgp_lightning.training.callbacks import EMA
-from vgp_lightning.training.checkpoints import LastCheckpoint, check_form, read_checkpoint, run_folder
+from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint, run_folder
+from vgp_lightning.training.contents import check_form
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
 
@@ -27,6 +28,7 @@ _DECIDING = (
     *("trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
+_WRITTEN = ("config.yaml", "hparams.yaml", "checkpoints")  # in a run's folder, which may be the current one
 _KEYWORDS = ("best", "last", "hpc")  # which Lightning resolves
 _FREE = ("model.init_args.compile", "data.num_workers", "data.download", "data.cache_dir")
 
@@ -73,7 +75,7 @@ class _ConfigInCheckpoint(SaveConfigCallback):
         Raises:
             ValueError: If the folder has a link that leads out of it.
         """
-        refuse_links(run_folder(trainer))
+        refuse_links(run_folder(trainer), _WRITTEN)
         super().setup(trainer, pl_module, stage)
 
     def on_save_checkpoint(
@@ -153,7 +155,7 @@ def _resume_in_last_folder(config: Namespace) -> str | None:
         raise ValueError(
             f"--ckpt_path last: {run} is a link to {run.resolve()}, outside of {root}: name its checkpoint"
         )
-    refuse_links(run)
+    refuse_links(run, _WRITTEN)
     if isinstance(logger, Namespace):
         name = run.name
         number = re.fullmatch(r"version_(\d+)", name)

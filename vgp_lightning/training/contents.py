@@ -1,12 +1,60 @@
-"""Weights from a checkpoint that somebody else may have written, compared with a module's own before loading."""
+"""What is in a checkpoint that somebody else may have written, checked before any of it is loaded."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _UNBOUNDED = ("action_low", "action_high")  # infinite where an action has no bound
+
+
+def check_form(checkpoint: Any, path: object) -> None:
+    """Refuse a checkpoint that is not made as vgp fit makes them.
+
+    Raises:
+        ValueError: If a part is missing or of another kind, or a callback's file lies outside of its folder.
+    """
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}: it is no checkpoint of vgp fit")
+    for key, needed, kind in (
+        ("state_dict", True, dict),
+        ("global_step", True, int),
+        ("vgp_config", False, str),
+        ("callbacks", False, dict),
+        ("loops", False, dict),
+        ("optimizer_states", False, list),
+        ("lr_schedulers", False, list),
+        ("current_model_state", False, dict),
+    ):
+        value = checkpoint.get(key)
+        if (value is None and needed) or (value is not None and not isinstance(value, kind)):
+            found = "no" if value is None else f"a {type(value).__name__} as"
+            raise ValueError(f"{path} has {found} {key}, but vgp fit writes a {kind.__name__}: the file is damaged")
+    if checkpoint["global_step"] < 0:
+        raise ValueError(f"{path} has the global_step {checkpoint['global_step']}: the file is damaged")
+    check_callbacks(checkpoint, path)
+
+
+def check_callbacks(checkpoint: Mapping[str, Any], path: object) -> None:
+    """Refuse states of callbacks with files outside of the callback's folder.
+
+    Lightning's ModelCheckpoint keeps paths in a checkpoint, and removes those files when a resumed run has better ones.
+
+    Raises:
+        ValueError: If a state is no dict, or has such a file.
+    """
+    for name, state in (checkpoint.get("callbacks") or {}).items():
+        if not isinstance(state, dict):
+            raise ValueError(f"{path} has a {type(state).__name__} as the state of the callback {name}")
+        folder = os.path.abspath(str(state.get("dirpath") or "."))
+        ranked = state.get("best_k_models")
+        files = [state.get(key) for key in ("best_model_path", "kth_best_model_path", "last_model_path")]
+        for file in (*files, *(ranked if isinstance(ranked, dict) else ())):
+            if file and Path(folder) not in Path(os.path.abspath(str(file))).parents:
+                raise ValueError(f"{path} has a callback {name} with the file {file}, which lies outside of {folder}")
 
 
 def check_weights(saved: Any, own: Mapping[str, Tensor], place: str) -> None:
