@@ -436,6 +436,7 @@ def test_links_in_an_output_folder_are_replaced_and_their_targets_stay(verb, pla
         assert not (out / OUTPUTS[verb][0]).is_symlink()
 
 
+@pytest.mark.slow
 def test_a_comparison_does_not_write_through_a_link(planner, world):
     main(["evaluate", str(planner), *VERBS["evaluate"], "--output_dir", "out", "--episodes", "2"])
     (world.folder / "work" / "pair.json").symlink_to(world.precious)
@@ -889,9 +890,9 @@ def quiet(data):
 def test_a_job_that_slurm_requeues_does_not_remove_what_a_strangers_checkpoint_names(data, world, capfd):
     state = {"ModelCheckpoint{}": {"dirpath": "d", "kth_best_model_path": str(world.precious)}}
     path = damaged(data, world, with_key(callbacks=state))
-    shutil.move(path, world.folder / "work" / "hpc_ckpt_1.ckpt")  # which Lightning finds by itself
-    with tally.case(GROUP, "fit, hpc_ckpt_1.ckpt in the current folder") as verdict:
-        message = refused(capfd, "fit", *options(data, world.folder / "new"))
+    shutil.move(path, world.folder / "work" / "hpc_ckpt_1.ckpt")  # which Lightning finds by itself on SLURM
+    with tally.case(GROUP, "fit --ckpt_path hpc: a callback that removes another file") as verdict:
+        message = refused(capfd, "fit", *options(data, world.folder / "new", "--ckpt_path", "hpc"))
         assert "lies outside" in message
         world.hold()
         verdict.outcome = "clear"
