@@ -337,6 +337,16 @@ FOLDERS = {
     "index: 20 MB": (break_index(" " * 20_000_000 + "{}"), "20000002 bytes"),
     "index: bytes": (lambda planner, world: (planner / "model_index.json").write_bytes(b"\xff\xfe{"), "is not JSON"),
     "index: task a text": (break_json("model_index.json", task="x"), "task"),
+    "index: references a text": (break_json("model_index.json", task={"reference_scores": "x"}), "reference_scores"),
+    "index: references of text": (
+        break_json("model_index.json", task={"reference_scores": {"name": "x", "min": "0", "max": "1"}}),
+        "reference_scores",
+    ),
+    "index: equal references": (
+        break_json("model_index.json", task={"reference_scores": {"name": "x", "min": 1, "max": 1}}),
+        "reference_scores",
+    ),
+    "index: discount a text": (break_json("model_index.json", task={"discount": "x"}), "discount"),
     "index: planner a list": (break_json("model_index.json", planner=[]), "planner"),
     "index: NaN": (break_json("model_index.json", planner={"scale": float("nan")}), "planner.scale"),
     "index: infinite scale": (
@@ -434,6 +444,15 @@ def test_links_in_an_output_folder_are_replaced_and_their_targets_stay(verb, pla
         world.hold()
         assert (out / OUTPUTS[verb][0]).is_file()
         assert not (out / OUTPUTS[verb][0]).is_symlink()
+
+
+@pytest.mark.parametrize("text", [DEEP, "[" * 100000, "[]", "", "\x00"])
+def test_a_strangers_evaluation_is_read_within_bounds(text, world, capfd):
+    path = world.folder / "evaluation.json"
+    path.write_text(text)
+    with tally.case(GROUP, f"compare: {text[:5]!r}...") as verdict:
+        assert str(path) in refused(capfd, "compare", path, path)
+        verdict.outcome = "clear"
 
 
 @pytest.mark.slow
@@ -683,6 +702,8 @@ DAMAGED = {
     "learning rate NaN": (with_hyper(learning_rate=float("nan")), "learning_rate"),
     "learning rate 10**400": (with_hyper(learning_rate=10**400), "learning_rate"),
     "task a text": (with_hyper(task="x"), "task"),
+    "task with datasets that are numbers": (with_hyper(task={"dataset_id": [1]}), "task"),
+    "task with an environment that is a list": (with_hyper(task={"env_id": ["os", "system"]}), "task"),
     "task with a tensor": (with_hyper(task={"x": torch.zeros(1)}), "task"),
     "tensor missing": (lambda checkpoint: checkpoint["state_dict"].pop(FIRST), FIRST),
     "tensor surplus": (with_tensor("evil", lambda _: torch.zeros(1)), "evil"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from diffusers import UNet1DModel
@@ -28,6 +28,7 @@ def check_folder(folder: Path, index: Mapping[str, Any]) -> None:
     for key in ("normalization", "planner", "task"):
         if key in index and not isinstance(index[key], dict):
             raise ValueError(f"{place} has {key} {str(index[key])[:100]}: an object {{...}} is needed")
+    _check_task(index.get("task", {}), place)
     named = {key: index.get(key) for key in ("normalization", "planner")}
     if wrong := next(find_not_finite(named), None):
         raise ValueError(f"{place} has {wrong}, which is not a finite number")
@@ -39,6 +40,26 @@ def check_folder(folder: Path, index: Mapping[str, Any]) -> None:
             _check_network(folder / name)
     if (folder / "scheduler" / "scheduler_config.json").exists():
         _check_schedule(folder / "scheduler" / "scheduler_config.json")
+
+
+def _check_task(task: Mapping[str, Any], place: Path) -> None:
+    """Refuse a task whose references or discount are no numbers to compute with."""
+    reference = task.get("reference_scores")
+    if reference is not None:
+        ends = [reference.get(key) for key in ("min", "max")] if isinstance(reference, dict) else []
+        numbers = [float(end) for end in ends if _is_number(end)]
+        if len(numbers) != 2 or set(reference) != {"name", "min", "max"} or not numbers[0] < numbers[1]:
+            raise ValueError(
+                f"{place} has task.reference_scores {str(reference)[:100]}: name, min and max are needed, with min "
+                "below max"
+            )
+    discount = task.get("discount")
+    if discount is not None and not (_is_number(discount) and 0 <= discount <= 1):
+        raise ValueError(f"{place} has task.discount {str(discount)[:100]}: a number between 0 and 1 is needed")
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _check_network(folder: Path) -> None:

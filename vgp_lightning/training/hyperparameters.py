@@ -38,6 +38,19 @@ def _widths(value: Any) -> bool:
     return isinstance(value, list) and 2 <= len(value) <= 16 and all(_whole(1, 2**16)[1](width) for width in value)
 
 
+def _task(value: Any) -> bool:
+    """Return whether a value describes a task: env_id, env_spec, dataset_id, discount and others, as far as known."""
+    if not isinstance(value, dict) or not is_plain(value):
+        return False
+    texts = value.get("dataset_id", [])
+    return (
+        all(isinstance(value.get(key), kind | None) for key, kind in _TASK.items())
+        and isinstance(texts, list)
+        and all(isinstance(text, str) for text in texts)
+    )
+
+
+_TASK = {"env_id": str, "env_spec": dict, "reference_scores": dict, "discount": int | float}
 _NUMBER = ("a finite number", _number)
 _WIDTHS = ("a list of 2 to 16 whole numbers", _widths)
 _CHECKS: dict[str, tuple[str, Check]] = {
@@ -56,7 +69,7 @@ _CHECKS: dict[str, tuple[str, Check]] = {
     "action_weight": _NUMBER,
     "loss_discount": _NUMBER,
     "compile": ("true or false", lambda value: isinstance(value, bool)),
-    "task": ("a dict of plain values", lambda value: isinstance(value, dict) and is_plain(value)),
+    "task": ("a dict of plain values, as the data module describes a task,", lambda value: _task(value)),
 }
 _NEEDED = ("transition_dim", "action_dim", "horizon", "task")
 
