@@ -137,10 +137,10 @@ def _refuse_trust_by_file(options: dict[str, Any], args: list[str]) -> None:
     Raises:
         ValueError: If a file gives ``trust_environment``, or an environment of another package.
     """
-    if options.get("trust_environment") and not any("trust_environment" in word for word in args):
+    if options.get("trust_environment") and not any(word.startswith("--trust_environment") for word in args):
         raise ValueError("a config gives trust_environment: it counts only as an option, --trust_environment true")
     env_id = options.get("env_id")
-    if env_id is not None and ":" in env_id and not any(env_id in word for word in args):
+    if env_id is not None and ":" in env_id and not {env_id, f"--env_id={env_id}"} & set(args):
         raise ValueError(f"a config gives env_id {env_id}, which imports a package: give it as an option, --env_id")
 
 
