@@ -378,6 +378,10 @@ FOLDERS = {
     ),
     "network: 1e6 inputs": (break_json("value_function/config.json", in_channels=10**6), "value_function"),
     "network: unknown blocks": (break_json("unet/config.json", mid_block_type="os.system"), "describes no network"),
+    "network: a pipe": (
+        lambda planner, world: ((planner / "unet/config.json").unlink(), os.mkfifo(planner / "unet/config.json")),
+        "is no file",
+    ),
     "network: a list": (lambda planner, world: (planner / "unet/config.json").write_text("[1]"), "holds a list"),
 }
 
@@ -1017,7 +1021,11 @@ def virtual(file, secret):
     file.create_virtual_dataset("terminals", layout)
 
 
-@pytest.mark.parametrize("hide", [external_link, external_storage, virtual])
+def larger_than_the_file(file, secret):
+    file.create_dataset("terminals", (10**13,), "u1", chunks=(10**6,))
+
+
+@pytest.mark.parametrize("hide", [external_link, external_storage, virtual, larger_than_the_file])
 def test_statistics_are_not_read_from_another_file(hide, world):
     from vgp_lightning.export.original import _read_statistics
 

@@ -28,6 +28,7 @@ _NORMALIZERS = {
     "LimitsNormalizer": ("mins", "maxs"),
     "SafeLimitsNormalizer": ("mins", "maxs"),
 }
+_MOST_COMPRESSED = 2000  # times that an array may be larger than its file; HDF5's deflate reaches half of it
 _HARMLESS = {"maze2d_set_terminals", "add_deltas"}  # preprocessing that leaves observations and actions as they are
 
 
@@ -190,16 +191,18 @@ def _read_statistics(path: Path, dataset: str) -> dict[str, Any]:
 
 
 def _refuse_elsewhere(file: Any, key: str) -> None:
-    """Refuse an array of an HDF5 file whose numbers lie in other files, which would be read in its place.
+    """Refuse an array of an HDF5 file whose numbers lie in other files, or in none.
 
     Raises:
-        ValueError: If it is a link, has external storage, or is a virtual dataset.
+        ValueError: If it is a link, has external storage, is a virtual dataset, or is much larger than the file.
     """
     if not isinstance(file.get(key, getlink=True), h5py.HardLink):
         raise ValueError(f"{key} is a link, which may lead to another file")
     array = file[key]
     if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
         raise ValueError(f"{key} is no array whose numbers are in this file")
+    if array.nbytes > _MOST_COMPRESSED * file.id.get_filesize():
+        raise ValueError(f"{key} is said to have {array.nbytes} bytes, the file has {file.id.get_filesize()}")
 
 
 def _normalization(kind: str, numbers: Mapping[str, Any], plans: OriginalNetwork, path: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError(f"{path} is no file")  # such as a pipe, which would be waited for
         if size > LARGEST_FILE:
             raise ValueError(f"{path} has {size} bytes: at most {LARGEST_FILE} are read")
         content = json.loads(path.read_text(encoding="utf-8"))
