@@ -832,6 +832,10 @@ RESUMED = {
         with_key(callbacks={"ModelCheckpoint{}": {"dirpath": "/d", "best_k_models": {"/d/../PRECIOUS": 1.0}}}),
         "lies outside",
     ),
+    "a callback that climbs to another file": (
+        with_key(callbacks={"ModelCheckpoint{}": {"dirpath": "/", "best_model_path": "runs/../../PRECIOUS"}}),
+        "lies outside",
+    ),
     "a callback that removes another file": (
         with_key(callbacks={"ModelCheckpoint{}": {"dirpath": "d", "kth_best_model_path": "PRECIOUS"}}),
         "lies outside",

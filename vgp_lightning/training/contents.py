@@ -53,7 +53,9 @@ def check_callbacks(checkpoint: Mapping[str, Any], path: object) -> None:
         ranked = state.get("best_k_models")
         files = [state.get(key) for key in ("best_model_path", "kth_best_model_path", "last_model_path")]
         for file in (*files, *(ranked if isinstance(ranked, dict) else ())):
-            if file and Path(folder) not in Path(os.path.abspath(str(file))).parents:
+            # ModelCheckpoint itself compares paths as they are written: .. would lead out of the folder.
+            inside = Path(folder) in Path(os.path.abspath(str(file))).parents and ".." not in Path(str(file)).parts
+            if file and not inside:
                 raise ValueError(f"{path} has a callback {name} with the file {file}, which lies outside of {folder}")
 
 
