@@ -828,6 +828,10 @@ RESUMED = {
     "NaN": (DAMAGED["weights NaN"][0], FIRST),
     "a list": (lambda checkpoint: checkpoint.update(callbacks=[]), "callbacks"),
     "an optimizer without groups": (with_key(optimizer_states=[{}]), "optimizer"),
+    "an average without its number": (with_key(averaging_state={}), "averaging_state"),
+    "an average without raw weights": (without("current_model_state"), "current_model_state"),
+    "no loops": (with_key(loops={}), "loops"),
+    "an EMA without its step": (with_key(callbacks={"EMA": {"latest_update_step": "x"}}), "EMA"),
     "a callback that removes a file of the user": (
         with_key(callbacks={"ModelCheckpoint{}": {"dirpath": "/d", "best_k_models": {"/d/../PRECIOUS": 1.0}}}),
         "lies outside",

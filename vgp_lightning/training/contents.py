@@ -27,14 +27,20 @@ def check_form(checkpoint: Any, path: object) -> None:
         ("loops", False, dict),
         ("optimizer_states", False, list),
         ("lr_schedulers", False, list),
-        ("current_model_state", False, dict),
+        ("current_model_state", "averaging_state" in checkpoint, dict),
+        ("averaging_state", False, dict),
     ):
         value = checkpoint.get(key)
-        if (value is None and needed) or (value is not None and not isinstance(value, kind)):
+        if (value is None and (needed or key in checkpoint)) or (value is not None and not isinstance(value, kind)):
             found = "no" if value is None else f"a {type(value).__name__} as"
             raise ValueError(f"{path} has {found} {key}, but vgp fit writes a {kind.__name__}: the file is damaged")
     if checkpoint["global_step"] < 0:
         raise ValueError(f"{path} has the global_step {checkpoint['global_step']}: the file is damaged")
+    if "fit_loop" not in checkpoint.get("loops", {"fit_loop": None}):
+        raise ValueError(f"{path} has loops without fit_loop, so that a training cannot go on: the file is damaged")
+    updates = checkpoint.get("averaging_state", {"n_averaged": torch.tensor(0)}).get("n_averaged")
+    if not isinstance(updates, Tensor) or updates.numel() != 1:
+        raise ValueError(f"{path} has an averaging_state without the number n_averaged: the file is damaged")
     check_callbacks(checkpoint, path)
 
 
