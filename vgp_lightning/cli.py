@@ -144,6 +144,10 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], parse_error:
     from diffusers.utils import logging
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
+    from vgp_lightning.report.documents import restrict_parsers
+
+    restrict_parsers(classes=False)
+
     class Parser(ArgumentParser):
         error = parse_error
 
@@ -162,6 +166,7 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], parse_error:
     for name, value in options.items():
         if value == "":
             fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
+    _refuse_trust_by_file(options, args)
     logging.disable_progress_bar()  # of the three files of a folder
     result = function(**options)
     if entry.outcome is not None:
@@ -178,6 +183,19 @@ def _verbs_with(name: str) -> list[str]:
             if name in parameters or any(name in kind.__annotations__ for kind in settings):
                 verbs.append(verb)
     return verbs
+
+
+def _refuse_trust_by_file(options: dict[str, Any], args: list[str]) -> None:
+    """Refuse a config that allows code to run: a config is passed on, so that the user's own word is needed.
+
+    Raises:
+        ValueError: If a file gives ``trust_environment``, or an environment of another package.
+    """
+    if options.get("trust_environment") and not any(word.startswith("--trust_environment") for word in args):
+        raise ValueError("a config gives trust_environment: it counts only as an option, --trust_environment true")
+    env_id = options.get("env_id")
+    if env_id is not None and ":" in env_id and not {env_id, f"--env_id={env_id}"} & set(args):
+        raise ValueError(f"a config gives env_id {env_id}, which imports a package: give it as an option, --env_id")
 
 
 def _help() -> str:

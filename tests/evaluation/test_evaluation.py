@@ -361,7 +361,11 @@ def test_the_specification_of_the_dataset_goes_before_its_id(fake_pipeline, tmp_
     monkeypatch.setitem(sys.modules, "staircase_module", SimpleNamespace(Staircase=Staircase))
     spec = gymnasium.envs.registration.EnvSpec("Staircase-v0", "staircase_module:Staircase", max_episode_steps=4)
     fake_pipeline.task["env_spec"] = json.loads(spec.to_json())
-    report = evaluate("folder", 1, str(tmp_path), seed=3, video=False)
+    with pytest.raises(
+        ValueError, match=r"folder names Staircase-v0 with the entry_point 'staircase_module:Staircase'"
+    ):
+        evaluate("folder", 1, str(tmp_path), seed=3, video=False)
+    report = evaluate("folder", 1, str(tmp_path), seed=3, video=False, trust_environment=True)
     (episode,) = report["episodes"]
     assert (episode["return"], episode["length"], episode["truncated"]) == (10.0, 4, True)
     assert report["env_spec"]["max_episode_steps"] == 4

@@ -187,3 +187,8 @@ def test_two_folders_with_different_code_in_one_process_plan_each_with_its_own(t
     first = write_tiny(tmp_path / "first")
     second = edited(write_tiny(tmp_path / "second"), '"scale": 0.1,', '"scale": 0.7,')
     assert run_elsewhere(tmp_path, PLAN_TWO_ELSEWHERE, first, second, first) == [0.1, 0.7, 0.1]
+
+
+def test_the_card_says_to_read_the_code_before_it_is_trusted(tmp_path):
+    text = (write_tiny(tmp_path / "planner") / "README.md").read_text()
+    assert "runs the code in this folder's `pipeline.py`: read it before you trust it." in text.split("```")[2]

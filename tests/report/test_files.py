@@ -1,11 +1,11 @@
-"""Reports: they are complete, or the file is the one before."""
+"""Files: they are complete, or the one before; no link leads out of a folder."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from vgp_lightning.report.files import write_report
+from vgp_lightning.report.files import refuse_links, replace_file, write_report
 
 
 def test_a_report_replaces_the_one_before_and_leaves_no_other_file(tmp_path):
@@ -51,3 +51,40 @@ def test_a_report_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, m
         write_report({"return": 2.5}, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == {"return": 1.5}
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_file_that_is_not_written_to_its_end_leaves_the_one_before(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"before")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        replace_file(path, fail)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    path = tmp_path / "folder" / "a.txt"
+    path.parent.mkdir()
+    path.symlink_to(outside)
+    replace_file(path, lambda file: file.write(b"new"))
+    assert (outside.read_text(), path.read_text(), path.is_symlink()) == ("mine", "new", False)
+
+
+def test_links_within_a_folder_are_allowed_and_links_out_of_it_are_named(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("")
+    (folder / "b").symlink_to("a")
+    (folder / "sub" / "c").symlink_to("../a")
+    refuse_links(folder)
+    (folder / "sub" / "d").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"sub/d is a link to .*/secret, outside of"):
+        refuse_links(folder)
+    refuse_links(folder, ["a", "b"])

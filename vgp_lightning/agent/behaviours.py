@@ -3,7 +3,6 @@
 Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
 
-import json
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import Agent
 from vgp_lightning.agent.planning import PlanningAgent
+from vgp_lightning.report.documents import read_json
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -218,11 +218,8 @@ def make_behaviour(
         return WaypointBehaviour(environments, action_noise=action_noise)
     expected = (spaces.flatdim(action_space), spaces.flatdim(environments.single_observation_space))  # (A, O)
     if linear:
-        try:
-            content = json.loads(path.read_text())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error}): a linear behaviour is") from error
-        if not isinstance(content, dict) or content.get("kind") != "linear":
+        content = read_json(path)
+        if content.get("kind") != "linear":
             raise ValueError(f"{path} is not a linear behaviour: it needs the keys kind ('linear'), weights and bias")
         weights, bias = (np.asarray(content.get(key, ()), dtype=np.float64) for key in ("weights", "bias"))
         if weights.shape != expected or bias.shape != expected[:1]:

@@ -18,9 +18,13 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from vgp_lightning import __version__
 from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
+from vgp_lightning.agent.trust import trusted_spec
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
+from vgp_lightning.report.documents import read_json
+from vgp_lightning.report.files import refuse_links
 
 # Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
 # environment begins in the same state, so a planner would be evaluated from the initial states of its training data.
@@ -38,33 +42,37 @@ class Deployment:
         env_id: The environment's id.
     """
 
-    def __init__(self, folder: str, env_id: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, folder: str, env_id: str | None = None, device: str = "auto", trust_environment: bool = False
+    ) -> None:
         """Load the planner and find its environment.
 
         Args:
             folder: Folder that ``vgp export`` wrote.
             env_id: The environment's id; None: the environment that the planner was trained for.
             device: Where the planner runs; auto: cuda if there is one, else cpu.
+            trust_environment: Make the environment that the folder specifies even if it is not the one that is
+                registered under its id. This runs whatever code the folder names.
 
         Raises:
-            ValueError: If the folder is not a planner's, or no environment is given and the folder names none.
+            ValueError: If the folder is not a planner's, no environment is given and the folder names none, or it
+                names one that is not registered.
         """
         self.folder = Path(folder)
         self.pipeline = load_pipeline(self.folder, device)
-        self.spec = self._find_environment(env_id)
+        self.spec = env_id if env_id is not None else self._find_environment(trust_environment)
         self.env_id: str = self.spec if isinstance(self.spec, str) else self.spec.id
 
-    def _find_environment(self, env_id: str | None) -> str | EnvSpec:
+    def _find_environment(self, trusted: bool) -> str | EnvSpec:
         task = self.pipeline.task
-        if env_id is not None:
-            return env_id
-        if task.get("env_spec") is not None:
+        if trusted and task.get("env_spec") is not None:
             return EnvSpec.from_json(json.dumps(task["env_spec"]))
-        if task.get("env_id") is not None:
-            return str(task["env_id"])
-        raise ValueError(
-            f"{self.folder} does not name the environment it was trained for: give one, such as --env_id Hopper-v5"
-        )
+        found = task.get("env_id") if trusted else trusted_spec(task, self.folder)
+        if found is None:
+            raise ValueError(
+                f"{self.folder} does not name the environment it was trained for: give one, such as --env_id Hopper-v5"
+            )
+        return found
 
     def agent(self, conditions: Conditions | None = None, **settings: Unpack[Settings]) -> PlanningAgent:
         """Return an agent that plans with these settings in place of the folder's.
@@ -132,7 +140,8 @@ def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipel
         device: Such as cpu or cuda:1; auto: cuda if there is one, else cpu.
 
     Raises:
-        ValueError: If the folder is not a planner's.
+        ValueError: If the folder is not a planner's, has links that lead out of it, or describes parts that are
+            larger than its weights.
     """
     index = folder / "model_index.json"
     remedy = "make one: vgp export --denoiser DENOISER.ckpt --value VALUE.ckpt --output FOLDER"
@@ -140,9 +149,12 @@ def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipel
         found = _describe_other(folder) or f"it has no model_index.json; {remedy}"
         raise ValueError(f"{folder} is not a pipeline folder: {found}")
     device = find_device(device)
-    name = json.loads(index.read_text()).get("_class_name")
+    refuse_links(folder)
+    content = read_json(index)
+    name = content.get("_class_name")
     if name != ValueGuidedPlannerPipeline.__name__:
         raise ValueError(f"{folder} holds a {name}, not a {ValueGuidedPlannerPipeline.__name__}; {remedy}")
+    check_folder(folder, content)
     # Without this option diffusers prints an advertisement of accelerate.
     pipeline: ValueGuidedPlannerPipeline = ValueGuidedPlannerPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     pipeline.to(device)

@@ -4,7 +4,6 @@ Shapes: N environments, O observation and A action dimensions, both flat, in the
 """
 
 import difflib
-import importlib
 import importlib.util
 import inspect
 import time
@@ -18,6 +17,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
+
+from vgp_lightning.agent.trust import register_robotics
 
 _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
 _OF_GYMNASIUM = {"render_mode", "max_episode_steps"}  # arguments that any environment can be made with
@@ -80,8 +81,8 @@ def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> 
     if name.count(":") > 1:
         raise ValueError(f"environment {name!r} cannot be made: an id is 'Id', or 'package:Id'")
     # The mazes are an extra, and gymnasium does not register them by itself.
-    if name.startswith(_MAZES) and importlib.util.find_spec("gymnasium_robotics") is not None:
-        gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+    if name.startswith(_MAZES):
+        register_robotics(name)
     try:
         environments = gymnasium.make_vec(
             environment,

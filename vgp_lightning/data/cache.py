@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vgp_lightning.data.building import built, explained
+from vgp_lightning.data.metadata import check_metadata
 from vgp_lightning.data.reading import Recording, check_files, data_folder, read
 
 _FORMAT = "2"  # version of the cached arrays; part of the cache's keys
@@ -49,17 +50,20 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
             folder of this user, since another user's lock file cannot be opened. None: do not download.
 
     Raises:
-        ValueError: If the dataset is missing, or a package that its format needs.
+        ValueError: If the dataset is missing, its metadata are damaged or hostile, or a package that its format needs
+            is missing.
     """
     try:
         if download_lock is None:
-            return minari.load_dataset(dataset_id)
+            return _load_checked(dataset_id)
         with explained(download_lock.parent):
             download_lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(download_lock):  # what fails below is not the cache's fault
                 pass
         with FileLock(download_lock):
-            return minari.load_dataset(dataset_id, download=True)
+            if not (dataset_path(dataset_id) / "data").exists():
+                minari.download_dataset(dataset_id)
+            return _load_checked(dataset_id)
     except FileNotFoundError as error:
         near = difflib.get_close_matches(dataset_id, minari.list_local_datasets(), n=3, cutoff=0.4)
         raise ValueError(
@@ -72,6 +76,13 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
             f"dataset {dataset_id!r} needs another package for its format or its download ({error}): install it, such "
             'as by pip install "minari[arrow]"'
         ) from error
+
+
+def _load_checked(dataset_id: str) -> minari.MinariDataset:
+    """Open a dataset after its metadata have been checked."""
+    if (dataset_path(dataset_id) / "data").exists():
+        check_metadata(dataset_path(dataset_id))
+    return minari.load_dataset(dataset_id)
 
 
 # The next two functions, and reading.py for MinariDataset.storage, are the only users of two names that Minari's

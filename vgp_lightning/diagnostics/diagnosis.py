@@ -42,6 +42,7 @@ def diagnose(
     *,
     seed: int = FIRST_SEED,
     env_id: str | None = None,
+    trust_environment: bool = False,
     starts: int = 8,
     reach_goal: bool = False,
     video: bool = True,
@@ -61,6 +62,8 @@ def diagnose(
         seed: First seed of the environment and of the planner's noise; the default is far from the seeds of collected
             episodes.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
+        trust_environment: Make the environment that the folder specifies even if it is not the one that gymnasium or
+            gymnasium-robotics registers under its id. This runs whatever code the folder names.
         starts: Plans of each episode, evenly spaced, that are executed to their end and sampled anew.
         reach_goal: In a maze, let every plan end at the goal.
         video: Draw the first episode as rollout.gif.
@@ -78,7 +81,7 @@ def diagnose(
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
     check_seed(seed)
-    deployed = Deployment(pipeline_folder, env_id, device)
+    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
     with deployed.environments(min(episodes, 16), video) as environments, deployed.environments(1) as replays:
         maze = find_maze(first_of(environments))

@@ -100,7 +100,7 @@ def _read(name: str, metric: str) -> _Evaluation:
         raise ValueError(f"{path} does not exist: give two files of evaluations. {_REMEDY}")
     try:
         report = json_.loads(path.read_text())
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
         raise ValueError(f"{path} is not JSON ({error}): give an evaluation.json. {_REMEDY}") from error
     found = report if isinstance(report, dict) else {}
     lacking = [key for key, kind in _NEEDED.items() if not isinstance(found.get(key), kind) or not found[key]]

@@ -100,6 +100,7 @@ def evaluate(
     seed: int = FIRST_SEED,
     sampler_seed: int | None = None,
     env_id: str | None = None,
+    trust_environment: bool = False,
     environments: int | None = None,
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
@@ -118,6 +119,8 @@ def evaluate(
         seed: First seed of the environment; the default is far from the seeds of collected episodes.
         sampler_seed: First seed of the planner's noise; by default the environment's.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
+        trust_environment: Make the environment that the folder specifies even if it is not the one that gymnasium or
+            gymnasium-robotics registers under its id. This runs whatever code the folder names.
         environments: Environments that are played in at the same time and planned for in one batch; by default as many
             as episodes, but at most 16. No random number depends on it.
         ref_min_score: Return that scores 0; by default the dataset's, else D4RL's for this family of environments.
@@ -137,7 +140,7 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
     check_seed(seed)
     check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
-    deployed = Deployment(pipeline_folder, env_id, device)
+    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     agent = deployed.agent(**settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
@@ -175,7 +178,8 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
     """Write the JSON, the pictures and the TensorBoard events."""
     output.mkdir(parents=True, exist_ok=True)
     gif = output / "rollout.gif"
-    gif.unlink(missing_ok=True)  # of an earlier evaluation
+    for earlier in (gif, output / "rollout.png"):  # a link as well, so that its target is not written
+        earlier.unlink(missing_ok=True)
     picture = plot_episode(recorder.actions, recorder.observations, f"{report['env_id']}, seed {report['seed']}")
     picture.savefig(output / "rollout.png")
     with SummaryWriter(str(output)) as writer:

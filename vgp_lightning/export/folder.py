@@ -5,11 +5,11 @@ import inspect
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeGuard
+from uuid import uuid4
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -17,6 +17,8 @@ from vgp_lightning import __version__
 from vgp_lightning.pipeline import planner
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
+from vgp_lightning.report.documents import read_json
+from vgp_lightning.report.files import refuse_links, replace_file
 
 _NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
@@ -24,7 +26,8 @@ _NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
     """Write a pipeline and the YAML texts of its training as a folder, atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.building-", dir=folder.parent))
+    building = folder.parent / f".{folder.name}.building-{uuid4().hex}"
+    building.mkdir()  # by a random name, with the user's umask
     try:
         pipeline.save_pretrained(building, safe_serialization=True)
         (building / "pipeline.py").write_text(join_pipeline())
@@ -32,10 +35,9 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
         _model_card(pipeline).save(building / "README.md")
-        # mkdtemp and safetensors give access to the owner alone.
-        building.chmod(0o755)
+        # safetensors gives access to the owner alone, whatever the umask says.
         for weights in building.rglob("*.safetensors"):
-            weights.chmod(0o644)
+            weights.chmod((building / "pipeline.py").stat().st_mode & 0o777)
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -54,8 +56,10 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: New defaults, by name; the others stay.
 
     Raises:
-        ValueError: If a setting is unknown or cannot work with the folder's networks; nothing is written then.
+        ValueError: If a setting is unknown or cannot work with the folder's networks, or the folder has links that
+            lead out of it; nothing is written then.
     """
+    refuse_links(folder)
     old = ValueGuidedPlannerPipeline.from_pretrained(folder)
     planner = old.planner | dict(settings)
     new = ValueGuidedPlannerPipeline(
@@ -63,18 +67,19 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     )  # raises if the settings cannot work
     _renew_code(folder / "pipeline.py")
     index = folder / "model_index.json"
-    content = json.loads(index.read_text()) | {"planner": planner}
-    _replace(index, json.dumps(content, indent=2, sort_keys=True) + "\n")  # as diffusers writes it
+    content = json.dumps(read_json(index) | {"planner": planner}, indent=2, sort_keys=True) + "\n"
+    replace_file(index, lambda file: file.write(content.encode()))  # as diffusers writes it
     card = folder / "README.md"
     if card.is_file():
         table = _table(new)
-        _replace(card, _TABLE.sub(lambda _: table, card.read_text()))
+        text = _TABLE.sub(lambda _: table, card.read_text())
+        replace_file(card, lambda file: file.write(text.encode()))
 
 
 def _renew_code(path: Path) -> None:
     """Write this package's code as a folder's ``pipeline.py``, and remove the files that 0.1 wrote beside it."""
     neighbours = _NEIGHBOUR.findall(path.read_text()) if path.is_file() else []
-    _replace(path, join_pipeline())
+    replace_file(path, lambda file: file.write(join_pipeline().encode()))
     for name in neighbours:
         path.with_name(f"{name}.py").unlink(missing_ok=True)
 
@@ -103,13 +108,6 @@ def join_pipeline() -> str:
 
 def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
     return isinstance(node, ast.ImportFrom) and node.level > 0
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 # ---------------------------------------------------------------- model card
@@ -151,6 +149,8 @@ pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, tru
 plan = pipeline(observation)  # (O,) or (N, O), in the environment's units
 plan.actions[0, 0]            # (A,), what to do now
 ```
+
+`trust_remote_code=True` runs the code in this folder's `pipeline.py`: read it before you trust it.
 
 {_table(pipeline)}"""
     data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])

@@ -20,6 +20,7 @@ from vgp_lightning.export.original_network import SCHEDULE, OriginalNetwork, rea
 from vgp_lightning.pipeline.networks import make_noise_scheduler
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS, Settings
+from vgp_lightning.report.documents import read_json
 
 # Normalisers that are an affine map of each dimension, and the attributes that it follows from.
 _NORMALIZERS = {
@@ -27,6 +28,7 @@ _NORMALIZERS = {
     "LimitsNormalizer": ("mins", "maxs"),
     "SafeLimitsNormalizer": ("mins", "maxs"),
 }
+_MOST_COMPRESSED = 2000  # times that an array may be larger than its file; HDF5's deflate reaches half of it
 _HARMLESS = {"maze2d_set_terminals", "add_deltas"}  # preprocessing that leaves observations and actions as they are
 
 
@@ -175,10 +177,12 @@ def _read_statistics(path: Path, dataset: str) -> dict[str, Any]:
     """Return the attributes of the original's normalisers, by key: from JSON, or measured on a D4RL file."""
     try:
         if path.suffix == ".json":
-            return dict(json.loads(path.read_text()))
+            return read_json(path)
         if any(maze in f"{dataset} {path.name}" for maze in ("maze2d", "antmaze")):
             raise ValueError("the original changes a maze's episodes before it measures them: give the numbers as JSON")
         with h5py.File(path) as file:
+            for key in ("terminals", "timeouts", "actions", "observations"):
+                _refuse_elsewhere(file, key)
             # A last episode that does not end is left out, there as here.
             ends = np.flatnonzero(np.logical_or(file["terminals"], file["timeouts"]))
             rows = {key: np.asarray(file[key][: ends[-1] + 1], np.float32) for key in ("actions", "observations")}
@@ -189,6 +193,21 @@ def _read_statistics(path: Path, dataset: str) -> dict[str, Any]:
         key: {"means": x.mean(axis=0), "stds": x.std(axis=0), "mins": x.min(axis=0), "maxs": x.max(axis=0)}
         for key, x in rows.items()
     }
+
+
+def _refuse_elsewhere(file: Any, key: str) -> None:
+    """Refuse an array of an HDF5 file whose numbers lie in other files, or in none.
+
+    Raises:
+        ValueError: If it is a link, has external storage, is a virtual dataset, or is much larger than the file.
+    """
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        raise ValueError(f"{key} is a link, which may lead to another file")
+    array = file[key]
+    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
+        raise ValueError(f"{key} is no array whose numbers are in this file")
+    if array.nbytes > _MOST_COMPRESSED * file.id.get_filesize():
+        raise ValueError(f"{key} is said to have {array.nbytes} bytes, the file has {file.id.get_filesize()}")
 
 
 def _normalization(kind: str, numbers: Mapping[str, Any], plans: OriginalNetwork, path: str) -> dict[str, Any]:

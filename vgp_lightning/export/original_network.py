@@ -4,7 +4,9 @@ The weights are in ``state_N.pt``, what they mean is in the ``*_config.pkl`` fil
 observation dimensions, action first in both codes.
 """
 
+import io
 import pickle
+import pickletools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +18,11 @@ from diffusers import UNet1DModel
 
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.training.checkpoints import read_checkpoint
+from vgp_lightning.training.contents import check_tensors
 
 SCHEDULE = "squaredcos_cap_v2"  # diffusers' name of the only one that the original has
 
+_LARGEST_CONFIG = 1_000_000  # bytes; the published ones have some hundred
 _CONFIGS = ("dataset", "model", "diffusion")
 _KINDS = {"downs": "TemporalUnet", "blocks": "ValueFunction"}  # by what they call the way down
 _CONSTANTS = re.compile(r"betas|\w*alphas_cumprod\w*|posterior_\w+|loss_fn\.weights")  # not the network's
@@ -120,6 +124,7 @@ def _read(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], Any, dict[
     tensors = state.get(weights) if isinstance(state, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} is no checkpoint of the original code: it has no weights named {weights!r}")
+    check_tensors(tensors, f"{weights} of {path}")
     configs = {name: _read_config(path.with_name(f"{name}_config.pkl")) for name in _CONFIGS}
     return tensors, state.get("step"), configs
 
@@ -139,10 +144,33 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        with path.open("rb") as file:
-            return dict(Unpickler(file).load()._dict)
-    except (OSError, EOFError, LookupError, TypeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
+        content = path.read_bytes() if path.stat().st_size <= _LARGEST_CONFIG else b""
+        if not content:
+            raise ValueError(f"it has {path.stat().st_size} bytes, where 1 to {_LARGEST_CONFIG} are expected")
+        _check_claims(content)
+        return dict(Unpickler(io.BytesIO(content)).load()._dict)
+    except (
+        *(OSError, EOFError, LookupError, TypeError, AttributeError, ValueError, RecursionError, MemoryError),
+        *(OverflowError, pickle.UnpicklingError),
+    ) as error:
         raise ValueError(f"{path} is not read: {error}. Move it away, and give what it says as options") from error
+
+
+def _check_claims(content: bytes) -> None:
+    """Refuse a pickle that announces more bytes than it has, or a larger memo than it has instructions.
+
+    The unpickler takes that memory before it reads on.
+
+    Raises:
+        ValueError: If it does, or is no pickle.
+    """
+    count, largest = 0, 0
+    for opcode, argument, _ in pickletools.genops(content):  # which raises where bytes are missing
+        count += 1
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            largest = max(largest, int(argument or 0))
+    if largest > count:
+        raise ValueError(f"it has a memo of {largest} entries, but {count} instructions")
 
 
 def _widths(tensors: Mapping[str, torch.Tensor], entry: str, path: Path) -> list[int]:

@@ -1,22 +1,73 @@
-"""Reports as JSON files."""
+"""Files in folders that somebody else may have made: written atomically, and no link followed out of the folder."""
 
 import json
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write a report atomically: until it is complete, the file at the path is the one before it.
+    """Write a report as JSON, atomically.
 
     Raises:
         ValueError: If a number is not finite, which JSON cannot express.
     """
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file atomically: until it is complete, the file at the path is the one before it.
+
+    The temporary file beside it is created exclusively (``O_EXCL``) under a random name. So no link that lies in the
+    folder decides what is written: a link at the path itself is replaced, its target stays as it is.
+
+    Args:
+        path: The file.
+        write: Writes the content to the open file that it is given.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        with partial.open("x") as file:  # a file of its own, whoever else writes the same report
-            file.write(text)
+        with partial.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
+    """Refuse a folder with a link that leads out of it, at its top or in one of its subfolders.
+
+    The cache of the Hugging Face hub is allowed: there the files of ``snapshots/REVISION`` are links to ``blobs/`` of
+    the same repository.
+
+    Args:
+        folder: The folder; it may itself be a link, since the user has named it.
+        names: The entries to look at, where the folder holds other things too; None: all.
+
+    Raises:
+        ValueError: If there is such a link.
+    """
+    root = folder.resolve()
+    allowed = [root]
+    if root.parent.name == "snapshots":
+        allowed.append(root.parent.parent / "blobs")
+    entries = [entry for entry in root.iterdir() if names is None or entry.name in names] if root.is_dir() else []
+    for entry in [*entries, *(inner for outer in entries if outer.is_dir() for inner in _entries(outer, root))]:
+        if entry.is_symlink():
+            target = Path(os.path.realpath(entry))
+            if not any(target.is_relative_to(place) for place in allowed):
+                raise ValueError(
+                    f"{folder / entry.relative_to(root)} is a link to {target}, outside of {folder}: links out of a "
+                    "folder are not followed. Put a copy in its place, if you trust it"
+                )
+
+
+def _entries(folder: Path, root: Path) -> list[Path]:
+    """Return what is in a subfolder, unless it is a link out of the root, which is refused itself."""
+    inside = Path(os.path.realpath(folder)).is_relative_to(root)
+    return list(folder.iterdir()) if inside and not folder.is_symlink() else []

@@ -19,6 +19,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
+from vgp_lightning.report.files import replace_file
+
 Frames = Sequence[NDArray[np.uint8]]
 
 
@@ -44,7 +46,8 @@ def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
     Raises:
         ValueError: If there are no frames, or their sizes differ.
     """
-    Path(path).write_bytes(_gif_bytes(frames, fps))
+    content = _gif_bytes(frames, fps)
+    replace_file(Path(path), lambda file: file.write(content))
 
 
 def log_gif(folder: str | Path, tag: str, frames: Frames, fps: float) -> None:

@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.data.order import WindowLoader
 from vgp_lightning.data.windows import Batch
+from vgp_lightning.training.contents import check_callbacks, check_weights
 from vgp_lightning.training.fast import can_forward
 from vgp_lightning.training.internals import begin_new_epoch
 from vgp_lightning.training.trainers import NO_END, check_trainer
@@ -233,19 +234,25 @@ class LearningModule(pl.LightningModule):
         """Check that the checkpoint fits, and keep this run's learning rate and weight decay.
 
         Raises:
-            ValueError: If the checkpoint holds another module, or is resumed with other data.
+            ValueError: If the checkpoint holds another module or other weights, or is resumed with other data.
         """
         check_kind(checkpoint, type(self).__name__)
+        check_callbacks(checkpoint, "the checkpoint")
+        for name in ("state_dict", *(["current_model_state"] if "current_model_state" in checkpoint else [])):
+            check_weights(checkpoint.get(name), self.state_dict(), f"{name} of the checkpoint")
         if self._fits:
             self._check_statistics(checkpoint["state_dict"])
             self._position = checkpoint.get("vgp_position") or _position_of_0_1(checkpoint)
         # The states of optimizer and schedule would bring back the checkpoint's learning rate and weight decay.
-        for state in checkpoint.get("optimizer_states", []):
-            for group, part in zip(state["param_groups"], self.parts, strict=True):
-                group["lr"] *= part.learning_rate / group["initial_lr"]
-                group["initial_lr"], group["weight_decay"] = part.learning_rate, part.weight_decay
-        for state in checkpoint.get("lr_schedulers", []):
-            state["base_lrs"] = [part.learning_rate for part in self.parts]
+        try:
+            for state in checkpoint.get("optimizer_states", []):
+                for group, part in zip(state["param_groups"], self.parts, strict=True):
+                    group["lr"] *= part.learning_rate / group["initial_lr"]
+                    group["initial_lr"], group["weight_decay"] = part.learning_rate, part.weight_decay
+            for state in checkpoint.get("lr_schedulers", []):
+                state["base_lrs"] = [part.learning_rate for part in self.parts]
+        except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"the optimizer's state in the checkpoint is damaged: {error!r}") from error
 
     def _check_statistics(self, saved: dict[str, Tensor]) -> None:
         own = self.state_dict()

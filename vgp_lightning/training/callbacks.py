@@ -99,8 +99,15 @@ class EMA(pl.Callback):
         return {"latest_update_step": self._latest_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the step of the latest update."""
-        self._latest_step = state_dict["latest_update_step"]
+        """Restore the step of the latest update.
+
+        Raises:
+            ValueError: If the checkpoint has none.
+        """
+        step = state_dict.get("latest_update_step")
+        if not isinstance(step, int):
+            raise ValueError(f"the checkpoint's state of EMA has latest_update_step {step}: the file is damaged")
+        self._latest_step = step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -15,7 +15,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from vgp_lightning.report.files import replace_file
+from vgp_lightning.training.contents import check_form, check_tensors, check_weights
 from vgp_lightning.training.denoiser import DenoiserModule
+from vgp_lightning.training.hyperparameters import check_hyperparameters
 from vgp_lightning.training.internals import batches_trained, requeue_signal
 from vgp_lightning.training.planner import PlannerModule
 from vgp_lightning.training.value import ValueModule
@@ -50,18 +53,11 @@ class WholeFile(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
         try:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
+            replace_file(target, lambda file: torch.save(checkpoint, file))
         except RuntimeError as error:
             # torch's writer hides the operating system's message.
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-        finally:
-            part.unlink(missing_ok=True)
 
 
 class LastCheckpoint(Checkpoint):
@@ -214,7 +210,10 @@ def read_checkpoint(path: str | Path, advice: str = "") -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"checkpoint {path} does not exist{advice}") from error
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        *(OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, MemoryError),
+        *(AssertionError, pickle.UnpicklingError),
+    ) as error:
         # torch's own message is a page long, and advises loading it as code.
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
 
@@ -222,12 +221,27 @@ def read_checkpoint(path: str | Path, advice: str = "") -> Any:
 def load_module(path: str) -> DenoiserModule | ValueModule | PlannerModule:
     """Load a checkpoint of any of the modules, with the EMA weights if it was trained with EMA.
 
+    The module's class is called here with the hyper-parameters as plain values. Lightning's ``load_from_checkpoint``
+    would call the function that the checkpoint names as its instantiator, which makes objects of any class.
+
     Raises:
-        ValueError: If the file is missing, is no checkpoint, or is another program's.
+        ValueError: If the file is missing, is no checkpoint, is another program's, or holds what no training writes.
     """
     checkpoint = read_checkpoint(path, advice=": train one with vgp fit")
     kinds = {kind.__name__: kind for kind in (DenoiserModule, ValueModule, PlannerModule)}
-    kind = kinds.get(checkpoint.get("vgp_module", "")) if isinstance(checkpoint, dict) else None
+    name = checkpoint.get("vgp_module") if isinstance(checkpoint, dict) else None
+    kind = kinds.get(name) if isinstance(name, str) else None
     if kind is None:
         raise ValueError(f"{path} is not a checkpoint of {' or '.join(kinds)}: train one with vgp fit")
-    return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    check_form(checkpoint, path)
+    weights = checkpoint["state_dict"]
+    check_tensors(weights, f"state_dict of {path}")
+    size = Path(path).stat().st_size
+    arguments = check_hyperparameters(kind, checkpoint.get("hyper_parameters"), size, path)
+    try:
+        module: DenoiserModule | ValueModule | PlannerModule = kind(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{path} has hyper_parameters that describe no {kind.__name__}: {error}") from error
+    check_weights(weights, module.state_dict(), f"state_dict of {path}")
+    module.load_state_dict(weights)
+    return module

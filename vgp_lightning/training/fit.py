@@ -10,12 +10,15 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.report.documents import read_yaml, restrict_parsers
+from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.base import LearningModule, check_kind
 from vgp_lightning.training.callbacks import EMA
-from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint
+from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint, run_folder
+from vgp_lightning.training.contents import check_form
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
-from vgp_lightning.training.runs import find_checkpoint, is_main_process, last_checkpoint, own_folder
+from vgp_lightning.training.runs import WRITTEN, find_checkpoint, is_main_process, last_checkpoint, own_folder
 from vgp_lightning.training.trainers import check_trainer
 
 _LINKED = ("transition_dim", "action_dim", "horizon", "task")  # arguments of the modules that follow from the data
@@ -41,6 +44,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
         error = parse_error
 
     keep_freed_memory()
+    restrict_parsers(classes=True)
     with warnings.catch_warnings():
         # It suspects that arguments given by code (the demo, a test) were meant for the command line.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -63,6 +67,15 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
 
 class _ConfigInCheckpoint(SaveConfigCallback):
     """Saves the merged config in the checkpoint too, so that an export or a resumed run needs nothing else."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the config, unless the run's folder has links that would let it be written elsewhere.
+
+        Raises:
+            ValueError: If the folder has a link that leads out of it.
+        """
+        refuse_links(run_folder(trainer), WRITTEN)
+        super().setup(trainer, pl_module, stage)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -129,11 +142,10 @@ class _CLI(LightningCLI):
         else:
             path = find_checkpoint(asked, "--ckpt_path")
         checkpoint = read_checkpoint(path, ": train one with vgp fit")
-        if not isinstance(checkpoint, dict):
-            raise ValueError(f"{path} holds a {type(checkpoint).__name__}: it is no checkpoint of vgp fit")
+        check_form(checkpoint, path)
         if fits:
             text = self.parser.dump(self.config, skip_none=False)
-            _check_same(path, checkpoint, yaml.safe_load(text)["fit"], config.may_differ)
+            _check_same(path, checkpoint.get("vgp_config"), yaml.safe_load(text)["fit"], config.may_differ)
         check_kind(checkpoint, config.model.class_path.rpartition(".")[2])
         if fits and is_main_process():
             print(f"vgp: resuming from {path}, step {checkpoint.get('global_step')}")
@@ -207,16 +219,24 @@ def _drop_progress_bar(trainer_config: Namespace) -> None:
         ]
 
 
-def _check_same(path: str, checkpoint: dict[str, Any], config: dict[str, Any], may_differ: list[str]) -> None:
+def _check_same(path: str, text: str | None, config: dict[str, Any], may_differ: list[str]) -> None:
     """Refuse to resume a run that had other settings.
+
+    Args:
+        path: The checkpoint.
+        text: Its ``vgp_config``; None: the command line has not written it.
+        config: The options of this run.
+        may_differ: Options that may differ.
 
     Raises:
         ValueError: If an option that decides the weights differs, and is not named in ``may_differ``.
     """
-    text = checkpoint.get("vgp_config")
-    if not isinstance(text, str):
+    if text is None:
         return  # not written by the command line
-    there, here = _flat(yaml.safe_load(text)), _flat(config)
+    saved = read_yaml(text, f"vgp_config of {path}")
+    if not isinstance(saved, dict):
+        raise ValueError(f"vgp_config of {path} holds a {type(saved).__name__}: the file is damaged")
+    there, here = _flat(saved), _flat(config)
     names = [
         name
         for name in sorted(there.keys() | here.keys())

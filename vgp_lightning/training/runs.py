@@ -12,11 +12,13 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.checkpoints import run_folder
 from vgp_lightning.training.internals import take_next_version
 
 _LAST = Path("checkpoints", "last.ckpt")
 _LOCK = ".lock"
+WRITTEN = ("config.yaml", "hparams.yaml", "checkpoints")  # in a run's folder, which may be the current one
 # Seconds to wait for a folder's lock: the data workers of a run that was killed hold it until they notice.
 _PATIENCE = 10.0
 
@@ -64,24 +66,35 @@ def last_checkpoint(trainer_config: Namespace) -> tuple[str | None, int | str | 
         trainer_config: The options ``trainer``.
 
     Raises:
-        ValueError: If there are several runs with names, and none is asked for.
+        ValueError: If there are several runs with names, and none is asked for; or if the run has a link out of it.
     """
     root, version, settings = _place(trainer_config)
     pattern = "." if settings is False else "*" if version is None else _folder_of(version)
     found = {path.parent.parent.name: path for path in root.glob(f"{pattern}/{_LAST}")}
     if settings is False or not found:
-        return (str(path) if (path := next(iter(found.values()), None)) else None), version
+        return (_own(path, root) if (path := next(iter(found.values()), None)) else None), version
     numbered = {int(match[1]): name for name in found if (match := re.fullmatch(r"version_(\d+)", name))}
     if numbered:
         number = max(numbered)
-        return str(found[numbered[number]]), number
+        return _own(found[numbered[number]], root), number
     if len(found) > 1:
         raise ValueError(
             f"--ckpt_path last: {root} holds the runs {', '.join(sorted(found))}: name one, such as "
             f"--trainer.logger.init_args.version {min(found)}"
         )
     ((name, path),) = found.items()
-    return str(path), name
+    return _own(path, root), name
+
+
+def _own(checkpoint: Path, root: Path) -> str:
+    """Return the path of a run's checkpoint, unless the run lies elsewhere or would write elsewhere, by a link."""
+    run = checkpoint.parent.parent
+    if not run.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"--ckpt_path last: {run} is a link to {run.resolve()}, outside of {root}: name its checkpoint"
+        )
+    refuse_links(run, WRITTEN)
+    return str(checkpoint)
 
 
 def _place(trainer_config: Namespace) -> tuple[Path, int | str | None, Namespace | bool | None]:

@@ -46,6 +46,7 @@ def tune(
     latency_ms: float | None = None,
     space: dict[str, list[Any]] | None = None,
     env_id: str | None = None,
+    trust_environment: bool = False,
     environments: int | None = None,
     write: bool = True,
     device: str = "auto",
@@ -73,6 +74,8 @@ def tune(
         space: The values to choose from, such as ``{"batch_size": [4, 16], "sampler": ["ddim", "ddpm"]}``, in place of
             the default values of these settings; any setting of the planner can be given.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
+        trust_environment: Make the environment that the folder specifies even if it is not the one that gymnasium or
+            gymnasium-robotics registers under its id. This runs whatever code the folder names.
         environments: Environments that are played in at the same time; by default as many as episodes of one
             configuration, but at most 16. No random number depends on it.
         write: Write the winner into the folder as its defaults, if it returns more than they do on the held-out seeds,
@@ -89,7 +92,7 @@ def tune(
     start = time.perf_counter()
     check_budget(configurations, holdout_episodes, latency_ms)
     check_seed(seed)
-    deployed = Deployment(pipeline_folder, env_id, device)
+    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     folder = deployed.folder
     if write and not os.access(folder, os.W_OK):
         raise ValueError(f"{folder} is not writable: make it so, or leave it unchanged with --write false")
