@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -28,6 +29,8 @@ _SCHEDULE = (
     *("prediction_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
 )
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+PREDICTIONS = ("sample", "epsilon", "v_prediction")
+MOST_LEVELS = 100_000  # of a noise schedule; the paper has 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,34 @@ class Prediction(NamedTuple):
     output: torch.Tensor
     clean: torch.Tensor
     noise: torch.Tensor
+
+
+def check_schedule(scheduler: Any) -> None:
+    """Refuse a scheduler that sampling cannot work with.
+
+    Raises:
+        ValueError: If it keeps another relation of clean and noised trajectories, predicts something unknown, or its
+            noise levels are not numbers from little noise to much.
+    """
+    name, alphas = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
+    if getattr(scheduler, "init_noise_sigma", None) != 1 or not isinstance(alphas, torch.Tensor):
+        raise ValueError(
+            f"{name} does not keep x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise, "
+            "which pinning and guidance need: use DDPM, DDIM, DPMSolverMultistep or UniPC"
+        )
+    levels, prediction_type = (scheduler.config.get(key) for key in ("num_train_timesteps", "prediction_type"))
+    if prediction_type not in PREDICTIONS:
+        raise ValueError(f"prediction_type of {name} is {prediction_type!r}: choose from {list(PREDICTIONS)}")
+    numbers = alphas.tolist()
+    falling = all(before >= after for before, after in pairwise(numbers))
+    # At alpha = 0 the noise says nothing of the clean plan, and at alpha = 1 there is no noise.
+    lowest = 0 if prediction_type == "epsilon" else -1e-12
+    if len(numbers) != levels or not falling or not lowest < numbers[-1] <= numbers[0] < 1:
+        raise ValueError(
+            f"the noise schedule of {name} has {len(numbers)} levels with alphas_cumprod from {numbers[:1]} to "
+            f"{numbers[-1:]}: num_train_timesteps ({levels}) numbers that fall between 1 and 0 are needed. Check its "
+            "betas"
+        )
 
 
 def make_levels(timesteps: Sequence[int], alphas_cumprod: Sequence[float]) -> list[Level]:
