@@ -138,6 +138,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             OSError: If a file is missing.
         """
         folder, options = Path(pretrained_model_name_or_path), {"low_cpu_mem_usage": False} | kwargs
+        if not {"dtype", "torch_dtype"} & set(kwargs):
+            options["dtype"] = torch.float32  # not what torch's default type happens to be
         local = folder.is_dir()
         with name_folder(folder) if local else nullcontext():
             if local and (folder / "model_index.json").is_file():
