@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import NUMPY_2, contents, write_tiny
+from diffusers.utils import logging
+from fakes import NUMPY_2, contents, run_elsewhere, write_tiny
 from safetensors.torch import load_file, save_file
 from tally import case
 
@@ -257,8 +258,6 @@ def try_all(whole, tmp_path, every):
 
 @pytest.fixture(autouse=True)
 def quiet():
-    from diffusers.utils import logging
-
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -274,3 +273,70 @@ def test_some_damaged_folders_are_refused_by_name_or_plan(whole, tmp_path):
 @pytest.mark.slow
 def test_all_damaged_folders_are_refused_by_name_or_plan(whole, tmp_path):
     assert try_all(whole, tmp_path, every=1) > 300
+
+
+# ---------------------------------------------------------------- where the package is not installed
+
+LOAD_ELSEWHERE = """
+import json, sys
+sys.modules["vgp_lightning"] = None
+from diffusers import DiffusionPipeline
+said = []
+for folder in sys.argv[1:]:
+    try:
+        DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+        said.append("loaded")
+    except ValueError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+
+
+def test_the_code_of_a_folder_refuses_what_is_damaged_in_diffusers_own_loader(whole, tmp_path):
+    weights = WEIGHTS["unet"]
+    first = sorted(load_file(whole / weights))[0]
+    damages = {
+        "none": (lambda folder: None, "loaded"),
+        "missing": (change_weights(weights, lambda w: w.pop(first)), f"1 are missing, the first is {first}"),
+        "NaN": (change_weights(weights, lambda w: w[first].fill_(math.nan)), f"weight {first} of unet in"),
+        "unexpected": (change_weights(weights, lambda w: w.update(more=torch.zeros(1))), "the first is more"),
+        "layers": (edit(NETWORKS["unet"], put(["layers_per_block"], 5)), "are missing, the first is"),
+        "scale": (edit(INDEX, put(["normalization", "scale", 0], 0)), "scale[0] of normalization is 0"),
+        "prediction": (edit(SCHEDULE, put(["prediction_type"], "foo")), "prediction_type of DDPMScheduler is 'foo'"),
+        "bounds": (edit(INDEX, put(["normalization", "action_low", 0], 2)), "action_low[0] of normalization is 2"),
+    }
+    folders = []
+    for name, (mutate, _) in damages.items():
+        folders.append(shutil.copytree(whole, tmp_path / name))
+        mutate(folders[-1])
+    said = run_elsewhere(tmp_path, LOAD_ELSEWHERE, *folders)
+    for (name, (_, words)), answer in zip(damages.items(), said, strict=True):
+        with case(GROUP, f"diffusers' loader: {name}") as verdict:
+            assert words in answer
+            verdict.outcome = "right" if name == "none" else "clear"
+
+
+def test_a_component_of_the_users_goes_before_a_damaged_one_of_the_folder(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "folder")
+    good = ValueGuidedPlannerPipeline.from_pretrained(whole)
+    shutil.rmtree(folder / "value_function")
+    (folder / SCHEDULE).write_text("{")
+    with case(GROUP, "components of the user's"):
+        pipeline = ValueGuidedPlannerPipeline.from_pretrained(
+            folder, value_function=good.value_function, scheduler=good.scheduler
+        )
+        assert pipeline.value_function is good.value_function
+        assert pipeline.resolve_settings()["sampler"] is None
+        unguided = ValueGuidedPlannerPipeline.from_pretrained(
+            whole, value_function=None, planner={"planning_horizon": 8}
+        )
+        assert unguided(OBSERVATION, batch_size=1, num_inference_steps=1, planning_horizon=8).values.isnan().all()
+
+
+def test_a_value_function_that_the_index_does_not_name_is_not_left_out_in_silence(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "folder")
+    edit(INDEX, drop(["value_function"]))(folder)
+    with case(GROUP, "a value function that is not named") as verdict:
+        with pytest.raises(ValueError, match=r"model_index.json lacks the key value_function"):
+            ValueGuidedPlannerPipeline.from_pretrained(folder)
+        verdict.outcome = "clear"

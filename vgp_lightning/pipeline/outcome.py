@@ -36,21 +36,18 @@ def refuse_unsound(
     Raises:
         ValueError: If a number of a plan is not finite, or no value of an observation's candidates is.
     """
-    # The largest and the smallest number of each row are finite only if all are; one pass for both.
-    extremes = torch.stack(torch.aminmax(trajectories.flatten(1), dim=1))  # (2, N)
-    sound = extremes.isfinite()
-    if values is not None:
-        sound = torch.cat([sound, values.isfinite().any(dim=1)[None]])
-    if sound.all():
+    # A sum is finite only if all of its terms are. Where it is not, because of one of them or by its own size, each row
+    # is looked at.
+    total = trajectories.sum() if values is None else trajectories.sum() + values.sum()
+    if math.isfinite(total.item()):
         return
-    candidates = trajectories.shape[1]
-    if rows := _list_rows(~sound[:2].all(dim=0)):
+    if rows := _list_rows(~trajectories.isfinite().flatten(1).all(dim=1)):
         raise ValueError(f"the plans for observations {shorten(rows)} are not finite. {explain(rows)}")
-    rows = _list_rows(~sound[2])
-    raise ValueError(
-        f"none of the {candidates} candidates for observations {shorten(rows)} has a finite value, so none can be "
-        f"chosen. {explain(rows)}"
-    )
+    if values is not None and (rows := _list_rows(~values.isfinite().any(dim=1))):
+        raise ValueError(
+            f"none of the {values.shape[1]} candidates for observations {shorten(rows)} has a finite value, so none "
+            f"can be chosen. {explain(rows)}"
+        )
 
 
 def _list_rows(which: torch.Tensor) -> list[int]:

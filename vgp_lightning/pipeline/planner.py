@@ -9,7 +9,6 @@ A trajectory is (..., H, T), action first. The method is Janner et al. 2022, "Pl
 Behavior Synthesis", Algorithm 1.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -298,11 +297,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         trajectories = denoise(
             as_function(self.unet, accelerate_denoiser(self.unet, resolved["planning_horizon"])),
             make_stepper(
-                # A scheduler keeps its place in the steps, so each call has its own: calls may run at the same time.
-                self.scheduler if resolved["sampler"] else copy.deepcopy(self.scheduler),
-                resolved["sampler"],
-                cast(int, resolved["num_inference_steps"]),
-                guidance.moves_samples,
+                self.scheduler, resolved["sampler"], cast(int, resolved["num_inference_steps"]), guidance.moves_samples
             ),
             guidance,
             frame.normalise(raw_conditions)[:, None],

@@ -5,7 +5,8 @@ Ho et al. 2020 (``alphas_cumprod`` in diffusers). All noise levels are known bef
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import pairwise
@@ -257,6 +258,10 @@ def make_stepper(scheduler: Any, sampler: Sampler | None, steps: int, moved: boo
             return Stepper(levels, prediction_type, eta=ETAS[sampler])
         solver = make_solver(sampler, scheduler, timesteps, corrector=not moved)
         return Stepper(levels, prediction_type, scheduler=solver)
+    # It keeps its place in the steps, so each call has its own: several may run at the same time. No step writes into a
+    # tensor or the configuration, which need no copy.
+    shared = {id(part): part for part in vars(scheduler).values() if isinstance(part, torch.Tensor | Mapping)}
+    scheduler = deepcopy(scheduler, shared)
     scheduler.set_timesteps(steps)  # on the CPU: no step waits for the device
     if moved and corrects(scheduler):
         raise ValueError(
