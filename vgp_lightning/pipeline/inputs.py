@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Generator
 
 
 def as_number(value: Any, *, whole: bool = False) -> float | None:
@@ -81,7 +82,7 @@ def check_generators(generator: Any, count: int, device: torch.device) -> Any:
     alone = not isinstance(generator, Sequence) or isinstance(generator, str | bytes)
     generators = [generator] if alone else list(generator)
     for one in generators:
-        if not isinstance(one, torch.Generator):
+        if not isinstance(one, Generator):
             seed = one if isinstance(one, int) else 0
             raise ValueError(
                 f"generator is {shorten(generator)}: torch.Generator({str(device)!r}).manual_seed({shorten(seed)}) is "
