@@ -271,7 +271,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 observation's number and the likely cause.
         """
         device = weights_device(self.unet)
-        if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
             # Plans are in float32: bfloat16 has two digits.
             with torch.autocast(device.type, enabled=False):
                 return self(
