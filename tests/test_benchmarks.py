@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import composition, pointmaze
+from benchmarks import composition, endurance, pointmaze
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -55,6 +55,18 @@ def test_the_maze_benchmark_measures_both_actors_planning_once_and_repeatedly(tm
         for actor in ("position controller", "plan's own actions")
         for plans in ("once", "every 15 steps")
     ]
+
+
+def test_the_endurance_benchmark_calls_loads_and_resumes(tmp_path, monkeypatch):
+    report = tmp_path / "report.json"
+    counts = ["--calls", "20", "--pipelines", "2", "--trainings", "2"]
+    monkeypatch.setattr("sys.argv", ["endurance", *counts, "--json", str(report)])
+    endurance.main()
+    rows = json.loads(report.read_text())["rows"]
+    assert {name: row["count"] for name, row in rows.items()} == {"calls": 20, "pipelines": 2, "trainings": 2}
+    assert rows["trainings"]["last_step"] == 2
+    assert rows["calls"]["resident_last_mb"] > 50
+    assert all(row["ms"]["p50"] <= row["ms"]["max"] for row in rows.values())
 
 
 def test_the_composition_benchmark_plays_with_and_without_each_rule(tmp_path, monkeypatch):

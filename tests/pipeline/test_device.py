@@ -16,8 +16,9 @@ ALLOWED = {
     ("copy to device", "frame.py:<genexpr>"): 4,  # the statistics go there once for each pipeline and device
     ("copy to device", "planner.py:__call__"): 1,  # the observation and the conditions come from the host
     ("copy to device", "denoising.py:place_warm_start"): 1,  # so does a warm start that is given as an array
-    # Whether there is a candidate to choose: whoever asks for a plan reads it next, and would wait then.
-    ("read", "guidance.py:refuse_nan"): 1,
+    # Whether the plans are finite and there is a candidate to choose, in one number: whoever asks for a plan reads it
+    # next, and would wait then.
+    ("read", "outcome.py:refuse_unsound"): 1,
 }
 
 

@@ -553,7 +553,7 @@ def test_a_scheduler_can_plan_twice():
         (np.zeros((0, O)), {}, r"shape \(0, 3\)"),
         (np.array([0.0, math.nan, 0.0]), {}, "not finite"),
         (np.array([0.0, math.inf, 0.0]), {}, "not finite"),
-        (OBSERVATION, {"batch_size": 2.5}, "batch_size is 2.5: a whole number between 1 and inf"),
+        (OBSERVATION, {"batch_size": 2.5}, "batch_size is 2.5: a whole number between 1 and 65536"),
         (OBSERVATION, {"n_guide_steps": math.inf}, "n_guide_steps is inf: a whole number"),
         (OBSERVATION, {"planning_horizon": 8.0}, "planning_horizon is 8.0: a whole number"),
         (OBSERVATION, {"scale": math.inf}, "scale is inf: a finite number"),
@@ -638,7 +638,7 @@ def test_a_normalisation_that_does_not_fit_is_refused(normalization, words):
 
 
 def test_networks_of_different_channels_are_refused():
-    with pytest.raises(ValueError, match="the value function has 6 channels, the denoiser 5"):
+    with pytest.raises(ValueError, match="the value function has 6 channels, but the statistics have 5 dimensions"):
         planner(Uncalled(), Stub(last_action, channels=T + 1))
 
 
@@ -706,7 +706,7 @@ def test_a_candidate_whose_value_is_nan_is_never_chosen_while_another_has_one():
 def test_where_all_values_are_nan_the_observation_is_named():
     pipeline = planner()
     observations = np.stack([OBSERVATION, OBSERVATION])
-    with pytest.raises(ValueError, match=r"values of all 3 candidates are NaN for observations \[1\]"):
+    with pytest.raises(ValueError, match=r"none of the 3 candidates for observations \[1\] has a finite value"):
         pipeline(observations, objectives=[(1.0, nan_but_for(0, 1))], n_guide_steps=0)
 
 

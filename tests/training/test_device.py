@@ -55,6 +55,8 @@ VALIDATING = {
     ("copy to device", "frame.py:<genexpr>"): 4,
     ("read", "conditions.py:place_conditions"): 1,  # whether the observations are finite
     ("copy to host", "sampling.py:make_stepper"): 1,  # the noise schedule, which training has moved there
+    ("copy to host", "sampling.py:check_schedule"): 1,  # the same, where the pipeline is made
+    ("read", "outcome.py:refuse_unsound"): 1,  # whether the plans are finite
     ("copy to host", "pictures.py:on_validation_batch_end"): 2,  # plans and windows, to be drawn
 }
 

@@ -5,13 +5,14 @@ Shapes: N environments, O observation and A action dimensions, both flat, in phy
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vgp_lightning.pipeline.guidance import Weighted
+from vgp_lightning.pipeline.inputs import as_floats, as_number, shorten
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 
@@ -35,6 +36,9 @@ class PositionController:
         velocities: Indices of the velocities, as many.
         position_gain: Gain of the position error.
         velocity_gain: Gain of the velocity error.
+
+    Raises:
+        ValueError: If a gain is not finite, an index is not whole, or there are not as many velocities as positions.
     """
 
     positions: Sequence[int]
@@ -42,9 +46,30 @@ class PositionController:
     position_gain: float
     velocity_gain: float
 
+    def __post_init__(self) -> None:
+        """Refuse gains and indices that lead to no action."""
+        for name in ("position_gain", "velocity_gain"):
+            if as_number(getattr(self, name)) is None:
+                raise ValueError(f"{name} is {shorten(getattr(self, name))}: a finite number is needed")
+        for name in ("positions", "velocities"):
+            indices = getattr(self, name)
+            if np.ndim(indices) != 1 or any(as_number(index, whole=True) is None for index in indices):
+                raise ValueError(f"{name} is {shorten(indices)}: indices of observation dimensions are needed")
+        if len(self.positions) != len(self.velocities):
+            raise ValueError(
+                f"there are {len(self.positions)} positions and {len(self.velocities)} velocities: as many are needed"
+            )
+
     def __call__(self, observations: NDArray[np.floating], planned: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return the actions (N, A) that lead from the observations (N, O) to the planned next observations (N, O)."""
+        """Return the actions (N, A) that lead from the observations (N, O) to the planned next observations (N, O).
+
+        Raises:
+            ValueError: If an index is not one of the O dimensions.
+        """
         error = planned - observations
+        dimensions = error.shape[1]
+        if outside := [i for i in (*self.positions, *self.velocities) if not -dimensions <= i < dimensions]:
+            raise ValueError(f"the controller's indices {outside} are not among the {dimensions} of an observation")
         actions: NDArray[np.floating] = (
             self.position_gain * error[:, list(self.positions)] + self.velocity_gain * error[:, list(self.velocities)]
         )
@@ -88,8 +113,11 @@ class PlanningAgent:
             settings: Those of ``Settings``; the folder's defaults hold for what is not given.
 
         Raises:
-            ValueError: If a setting is wrong.
+            ValueError: If a setting is wrong, or the conditions or the controller cannot be called.
         """
+        for name, function in (("conditions", conditions), ("controller", controller)):
+            if function is not None and not callable(function):
+                raise ValueError(f"{name} is {shorten(function)}: a function of observations is needed")
         resolved = pipeline.resolve_settings(objectives=objectives, **settings)
         self._horizon: int = resolved["planning_horizon"]
         self.pipeline = pipeline
@@ -100,8 +128,7 @@ class PlanningAgent:
         self.settings = settings
         self.on_plan: Callable[[NDArray[np.int64], Plan], None] | None = None
         self._warm = resolved["warm_start_strength"] < 1
-        self._generators: list[torch.Generator] = []
-        self._make_room(0)
+        self._generators: list[torch.Generator] | None = None  # until the first reset
 
     def _make_room(self, count: int) -> None:
         """Prepare for so many environments, none of which has a plan."""
@@ -109,12 +136,21 @@ class PlanningAgent:
         self._plans: NDArray[np.float32] = np.zeros((count, self._horizon, dimensions), dtype=np.float32)  # (N, H, T)
         self._age: NDArray[np.int64] = np.full(count, -1)  # executed steps of each plan; -1: there is no plan
 
-    def reset(self, seeds: Sequence[int | None]) -> None:
-        """Begin episodes: for each seed that is not None, forget the environment's plan and seed its generator."""
-        if len(seeds) != len(self._generators):
-            self._generators = [torch.Generator(self.pipeline.device) for _ in seeds]
-            self._make_room(len(seeds))
-        for i, seed in enumerate(seeds):
+    def reset(self, seeds: Sequence[int | None] | NDArray[np.integer]) -> None:
+        """Begin episodes: for each seed that is not None, forget the environment's plan and seed its generator.
+
+        Args:
+            seeds: One for each environment, whole numbers from 0 on. Another number of them than before: all
+                environments begin anew.
+
+        Raises:
+            ValueError: If a seed is no such number; no episode has begun then.
+        """
+        plain = _check_seeds(seeds)
+        if self._generators is None or len(plain) != len(self._generators):
+            self._generators = [torch.Generator(self.pipeline.device) for _ in plain]
+            self._make_room(len(plain))
+        for i, seed in enumerate(plain):
             if seed is not None:
                 self._generators[i].manual_seed(seed)
                 self._age[i] = -1
@@ -127,15 +163,20 @@ class PlanningAgent:
             active: (N,), which environments are in use; None: all.
 
         Raises:
-            ValueError: If the number of observations is not that of the seeds given to ``reset``.
+            ValueError: If ``reset`` was not called, the observations are not (N, O) numbers for its N seeds, ``active``
+                is not (N,) booleans, no finite plan can be made, or the controller returns no finite action for an
+                active environment.
         """
-        if len(observations) != len(self._generators):
-            raise ValueError(
-                f"{len(observations)} observations, but reset was given {len(self._generators)} seeds: one for each "
-                "environment is needed"
-            )
+        if self._generators is None:
+            raise ValueError("act needs a reset first: reset([seed]), with one seed for each environment")
+        observations = self._check_observations(observations, len(self._generators))
         if active is None:
             active = np.ones(len(observations), dtype=bool)
+        active = np.asarray(active)
+        if active.dtype != bool or active.shape != (len(observations),):
+            raise ValueError(
+                f"active has shape {active.shape} and type {active.dtype}: ({len(observations)},) booleans are needed"
+            )
         used_up = self._age < 0
         if self.replan_every:
             used_up |= self._age >= self.replan_every
@@ -150,10 +191,45 @@ class PlanningAgent:
         self._age[active] += 1
         actions = now[:, : self.pipeline.action_dim]
         if self.controller is not None:
-            planned = later[:, self.pipeline.action_dim :]
-            followed = torch.as_tensor(self.controller(observations, planned))
-            actions = self.pipeline.frame.clip_actions(followed).numpy()
+            actions = self._follow(self.controller, observations, later[:, self.pipeline.action_dim :], active)
         return actions.astype(np.float32)
+
+    def _check_observations(self, observations: NDArray[np.floating], count: int) -> NDArray[np.floating]:
+        """Return the observations as an array, or refuse them."""
+        numbers = as_floats(observations, "observations", self.pipeline.device)
+        if numbers.ndim and len(numbers) != count:
+            raise ValueError(
+                f"{len(numbers)} observations, but reset was given {count} seeds: one for each environment is needed"
+            )
+        if numbers.shape != (count, self.pipeline.observation_dim):
+            raise ValueError(
+                f"observations have shape {tuple(numbers.shape)}: ({count}, {self.pipeline.observation_dim}) is "
+                "needed, flat and in the environment's units"
+            )
+        return numbers.cpu().numpy() if isinstance(observations, torch.Tensor) else np.asarray(observations)
+
+    def _follow(
+        self,
+        controller: Controller,
+        observations: NDArray[np.floating],
+        planned: NDArray[np.floating],
+        active: NDArray[np.bool_],
+    ) -> NDArray[np.floating]:
+        """Return a controller's actions (N, A), clipped to their bounds; an idle environment's may be anything."""
+        followed = as_floats(controller(observations, planned), "what the controller returned", self.pipeline.device)
+        needed = (len(observations), self.pipeline.action_dim)
+        if followed.shape != needed:
+            raise ValueError(f"the controller returned actions of shape {tuple(followed.shape)}: {needed} is needed")
+        followed = followed.cpu()
+        finite = followed.isfinite().all(dim=1)
+        if lost := np.flatnonzero(active & ~finite.numpy()).tolist():
+            raise ValueError(
+                f"the controller returned actions that are not finite for environments {lost}: check its gains and the "
+                "observations"
+            )
+        followed = followed.where(finite[:, None], 0)
+        actions: NDArray[np.floating] = self.pipeline.frame.clip_actions(followed).numpy()
+        return actions
 
     def _row(self, steps: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return each environment's plan at its own step, (N, T)."""
@@ -170,15 +246,37 @@ class PlanningAgent:
         self, due: NDArray[np.int64], observations: NDArray[np.floating], start: NDArray[np.float32] | None
     ) -> None:
         """Make plans for these environments."""
-        plan = self.pipeline(
-            observations[due],
-            generator=[self._generators[i] for i in due],
-            conditions=None if self.conditions is None else self.conditions(observations[due]),
-            warm_start=start,
-            objectives=self.objectives,
-            **self.settings,
-        )
+        generators: Any = self._generators
+        conditions = None if self.conditions is None else self.conditions(observations[due])
+        try:
+            plan = self.pipeline(
+                observations[due],
+                generator=[generators[i] for i in due],
+                conditions=conditions,
+                warm_start=start,
+                objectives=self.objectives,
+                **self.settings,
+            )
+        except ValueError as error:
+            if len(due) == len(observations):
+                raise
+            raise ValueError(f"planning for environments {due.tolist()}, as rows from 0 on: {error}") from error
         self._plans[due] = plan.trajectories.cpu().numpy()
         self._age[due] = 0
         if self.on_plan is not None:
             self.on_plan(due, plan)
+
+
+def _check_seeds(seeds: Any) -> list[int | None]:
+    """Return seeds as Python's own numbers."""
+    if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence | np.ndarray) or np.ndim(seeds) != 1:
+        raise ValueError(f"seeds is {shorten(seeds)}: a list of one seed for each environment is needed")
+    plain: list[int | None] = []
+    for i, seed in enumerate(seeds):
+        number = None if seed is None else as_number(seed, whole=True)
+        if seed is not None and (number is None or not 0 <= number < 2**64):
+            raise ValueError(
+                f"seed {i} is {shorten(seed)}: a whole number between 0 and {2**64 - 1} is needed, or None"
+            )
+        plain.append(None if number is None else int(number))
+    return plain

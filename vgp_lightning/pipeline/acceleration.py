@@ -31,7 +31,8 @@ except (ImportError, AttributeError):
 FastT = TypeVar("FastT", FastDenoiser, FastValueFunction)
 
 _SAMPLES = 8  # numbers of each weight that are looked at to see whether it was written to
-_RECIPES = {("MidResTemporalBlock1D", "OutConv1DBlock", False), ("ValueFunctionMidBlock1D", "ValueFunction", True)}
+# No set: an entry of a damaged config.json may be a list, which has no hash.
+_RECIPES = (("MidResTemporalBlock1D", "OutConv1DBlock", False), ("ValueFunctionMidBlock1D", "ValueFunction", True))
 
 
 def can_accelerate(network: UNet1DModel) -> bool:

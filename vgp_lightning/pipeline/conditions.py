@@ -10,57 +10,70 @@ from numbers import Integral
 import numpy as np
 import torch
 
+from .inputs import as_floats, shorten
+
 Observations = np.ndarray | torch.Tensor
 
 
 def place_conditions(
     observation: Observations,
-    conditions: Mapping[int, Observations],
+    conditions: Mapping[int, Observations] | None,
     horizon: int,
     action_dim: int,
     observation_dim: int,
+    device: torch.device,
 ) -> torch.Tensor:
     """Return what the plans must pass through as (N, H, T) in the environment's units, NaN where they are free.
 
     Args:
         observation: The present one, (O,) or (N, O): step 0 of the plans.
         conditions: Further ones, ``{step: (O,) or (N, O)}``; negative steps count from the end, NaN leaves a dimension
-            free.
+            free. None: no further ones.
         horizon: H.
         action_dim: A.
         observation_dim: O.
+        device: The planner's.
 
     Raises:
-        ValueError: If a shape or a step does not fit, or a number is not finite.
+        ValueError: If something is no array of numbers, a shape or a step does not fit, or a number is not finite.
     """
-    first = torch.as_tensor(observation, dtype=torch.float32)
+    first = as_floats(observation, "observation", device)
+    shape = tuple(first.shape)
     first = first[None] if first.ndim == 1 else first
     if first.ndim != 2 or first.shape[1] != observation_dim or len(first) == 0:
         raise ValueError(
-            f"observation has shape {tuple(np.shape(observation))}: "
+            f"observation has shape {shape}: "
             f"({observation_dim},) or (N, {observation_dim}) is needed, in the environment's units"
         )
     if not first.isfinite().all():
-        raise ValueError(f"observation is not finite: {observation}. To leave a later step free use conditions")
+        rows = (~first.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"observation is not finite in float32, in rows {shorten(rows)}: {shorten(observation)}. To leave a later "
+            "step free use conditions"
+        )
     placed = first.new_full((len(first), horizon, action_dim + observation_dim), math.nan)
-    for step, condition in conditions.items():
-        if not isinstance(step, Integral):
-            raise ValueError(f"condition at step {step!r}: a whole number is needed")
+    if conditions is not None and not isinstance(conditions, Mapping):
+        raise ValueError(f"conditions is {shorten(conditions)}: {{step: observation}} is needed")
+    for step, given in (conditions or {}).items():
+        if not isinstance(step, Integral) or isinstance(step, bool):
+            raise ValueError(f"condition at step {shorten(repr(step))}: a whole number is needed")
         if not -horizon < step < horizon or step == 0:
             raise ValueError(
-                f"condition at step {step}: it must lie between 1 and {horizon - 1}, or {1 - horizon} and -1 from "
-                "the end; step 0 is the observation itself"
+                f"condition at step {shorten(step)}: it must lie between 1 and {horizon - 1}, or {1 - horizon} and -1 "
+                "from the end; step 0 is the observation itself"
             )
         if not placed[:, step].isnan().all():
             raise ValueError(f"condition at step {step} meets another one of the same step")
-        condition = torch.as_tensor(condition, dtype=torch.float32, device=first.device)
+        condition = as_floats(given, f"condition at step {step}", device).to(first.device)
         if condition.shape not in ((observation_dim,), (len(first), observation_dim)):
             raise ValueError(
                 f"condition at step {step} has shape {tuple(condition.shape)}: "
                 f"({observation_dim},) or ({len(first)}, {observation_dim}) is needed"
             )
         if condition.isinf().any():
-            raise ValueError(f"condition at step {step} is not finite: {condition}. NaN leaves a dimension free")
+            raise ValueError(
+                f"condition at step {step} is not finite in float32: {shorten(given)}. NaN leaves a dimension free"
+            )
         placed[:, step, action_dim:] = condition
     placed[:, 0, action_dim:] = first
     return placed

@@ -16,6 +16,7 @@ from .conditions import pin
 from .fast_networks import FastDenoiser
 from .frame import Frame
 from .guidance import Guidance
+from .inputs import as_floats
 from .networks import weights_dtype
 from .sampling import Generators, Stepper, draw_noise
 from .settings import Settings, warm_steps
@@ -41,7 +42,7 @@ def denoise(
         conditions: (N, 1, H, T), NaN where the plans are free.
         start: Plans (N, H, T) from which a warm start begins; None: all steps are taken, from noise.
         generator: Of the noise: one, or one for each observation.
-        after_step: Called after each step.
+        after_step: Called after each step, with a copy of the trajectories.
     """
     settings = guidance.settings
     count, _, horizon, dimensions = conditions.shape
@@ -60,7 +61,7 @@ def denoise(
             prediction = stepper.correct(guided, trajectories, level)
         trajectories = pin(stepper.step(prediction, trajectories, level, generator, temperature), conditions)
         if after_step is not None:
-            after_step(i, level.timestep, {"trajectories": trajectories})
+            after_step(i, level.timestep, {"trajectories": trajectories.clone()})
     return trajectories
 
 
@@ -102,7 +103,7 @@ def place_warm_start(
     """
     if warm_start is None:
         return None
-    plans = torch.as_tensor(warm_start, dtype=torch.float32)
+    plans = as_floats(warm_start, "warm_start", frame.shift.device)
     if plans.shape != shape or not plans.isfinite().all():
         raise ValueError(
             f"warm_start has shape {tuple(plans.shape)}: finite plans {shape} are needed, action first, in the "

@@ -7,6 +7,7 @@ action first.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from .acceleration import accelerate_value_function
 from .conditions import pin
 from .fast_networks import FastValueFunction
 from .frame import Frame
+from .inputs import as_number, shorten
 from .networks import weights_dtype
 from .sampling import Level
 from .settings import GuideOn, GuideScaling, Settings
 
 # A user's reward or penalty: (observations (B, H, O), actions (B, H, A)), in the environment's units -> (B,), by
-# operations that torch can differentiate.
+# operations that torch can differentiate. Its arguments are copies: writing into them changes no plan.
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -125,27 +127,32 @@ def total_value(
 ) -> torch.Tensor:
     """Return the weighted sum (B,) for clean plans, given normalised and in the environment's units."""
     total = trajectories.new_zeros(len(trajectories))
-    for weight, objective in objectives:
+    for number, (weight, objective) in enumerate(objectives):
         if isinstance(objective, LearnedValue):
             total = total + weight * objective.values(trajectories, 0, frame)
         else:
-            total = total + weight * objective(observations, actions)
+            total = total + weight * _ask(number, objective, observations, actions)
     return total
 
 
-def refuse_nan(values: torch.Tensor) -> None:
-    """Refuse values (N, K) that leave no candidate of an observation to choose.
+def _ask(number: int, objective: Objective, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """Return what a user's objective says (B,) of copies of its arguments, in float32.
 
     Raises:
-        ValueError: If all values of an observation are NaN.
+        ValueError: If it does not return one real number a plan, on the plans' device.
     """
-    undefined = values.isnan().all(dim=1)
-    if undefined.any():
+    value: Any = objective(observations.clone(), actions.clone())
+    if not isinstance(value, torch.Tensor) or value.shape != (len(actions),) or value.is_complex():
+        got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise ValueError(
-            f"the values of all {values.shape[1]} candidates are NaN for observations "
-            f"{undefined.nonzero().flatten().tolist()}, so none can be chosen: check the objectives, the value "
-            "function's weights and the scale of guidance"
+            f"objective {number} returned {got} for {len(actions)} plans: a tensor of real numbers of shape (B,) is "
+            "needed for observations (B, H, O) and actions (B, H, A)"
         )
+    if value.device != actions.device:
+        raise ValueError(
+            f"objective {number} returned a tensor on {value.device}, but its arguments are on {actions.device}"
+        )
+    return value.to(actions.dtype)
 
 
 def total_gradient(objectives: Weighted, trajectories: torch.Tensor, timestep: int, frame: Frame) -> torch.Tensor:
@@ -154,18 +161,34 @@ def total_gradient(objectives: Weighted, trajectories: torch.Tensor, timestep: i
     A user's objective sees them as if they were plans.
     """
     total = torch.zeros_like(trajectories)
-    for weight, objective in objectives:
+    for number, (weight, objective) in enumerate(objectives):
         if isinstance(objective, LearnedValue):
             total = total + weight * objective.gradient(trajectories, timestep, frame)
         else:
-            total = total + weight * _gradient(objective, trajectories, frame)
+            total = total + weight * _differentiate(number, objective, trajectories, frame)
     return total
 
 
-def _gradient(objective: Objective, trajectories: torch.Tensor, frame: Frame) -> torch.Tensor:
+def _differentiate(number: int, objective: Objective, trajectories: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Return the gradient (B, H, T) of a user's objective.
+
+    Raises:
+        ValueError: If torch cannot differentiate it.
+    """
+    remedy = "compute it from its arguments with torch alone, or use n_guide_steps=0 to rank by it only"
     with torch.inference_mode(False), torch.enable_grad():
         x = trajectories.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(*frame.to_raw(x)).sum(), x)
+        value = _ask(number, objective, *frame.to_raw(x))
+        if not value.requires_grad:
+            raise ValueError(f"objective {number} has no gradient: {remedy}")
+        try:
+            (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"objective {number} cannot be differentiated, as torch says: {error}. {remedy}"
+            ) from error
+    if gradient is None:
+        raise ValueError(f"objective {number} does not depend on its arguments, so it has no gradient: {remedy}")
     return gradient
 
 
@@ -217,37 +240,36 @@ class Guidance:
 def check_objectives(
     objectives: Weighted, horizon: int, frame: Frame, alphas_cumprod: torch.Tensor, guided: bool, guide_on: str
 ) -> None:
-    """Try the objectives on two plans of zeros.
+    """Try the objectives on two plans of zeros. What an objective itself raises is not changed.
 
     Raises:
         ValueError: If an objective does not return one number a plan, cannot be differentiated, or is a value function
             that was trained for trajectories unlike this pipeline's.
     """
     if not isinstance(objectives, Sequence):
-        raise ValueError(f"objectives is {objectives!r}: a list of pairs (weight, function or learned value) is needed")
+        raise ValueError(
+            f"objectives is {shorten(repr(objectives))}: a list of pairs (weight, function or learned value) is needed"
+        )
     for number, entry in enumerate(objectives):
-        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], int | float)):
-            raise ValueError(f"objective {number} is {entry!r}: a pair (weight, function or learned value) is needed")
+        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], Real) and _can_judge(entry[1])):
+            raise ValueError(
+                f"objective {number} is {shorten(repr(entry))}: a pair (weight, function or learned value) is needed"
+            )
         weight, objective = entry
-        if not math.isfinite(weight):
-            raise ValueError(f"objective {number} has weight {weight}: it must be finite")
+        if as_number(weight) is None:
+            raise ValueError(f"objective {number} has weight {shorten(weight)}: it must be a finite number")
         if isinstance(objective, LearnedValue):
             _check_learned_value(number, objective, frame, alphas_cumprod, guided and guide_on == "noisy")
             continue
-        with torch.inference_mode(False), torch.enable_grad():
-            plans = torch.zeros(2, horizon, len(frame.shift), device=frame.shift.device, requires_grad=True)
-            value: Any = objective(*frame.to_raw(plans))
-        if not isinstance(value, torch.Tensor) or value.shape != (2,):
-            got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise ValueError(
-                f"objective {number} returned {got} for two plans: a tensor of shape (B,) is needed for observations "
-                "(B, H, O) and actions (B, H, A)"
-            )
-        if guided and not value.requires_grad:
-            raise ValueError(
-                f"objective {number} has no gradient: compute it from its arguments with torch alone, or use "
-                "n_guide_steps=0 to rank by it only"
-            )
+        plans = frame.shift.new_zeros(2, horizon, len(frame.shift))
+        if guided:
+            _differentiate(number, objective, plans, frame)
+        else:
+            _ask(number, objective, *frame.to_raw(plans))
+
+
+def _can_judge(objective: Any) -> bool:
+    return isinstance(objective, LearnedValue) or callable(objective)
 
 
 def _check_learned_value(

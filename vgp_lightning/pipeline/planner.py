@@ -10,7 +10,8 @@ Behavior Synthesis", Algorithm 1.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
@@ -25,10 +26,14 @@ from .acceleration import accelerate_denoiser
 from .conditions import Observations, pin, place_conditions
 from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
-from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, refuse_nan, total_value
+from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, total_value
+from .inputs import check_generators, shorten
+from .loading import check_folder, name_folder, try_networks
 from .networks import check_horizon, weights_device
-from .sampling import SAMPLERS, Generators, make_stepper
+from .outcome import find_cause, rank, refuse_unsound
+from .sampling import SAMPLERS, Generators, check_schedule, make_stepper
 from .settings import DEFAULTS, Settings, check_settings
+from .weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,20 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             task: What the folder was trained for.
 
         Raises:
-            ValueError: If the normalisation is missing or does not fit the networks, or a default is wrong.
+            ValueError: If the normalisation is missing, does not fit the networks or holds a number that cannot be; if
+                a weight is missing or not finite; if the noise schedule or a default is wrong.
         """
         super().__init__()
         if normalization is None:
             raise ValueError("normalization is missing: model_index.json of a planner holds the dataset's statistics")
+        for name, given in (("planner", planner), ("task", task)):
+            if not isinstance(given, dict | None):
+                raise ValueError(f"{name} is {shorten(given)}: a dictionary is needed")
         channels: int = unet.config["in_channels"]
         self.frame = Frame.of(normalization, channels)
-        if value_function is not None and value_function.config["in_channels"] != channels:
-            raise ValueError(
-                f"the value function has {value_function.config['in_channels']} channels, the denoiser {channels}"
-            )
+        for name, network in (("unet", unet), ("value_function", value_function)):
+            if network is not None:
+                check_weights(name, network)
         self.register_modules(unet=unet, scheduler=scheduler, value_function=value_function)
         self.register_to_config(normalization=normalization, planner=planner or {}, task=task or {})
         self.normalization: dict[str, Any] = normalization
@@ -113,14 +121,31 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         # The folder's sampler stands for the noise schedule of its training. A scheduler that somebody puts in the
         # place of that one is used as it is.
         self._trained_scheduler = scheduler if isinstance(scheduler, DDPMScheduler) else None
+        self._checked_scheduler: Any = None
         self.resolve_settings()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """Load a folder, as every diffusers pipeline does; small networks need no help of accelerate."""
-        pipeline: Self = super().from_pretrained(
-            pretrained_model_name_or_path, **({"low_cpu_mem_usage": False} | kwargs)
-        )
+        """Load a folder, as every diffusers pipeline does; small networks need no help of accelerate.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of one on the Hugging Face Hub.
+            kwargs: As for every diffusers pipeline, such as components in place of the folder's.
+
+        Raises:
+            ValueError: If a file of a local folder is damaged, or what it holds cannot plan; it names the folder.
+            OSError: If a file is missing.
+        """
+        folder, options = Path(pretrained_model_name_or_path), {"low_cpu_mem_usage": False} | kwargs
+        if not {"dtype", "torch_dtype"} & set(kwargs):
+            options["dtype"] = torch.float32  # not what torch's default type happens to be
+        local = folder.is_dir()
+        with name_folder(folder) if local else nullcontext():
+            if local and (folder / "model_index.json").is_file():
+                check_folder(folder, kwargs)
+            pipeline: Self = super().from_pretrained(pretrained_model_name_or_path, **options)
+            horizon = pipeline.resolve_settings()["planning_horizon"]
+            try_networks(pipeline.unet, pipeline.value_function, horizon)
         if "scheduler" in kwargs:
             pipeline._trained_scheduler = None
         return pipeline
@@ -141,21 +166,17 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         if self.scheduler is not self._trained_scheduler:
             settings["sampler"] = None
         if unknown := set(settings | given) - set(DEFAULTS):
-            raise ValueError(f"unknown settings {sorted(unknown)}: choose from {sorted(DEFAULTS)}")
+            raise ValueError(f"unknown settings {sorted(map(str, unknown))}: choose from {sorted(DEFAULTS)}")
         settings |= given
+        self._check_components()
         trained = self.scheduler.config["num_train_timesteps"]
         if settings["num_inference_steps"] is None:
             settings["num_inference_steps"] = trained
-        check_settings(settings, trained)
+        settings = check_settings(settings, trained)
         if settings["sampler"] is None and settings["temperature"] != 1:
             raise ValueError(
                 f"temperature is {settings['temperature']}, but {type(self.scheduler).__name__} draws its own noise: "
                 f"choose a sampler from {list(SAMPLERS)}"
-            )
-        if getattr(self.scheduler, "init_noise_sigma", None) != 1 or not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(
-                f"{type(self.scheduler).__name__} does not keep x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise, "
-                "which pinning and guidance need: use DDPM, DDIM, DPMSolverMultistep or UniPC"
             )
         if settings["n_guide_steps"] and self.value_function is None and objectives is None:
             raise ValueError(
@@ -170,6 +191,23 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             remedy="",
         )
         return cast(Settings, settings)
+
+    def _check_components(self) -> None:
+        """Refuse components that do not fit each other; the user may have put in others since the last call.
+
+        Raises:
+            ValueError: If the networks' channels are not those of the statistics, or sampling cannot use the scheduler.
+        """
+        channels = len(self.frame.shift)
+        for name, network in (("denoiser", self.unet), ("value function", self.value_function)):
+            if network is not None and network.config["in_channels"] != channels:
+                raise ValueError(
+                    f"the {name} has {network.config['in_channels']} channels, but the statistics have {channels} "
+                    "dimensions"
+                )
+        if self.scheduler is not self._checked_scheduler:
+            check_schedule(self.scheduler)
+            self._checked_scheduler = self.scheduler
 
     @property
     def learned_value(self) -> LearnedValue:
@@ -223,26 +261,36 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 noised to the level from which the last of the denoising steps remain.
             generator: One, or one for each observation: then a plan does not depend on the others in the batch.
             return_candidates: Keep all candidates in ``Plan.candidates``.
-            callback_on_step_end: Called with the pipeline, index, timestep and ``{"trajectories": (N, K, H, T)}``.
+            callback_on_step_end: Called with the pipeline, index, timestep and ``{"trajectories": (N, K, H, T)}``,
+                copies of the normalised samples; what it returns is ignored, and what it raises ends the call.
             settings: Those of ``Settings``; the folder's defaults hold for what is not given.
 
         Raises:
-            ValueError: If an observation, a condition or a setting is wrong, before anything is sampled; or if the
-                objectives of all candidates of an observation are NaN.
+            ValueError: If an observation, a condition, a generator, an objective or a setting is wrong, before anything
+                is sampled; or if a plan is not finite, or no candidate of an observation has a finite value, with the
+                observation's number and the likely cause.
         """
+        device = weights_device(self.unet)
+        if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+            # Plans are in float32: bfloat16 has two digits.
+            with torch.autocast(device.type, enabled=False):
+                return self(
+                    observation,
+                    conditions=conditions,
+                    objectives=objectives,
+                    warm_start=warm_start,
+                    generator=generator,
+                    return_candidates=return_candidates,
+                    callback_on_step_end=callback_on_step_end,
+                    **settings,
+                )
         settings["replan_every"] = 0  # an agent's, so a call may plan fewer steps than the folder's agents execute
         resolved = self.resolve_settings(objectives=objectives, **settings)
-        frame = self.frame.to(weights_device(self.unet))
+        frame = self.frame.to(device)
         raw_conditions = place_conditions(
-            observation, conditions or {}, resolved["planning_horizon"], self.action_dim, self.observation_dim
-        ).to(frame.shift.device)  # (N, H, T)
-        if isinstance(generator, Sequence):
-            generator = list(generator)  # diffusers' schedulers know lists alone
-            if len(generator) != len(raw_conditions):
-                raise ValueError(
-                    f"{len(generator)} generators for {len(raw_conditions)} observations: one, or one for each, is "
-                    "needed"
-                )
+            observation, conditions, resolved["planning_horizon"], self.action_dim, self.observation_dim, device
+        ).to(device)  # (N, H, T)
+        generator = check_generators(generator, len(raw_conditions), device)
         start = place_warm_start(warm_start, resolved, tuple(raw_conditions.shape), frame)
         guidance = Guidance(self._prepare(objectives, resolved, frame), frame, resolved)
 
@@ -264,9 +312,13 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         if guidance.objectives:
             flat = [part.flatten(0, 1) for part in (trajectories, observations, actions)]
             values = total_value(guidance.objectives, flat[0], flat[1], flat[2], frame).view(values.shape)
-            refuse_nan(values)
-        ranks = values.masked_fill(values.isnan(), -math.inf)  # torch takes NaN for the highest
-        order = ranks.argsort(dim=1, descending=True, stable=True)  # (N, K)
+        networks = {"unet": self.unet, "value_function": self.value_function}
+        refuse_unsound(
+            raw,
+            values if guidance.objectives else None,
+            lambda rows: find_cause(rows, networks, raw_conditions, start, frame, guidance.objectives, resolved),
+        )
+        order = rank(values)  # (N, K)
         values = values.gather(1, order)
         actions, observations = (
             part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)
@@ -287,5 +339,5 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 widths = objective.network.config["block_out_channels"]
                 check_horizon(horizon, value_widths=widths, name="planning_horizon", remedy="")
                 objective = objective.prepared(horizon, frame)
-            prepared.append((weight, objective))
+            prepared.append((float(weight), objective))
         return prepared

@@ -5,9 +5,11 @@ Ho et al. 2020 (``alphas_cumprod`` in diffusers). All noise levels are known bef
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from inspect import signature
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -28,6 +30,8 @@ _SCHEDULE = (
     *("prediction_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
 )
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+PREDICTIONS = ("sample", "epsilon", "v_prediction")
+MOST_LEVELS = 100_000  # of a noise schedule; the paper has 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,34 @@ class Prediction(NamedTuple):
     output: torch.Tensor
     clean: torch.Tensor
     noise: torch.Tensor
+
+
+def check_schedule(scheduler: Any) -> None:
+    """Refuse a scheduler that sampling cannot work with.
+
+    Raises:
+        ValueError: If it keeps another relation of clean and noised trajectories, predicts something unknown, or its
+            noise levels are not numbers from little noise to much.
+    """
+    name, alphas = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
+    if getattr(scheduler, "init_noise_sigma", None) != 1 or not isinstance(alphas, torch.Tensor):
+        raise ValueError(
+            f"{name} does not keep x = sqrt(alpha) * clean + sqrt(1 - alpha) * noise, "
+            "which pinning and guidance need: use DDPM, DDIM, DPMSolverMultistep or UniPC"
+        )
+    levels, prediction_type = (scheduler.config.get(key) for key in ("num_train_timesteps", "prediction_type"))
+    if prediction_type not in PREDICTIONS:
+        raise ValueError(f"prediction_type of {name} is {prediction_type!r}: choose from {list(PREDICTIONS)}")
+    numbers = alphas.tolist()
+    falling = all(before >= after for before, after in pairwise(numbers))
+    # At alpha = 0 the noise says nothing of the clean plan, and at alpha = 1 there is no noise.
+    lowest = 0 if prediction_type == "epsilon" else -1e-12
+    if len(numbers) != levels or not falling or not lowest < numbers[-1] <= numbers[0] < 1:
+        raise ValueError(
+            f"the noise schedule of {name} has {len(numbers)} levels with alphas_cumprod from {numbers[:1]} to "
+            f"{numbers[-1:]}: num_train_timesteps ({levels}) numbers that fall between 1 and 0 are needed. Check its "
+            "betas"
+        )
 
 
 def make_levels(timesteps: Sequence[int], alphas_cumprod: Sequence[float]) -> list[Level]:
@@ -226,6 +258,10 @@ def make_stepper(scheduler: Any, sampler: Sampler | None, steps: int, moved: boo
             return Stepper(levels, prediction_type, eta=ETAS[sampler])
         solver = make_solver(sampler, scheduler, timesteps, corrector=not moved)
         return Stepper(levels, prediction_type, scheduler=solver)
+    # It keeps its place in the steps, so each call has its own: several may run at the same time. No step writes into a
+    # tensor or the configuration, which need no copy.
+    shared = {id(part): part for part in vars(scheduler).values() if isinstance(part, torch.Tensor | Mapping)}
+    scheduler = deepcopy(scheduler, shared)
     scheduler.set_timesteps(steps)  # on the CPU: no step waits for the device
     if moved and corrects(scheduler):
         raise ValueError(

@@ -1,10 +1,10 @@
 """The settings of planning: each one once, with its meaning, its default and its range."""
 
 from collections.abc import Mapping
-from math import inf, isfinite
-from numbers import Integral, Real
+from math import inf
 from typing import Any, Literal, TypedDict, get_args
 
+from .inputs import as_number, shorten
 from .sampling import SAMPLERS, Sampler
 
 GuideScaling = Literal["variance", "std", "none", "stock"]
@@ -78,12 +78,13 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "guide_on": get_args(GuideOn),
 }
 # Smallest and largest value of each number. A largest value may be a name: another setting, or levels, the number of
-# noise levels of the training.
+# noise levels of the training. The largest batch, horizon and number of guide steps are far above what is of use: they
+# make a slip of the keyboard an error in place of a call that takes all memory or never ends.
 RANGES: dict[str, tuple[float, float | str]] = {
-    "batch_size": (1, inf),
-    "planning_horizon": (1, inf),
+    "batch_size": (1, 65536),
+    "planning_horizon": (1, 65536),
     "num_inference_steps": (1, "levels"),
-    "n_guide_steps": (0, inf),
+    "n_guide_steps": (0, 1000),
     "scale": (-inf, inf),
     "t_stopgrad": (0, inf),
     "max_grad_norm": (0, inf),
@@ -94,29 +95,32 @@ RANGES: dict[str, tuple[float, float | str]] = {
 WHOLE = {"batch_size", "planning_horizon", "num_inference_steps", "n_guide_steps", "t_stopgrad", "replan_every"}
 
 
-def check_settings(settings: Mapping[str, Any], levels: int) -> None:
-    """Refuse a setting that is out of its range or not among its choices.
+def check_settings(settings: Mapping[str, Any], levels: int) -> dict[str, Any]:
+    """Return the settings as Python's own numbers and texts, or refuse one.
 
     Args:
         settings: All settings.
         levels: Number of noise levels of the training.
 
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting is out of its range or not among its choices.
     """
-    named = {"levels": levels, **settings}
+    plain: dict[str, Any] = {"levels": levels, **settings}
     for name, (low, largest) in RANGES.items():
-        high = named[largest] if isinstance(largest, str) else largest
+        high = plain[largest] if isinstance(largest, str) else largest
         value, whole = settings[name], name in WHOLE
         if name == "max_grad_norm" and value is None:
             continue
-        number = isinstance(value, Integral if whole else Real) and isfinite(value)
-        if not number or not low <= float(value) <= high:
+        plain[name] = number = as_number(value, whole=whole)
+        if number is None or not low <= number <= high:
             kind = "whole" if whole else "finite"
-            raise ValueError(f"{name} is {value}: a {kind} number between {low} and {high} is needed")
+            raise ValueError(f"{name} is {shorten(value)}: a {kind} number between {low} and {high} is needed")
     for name, choices in CHOICES.items():
-        if settings[name] not in choices:
-            raise ValueError(f"{name} {settings[name]!r} is unknown: choose from {list(choices)}")
+        value = settings[name]
+        if not isinstance(value, str | None) or value not in choices:
+            raise ValueError(f"{name} {shorten(repr(value))} is unknown: choose from {list(choices)}")
+    del plain["levels"]
+    return plain
 
 
 def warm_steps(settings: Mapping[str, Any]) -> int:
