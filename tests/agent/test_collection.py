@@ -275,7 +275,7 @@ def test_a_malformed_dataset_id_is_an_error_and_leaves_nothing(name, datasets):
 
 def test_an_existing_dataset_is_an_error_before_anything_is_collected(monkeypatch):
     collect("Pendulum-v1", "random", 10, "test/twice-v0")
-    monkeypatch.setattr(module, "play", lambda *_: pytest.fail("collected"))
+    monkeypatch.setattr(module, "make_environments", lambda *_, **__: pytest.fail("collected"))
     with pytest.raises(ValueError, match="already exists"):
         collect("Pendulum-v1", "random", 20, "test/twice-v0")
     assert minari.load_dataset("test/twice-v0").total_steps == 10

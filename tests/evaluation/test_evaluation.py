@@ -14,7 +14,7 @@ from gymnasium import spaces
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.agent import deployment, episodes
+from vgp_lightning.agent import deployment, playing
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
@@ -200,7 +200,7 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
         )
         for t, seconds in enumerate([0.3, 0.001, 0.3, 0.001, 0.3])
     ]
-    monkeypatch.setattr(episodes, "rollout", lambda agent, environments, seeds, agent_seeds: steps)
+    monkeypatch.setattr(playing, "step_episodes", lambda agent, environments, take: (take(), take(), steps)[2])
     report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
