@@ -17,8 +17,8 @@ from gymnasium import spaces
 
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.episodes import Episode
-from vgp_lightning.agent.playing import Keeping, play
 from vgp_lightning.agent.planning import PlanningAgent
+from vgp_lightning.agent.playing import Keeping, play
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline

@@ -200,7 +200,14 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
         )
         for t, seconds in enumerate([0.3, 0.001, 0.3, 0.001, 0.3])
     ]
-    monkeypatch.setattr(playing, "step_episodes", lambda agent, environments, take: (take(), take(), steps)[2])
+    for step in steps:
+        step.stop = np.zeros(2, dtype=bool)
+
+    def play_steps(agent, environments, take):
+        played = [] if take() is None or take() is None else steps
+        return iter(played)
+
+    monkeypatch.setattr(playing, "step_episodes", play_steps)
     report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
@@ -237,7 +244,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
-        *("checkpoints", "sampler_seed", "video", "video_error", "seconds"),
+        *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),
@@ -316,7 +323,7 @@ def test_a_report_names_the_checkpoints_of_the_folder(fake_pipeline, tmp_path):
 def test_a_video_that_cannot_be_made_is_reported_and_the_rest_is_written(fake_pipeline, tmp_path, capsys, monkeypatch):
     evaluate("folder", 1, str(tmp_path))
     monkeypatch.setattr(Staircase, "broken", True)
-    report = evaluate("folder", 1, str(tmp_path))
+    report = evaluate("folder", 1, str(tmp_path), again=True)
     assert report["video"] is None
     assert "no GL today" in report["video_error"]
     assert "No video: rendering failed with RuntimeError: no GL today" in capsys.readouterr().out

@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vgp_lightning.cli import main
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.tuning import contest, summary
 from vgp_lightning.tuning import search as tuning
-from vgp_lightning.tuning import summary
+from vgp_lightning.tuning.contest import Contest
 from vgp_lightning.tuning.search import tune
 
 
@@ -48,7 +49,7 @@ class Steady(gymnasium.Env):
 @pytest.fixture(autouse=True)
 def steady(monkeypatch):
     monkeypatch.setattr(Steady, "begun", [])
-    for module in (tuning, summary):
+    for module in (contest, summary):
         monkeypatch.setattr(module, "Console", lambda: Console(width=200))
     gymnasium.register("Steady-v0", entry_point=Steady)
     yield
@@ -190,13 +191,14 @@ def test_where_nothing_is_to_be_written_the_folder_stays(folder, tmp_path, capsy
 
 
 def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tmp_path, monkeypatch, capsys):
-    before, play = contents(folder), tuning.evaluate_agent
+    before, play = contents(folder), Contest._play
 
-    def nothing_pays(*arguments, **options):
-        monkeypatch.setattr(Steady, "pays", 0.0)
-        return play(*arguments, **options)
+    def nothing_pays(contest, players, seeds, description):
+        if description == "held-out seeds":
+            monkeypatch.setattr(Steady, "pays", 0.0)
+        return play(contest, players, seeds, description)
 
-    monkeypatch.setattr(tuning, "evaluate_agent", nothing_pays)
+    monkeypatch.setattr(Contest, "_play", nothing_pays)
     report = run(folder, tmp_path)
     assert report["winner"] != 0
     assert (report["outcome"], report["written"]) == ("not better", False)
@@ -224,12 +226,19 @@ def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
 def test_who_goes_on_is_decided_by_all_seeds_so_far(folder, tmp_path, monkeypatch):
     # By candidates; 1 is better over both rungs, 2 in the second alone.
     returns = {"rung 1": {1: 10, 2: 0, 3: -1, 4: -1}, "rung 2": {1: 0, 2: 5}}
+    now = []
 
-    def play(agent, environments, seeds, description):
-        value = returns[description.split(",")[0]][agent.settings["batch_size"]]
-        return SimpleNamespace(episodes=[SimpleNamespace(total_reward=float(value)) for _ in seeds])
+    def play(contest, players, seeds, description):
+        now[:] = [description, {contest._configurations.index(one): one.settings["batch_size"] for one in players}]
+        return real(contest, players, seeds, description)
 
-    monkeypatch.setattr(tuning, "play", play)
+    def gathered(store, items):
+        value = returns[now[0]][now[1][items[0][0]]]
+        return SimpleNamespace(results=[SimpleNamespace(total_reward=float(value)) for _ in items], failures=[])
+
+    real = Contest._play
+    monkeypatch.setattr(Contest, "_play", play)
+    monkeypatch.setattr(contest, "gather", gathered)
     space = {name: values[:1] for name, values in SPACE.items()} | {"batch_size": [1, 2, 3, 4], "temperature": [1.0]}
     space["replan_every"] = [2]
     space["num_inference_steps"] = [2]
@@ -264,7 +273,7 @@ def latencies(monkeypatch):
         measured.append(settings)
         return 10.0 * settings["num_inference_steps"] * (2 if settings["replan_every"] == 2 else 1)
 
-    monkeypatch.setattr(tuning, "measure_latency", measure)
+    monkeypatch.setattr(contest, "measure_latency", measure)
     return measured
 
 
@@ -361,14 +370,14 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
 
 
 def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch):
-    before, play = contents(folder), tuning.play
+    before, play = contents(folder), Contest._play
 
-    def interrupted(agent, environments, seeds, description):
-        if description.startswith("rung 2"):
+    def interrupted(contest, players, seeds, description):
+        if description == "rung 2":
             raise KeyboardInterrupt
-        return play(agent, environments, seeds, description=description)
+        return play(contest, players, seeds, description)
 
-    monkeypatch.setattr(tuning, "play", interrupted)
+    monkeypatch.setattr(Contest, "_play", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder, tmp_path)
     report = json.loads((tmp_path / "out" / "tuning.json").read_text())
@@ -381,7 +390,7 @@ def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch
 
 def test_the_folder_is_changed_when_all_else_is_done(folder, tmp_path, monkeypatch):
     before = contents(folder)
-    monkeypatch.setattr(tuning, "plot_halving", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(contest, "plot_halving", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(folder, tmp_path)
     report = json.loads((tmp_path / "out" / "tuning.json").read_text())

@@ -107,6 +107,7 @@ class Log:
     observations: list[NDArray[np.floating]] = field(default_factory=list)
     actions: list[NDArray[np.float32]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    total_reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
     succeeded: bool = False
@@ -131,6 +132,7 @@ class Log:
         self.observations.append(step.next_observations[row].copy())
         self.actions.append(step.actions[row].copy())
         self.rewards.append(float(step.rewards[row]))
+        self.total_reward += self.rewards[-1]
         self.terminated, self.truncated = bool(step.terminated[row]), bool(step.truncated[row])
         for name in _SUCCESS:
             if (success := _read_success(step, name, row)) is not None:
@@ -158,8 +160,8 @@ class Log:
         """
         if not np.isfinite(self.rewards[-1]):
             return f"the environment's reward is {self.rewards[-1]}"
-        if not np.isfinite(np.sum(self.rewards)):
-            return f"the sum of the environment's rewards is {np.sum(self.rewards)}"
+        if not np.isfinite(self.total_reward):
+            return f"the sum of the environment's rewards is {self.total_reward}"
         seen = self.observations[-2:] if whole or not self.ended else self.observations[-2:-1]
         for observation in seen:
             if not np.isfinite(observation).all():
