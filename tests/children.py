@@ -10,6 +10,10 @@ import time
 import h5py
 import numpy as np
 
+import vgp_lightning.agent.collection
+import vgp_lightning.diagnostics.diagnosis
+import vgp_lightning.evaluation.evaluation
+import vgp_lightning.tuning.search  # noqa: F401 (imported here, each child has them at once)
 from vgp_lightning.cli import main
 
 TRACK = "slow_track:SlowTrack-v0"
