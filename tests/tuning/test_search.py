@@ -402,3 +402,93 @@ def test_results_go_to_a_folder_named_after_the_pipeline(folder, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     tune("planner", 13, 8, space=SPACE, holdout_episodes=1, write=False)
     assert (tmp_path / "runs" / "tune" / "planner" / "tuning.json").exists()
+
+
+# ---------------------------------------------------------------- what was played before, and what goes wrong
+
+
+def untimed(report):
+    configurations = [{**one, "plan_ms": None} for one in report["configurations"]]
+    return {**report, "seconds": 0, "configurations": configurations, "holdout": None, "pipeline": "", "written": None}
+
+
+def test_an_interrupted_search_goes_on_and_finds_the_same(folder, tmp_path, monkeypatch):
+    whole = run(folder, tmp_path, "--write", "false")
+    first = list(Steady.begun)
+    Steady.begun.clear()
+    (tmp_path / "out").rename(tmp_path / "whole")
+    step, left = Steady.step, [60]
+
+    def interrupted(self, action):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return step(self, action)
+
+    monkeypatch.setattr(Steady, "step", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(folder, tmp_path, "--write", "false", "--environments", "1")
+    report = run(folder, tmp_path, "--write", "false", "--environments", "1")
+    assert untimed(report) == untimed(whole) | {"environments": 1}
+    assert len(Steady.begun) == len(first) + 1  # the one that was interrupted
+    assert report["holdout"]["winner"]["episodes"] == whole["holdout"]["winner"]["episodes"]
+
+
+def test_a_finished_search_prints_its_result_though_the_defaults_have_changed(folder, tmp_path, capsys):
+    report = run(folder, tmp_path)
+    after, begun = contents(folder), list(Steady.begun)
+    assert report["written"]
+    capsys.readouterr()
+    assert run(folder, tmp_path) == report
+    out = plain(capsys)
+    assert "episodes of a finished search were played before, in" in out
+    assert "the winner's settings are now the defaults of" in out
+    assert (contents(folder), Steady.begun) == (after, begun)
+    anew = run(folder, tmp_path, "--again", "true")
+    assert anew["default_settings"] == report["winner_settings"]
+    assert len(Steady.begun) > len(begun)
+
+
+def test_what_was_not_written_can_be_written_without_playing_again(folder, tmp_path):
+    report = run(folder, tmp_path, "--write", "false")
+    begun = list(Steady.begun)
+    assert run(folder, tmp_path) == report | {"written": True}
+    assert Steady.begun == begun
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
+
+
+def test_a_search_that_is_killed_while_it_writes_the_winner_writes_it_when_it_goes_on(folder, tmp_path, monkeypatch):
+    update = contest.update_defaults
+    for fails_after in (False, True):
+
+        def killed(*arguments):
+            if fails_after:  # noqa: B023
+                update(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(contest, "update_defaults", killed)
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                run(folder, tmp_path)
+    begun = list(Steady.begun)
+    report = run(folder, tmp_path)
+    assert (report["written"], Steady.begun) == (True, begun)
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
+
+
+def test_a_configuration_whose_plans_fail_loses_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    plan = ValueGuidedPlannerPipeline.__call__
+
+    def fails(self, *arguments, **settings):
+        if settings["num_inference_steps"] == 1:
+            raise ValueError("the plan is not finite")
+        return plan(self, *arguments, **settings)
+
+    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+    report = run(folder, tmp_path)
+    failed = [one for one in report["configurations"] if one["dropped"] == "failed"]
+    assert len(failed) == 4
+    assert all(one["settings"]["num_inference_steps"] == 1 for one in failed)
+    assert all(re.fullmatch(r"seed 2000000, step 0: the plan is not finite", one["failure"]) for one in failed)
+    assert report["winner_settings"]["num_inference_steps"] == 2
+    assert report["outcome"] == "better"
