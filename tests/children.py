@@ -20,11 +20,17 @@ TRACK = "slow_track:SlowTrack-v0"
 
 
 def start(arguments, log, limit=None):
-    """Start a verb in a process of its own, whose files may have at most ``limit`` bytes."""
+    """Start a verb in a process of its own, whose files may have at most ``limit`` bytes.
+
+    Args:
+        arguments: Verb and options.
+        log: A path, or the descriptor of a pipe, for what it prints.
+        limit: The most bytes of a file.
+    """
 
     def run():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        output = log if isinstance(log, int) else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -41,6 +47,16 @@ def start(arguments, log, limit=None):
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
+
+
+def limited(arguments, limit):
+    """Run a verb whose files may have at most so many bytes, and return its exit code and what it printed."""
+    reader, writer = os.pipe()  # a file would have the limit too
+    process = start(arguments, writer, limit)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        printed = file.read()
+    return finish(process), printed
 
 
 def finish(process, seconds=120):

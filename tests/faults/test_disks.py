@@ -4,7 +4,7 @@ import multiprocessing
 
 import minari
 import pytest
-from children import TRACK, arrays, finish, read, same_arrays, start, timed
+from children import TRACK, arrays, limited, read, same_arrays, timed
 from fakes import contents, write_tiny
 from tally import case
 
@@ -23,18 +23,12 @@ def limits(fast, *slow):
     return pytest.mark.parametrize("limit", [*fast, *(pytest.param(one, marks=pytest.mark.slow) for one in slow)])
 
 
-def limited(command, limit, tmp_path):
-    """Run a verb whose files may not be larger, and return its exit code and what it printed."""
-    log = tmp_path / "limited.log"
-    return finish(start(command, log, limit)), log.read_text()
-
-
 @limits([2000], 0, 500, 8000, 16000, 40000)
 def test_evaluate_on_a_full_disk_keeps_what_was_finished(folder, tmp_path, limit):
     command = ["evaluate", folder, "--episodes", 8, "--env_id", TRACK, "--output_dir"]
     timed([*command, tmp_path / "whole"], tmp_path / "log")
     with case("full disks", f"evaluate, {limit} bytes") as verdict:
-        code, printed = limited([*command, tmp_path / "out"], limit, tmp_path)
+        code, printed = limited([*command, tmp_path / "out"], limit)
         if code == 0:  # there was room but for pictures, if any
             written = read(tmp_path / "out" / "evaluation.json")
             assert (tmp_path / "out" / "rollout.gif").exists() == (written["video"] is not None)
@@ -58,7 +52,7 @@ def test_collect_on_a_full_disk_leaves_a_whole_dataset_or_none(tmp_path, monkeyp
     timed(command, tmp_path / "log")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "full"))
     with case("full disks", f"collect, {limit} bytes") as verdict:
-        code, printed = limited(command, limit, tmp_path)
+        code, printed = limited(command, limit)
         if code != 0:
             assert (code, "Traceback" in printed) == (2, False), printed
             assert "File too large" in printed
@@ -77,7 +71,7 @@ def test_tune_on_a_full_disk_leaves_the_folder_whole(folder, tmp_path, limit):
     timed([*command, tmp_path / "whole", "--write", "false"], tmp_path / "log")
     before = contents(folder)
     with case("full disks", f"tune, {limit} bytes") as verdict:
-        code, printed = limited([*command, tmp_path / "out", "--write", "false"], limit, tmp_path)
+        code, printed = limited([*command, tmp_path / "out", "--write", "false"], limit)
         assert contents(folder) == before
         if code != 0:
             assert (code, "Traceback" in printed) == (2, False), printed
@@ -93,7 +87,7 @@ def test_diagnose_on_a_full_disk_keeps_what_was_finished(folder, tmp_path, limit
     command = ["diagnose", folder, "--episodes", 4, "--starts", 2, "--env_id", TRACK, "--output_dir"]
     timed([*command, tmp_path / "whole"], tmp_path / "log")
     with case("full disks", f"diagnose, {limit} bytes") as verdict:
-        code, printed = limited([*command, tmp_path / "out"], limit, tmp_path)
+        code, printed = limited([*command, tmp_path / "out"], limit)
         if code == 0:
             written = read(tmp_path / "out" / "diagnostics.json")
             there = {path.name for kind in ("png", "gif") for path in (tmp_path / "out").glob(f"*.{kind}")}

@@ -243,7 +243,8 @@ def _write(report: dict[str, Any], findings: Findings, output: Path) -> dict[str
     if errors:
         there = [name for name in report["pictures"] if name not in errors]
         report = report | {"pictures": there, "video_error": "; ".join(errors.values())}
-    write_report(report, path)
+    with naming(path):
+        write_report(report, path)
     with naming(output), SummaryWriter(str(output)) as writer:
         for name, number in _scalars(report).items():
             if number is not None:

@@ -263,7 +263,8 @@ def _write(report: dict[str, Any], store: EpisodeStore, output: Path) -> dict[st
         for name in names:
             (output / name).unlink(missing_ok=True)
         report = report | {"video": None, "video_error": str(error)}
-    write_report(report, path)
+    with naming(path):
+        write_report(report, path)
     with naming(output), SummaryWriter(str(output)) as writer:
         for tag, key in {
             "eval/return_mean": "return_mean",

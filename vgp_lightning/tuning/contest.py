@@ -112,7 +112,7 @@ class Contest:
             self.report["configurations"] = [one.to_json(self.report["rungs"]) for one in self._configurations]
             self.report["seconds"] = time.perf_counter() - self._start
             report = store.fact("report", lambda: self.report)
-            with store.exclusively():
+            with store.exclusively(), naming(self._output / "tuning.json"):
                 write_report(report, self._output / "tuning.json")
         with store.exclusively():
             picture = self._output / "tuning.png"
@@ -130,7 +130,8 @@ class Contest:
     def _save(self) -> None:
         self.report["configurations"] = [one.to_json(self.report["rungs"]) for one in self._configurations]
         self.report["seconds"] = time.perf_counter() - self._start
-        write_report(self.report, self._output / "tuning.json")
+        with naming(self._output / "tuning.json"):
+            write_report(self.report, self._output / "tuning.json")
 
     def _measure(self, one: Configuration) -> float:
         """Return the milliseconds of a planning call, measured once by one of the processes."""
@@ -306,5 +307,6 @@ class Contest:
                 store.fact("written", lambda: True)
             report = report | {"written": bool(store.known("written"))}
             if not path.is_file() or path.read_text() != json.dumps(report, indent=2) + "\n":
-                write_report(report, path)
+                with naming(path):
+                    write_report(report, path)
         return report
