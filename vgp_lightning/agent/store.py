@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import numpy as np
 from filelock import FileLock, Timeout
+from rich.console import Console
 
 from vgp_lightning.report.folders import naming
 
@@ -127,11 +128,16 @@ class EpisodeStore:
             wanted: Returns the episodes that are wanted, finished ones too.
             play: Returns when there is nothing left to claim.
         """
+        console = Console(stderr=True)
+        told = not console.is_terminal
         while True:
             play()
             self.update()
             if all(item in self.finished for item in wanted()):
                 return
+            if not told:
+                console.print(f"waiting for other processes, which play what is left in {self.folder}", markup=False)
+                told = True
             time.sleep(_POLL)  # others play what is left; if one of them dies, the next call plays its episodes
 
     def update(self) -> None:
