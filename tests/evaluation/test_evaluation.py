@@ -496,11 +496,15 @@ def test_an_episode_of_a_reward_that_is_no_number_is_listed_and_does_not_count(
     assert evaluate("folder", 3, str(tmp_path)) == report
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # gymnasium's checker sees it too
 def test_where_all_episodes_fail_the_first_reason_is_the_error(fake_pipeline, tmp_path, monkeypatch):
     step = Staircase.step
-    monkeypatch.setattr(
-        Staircase, "step", lambda self, action: (step(self, action)[0] * np.inf, *step(self, action)[1:])
-    )
+
+    def faulty(self, action):
+        observation, *rest = step(self, action)
+        return observation * np.inf, *rest
+
+    monkeypatch.setattr(Staircase, "step", faulty)
     with pytest.raises(ValueError, match=r"none of 2 episodes .* seed 1000000, step 0: .*observation is not finite"):
         evaluate("folder", 2, str(tmp_path))
 
@@ -550,3 +554,9 @@ def test_an_interruption_keeps_what_was_finished(fake_pipeline, tmp_path, monkey
     report = evaluate("folder", 4, str(tmp_path / "out"), environments=1)
     times = ("seconds", "plan_ms", "act_ms")
     assert {k: v for k, v in report.items() if k not in times} == {k: v for k, v in whole.items() if k not in times}
+
+
+def test_a_name_in_square_brackets_is_printed_as_it_is(fake_pipeline, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate("folder", 1, "[/red]x")
+    assert "[/red]x" in capsys.readouterr().out

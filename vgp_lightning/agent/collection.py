@@ -68,13 +68,13 @@ def collect(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: at least 1 transition is needed")
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 is needed")
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError(f"ref_min_score {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
     path = free_path(dataset_id)  # fail before a long collection, not after it
     kwargs = dict(env_kwargs or {})
     if max_episode_steps is not None:
-        if max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 step is needed")
         kwargs["max_episode_steps"] = max_episode_steps
 
     vector = make_environments(env_id, environments, **kwargs)

@@ -94,7 +94,7 @@ class Deployment:
             ValueError: If their dimensions do not match those of the plans, or the time limit is below 1.
         """
         if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 step is needed")
+            raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 is needed")
         options = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
         sample = make_environments(self.spec, 1, **options)
         observations, actions = sample.single_observation_space.shape, sample.single_action_space.shape

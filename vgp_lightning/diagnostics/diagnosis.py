@@ -12,7 +12,6 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
@@ -314,7 +313,7 @@ _MEANINGS = {
 
 def _print(report: dict[str, Any], output: Path) -> None:
     """Print the main numbers with what they mean."""
-    table = Table(title=escape(f"{report['pipeline']} in {report['env_id']}"), title_justify="left")
+    table = Table(title=f"{report['pipeline']} in {report['env_id']}", title_justify="left")
     for heading in ("number", "value", "what it means"):
         table.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=heading != "what it means")
     for name, number in _scalars(report).items():
@@ -329,7 +328,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
         if complete == 0:
             meaning = "have complete returns: the time limit truncated all, so predictions look too high"
         table.add_row("plans", f"{complete} of {calibration['all']['count']}", meaning)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"Results: {output}", markup=False, soft_wrap=True)
     for failure in report["failed_episodes"]:

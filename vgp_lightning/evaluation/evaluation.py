@@ -15,7 +15,6 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
@@ -225,6 +224,7 @@ def _write_pictures(recorder: Recorder, store: EpisodeStore, title: str, video: 
         ``video``: whether one was wanted; ``error``: why there is none.
     """
     picture, film = _pictures(store)
+    picture.unlink(missing_ok=True)  # a link as well, so that its target is not written
     error = write_film(recorder, film)
     try:
         with naming(picture):
@@ -286,8 +286,7 @@ def _write(report: dict[str, Any], store: EpisodeStore, output: Path) -> dict[st
 
 def _print(report: dict[str, Any], output: Path) -> None:
     """Print the statistics as a table."""
-    title = escape(f"{report['pipeline']} in {report['env_id']}")
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=f"{report['pipeline']} in {report['env_id']}", show_header=False, title_justify="left")
     table.add_row("return, mean", f"{report['return_mean']:.1f}{_interval(report['return_ci95'])}")
     table.add_row("return, middle half", f"{report['return_iqm']:.1f}{_interval(report['return_iqm_ci95'])}")
     table.add_row("return, median", f"{report['return_median']:.1f}{_interval(report['return_median_ci95'])}")
@@ -299,8 +298,8 @@ def _print(report: dict[str, Any], output: Path) -> None:
     table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     table.add_row("planning", f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
-    table.add_row("results", escape(str(output)))
-    console = Console()
+    table.add_row("results", str(output))
+    console = Console(markup=False)
     console.print(table)
     for failure in report["failed_episodes"]:
         line = f"Failed, and not in the statistics: {Failure(**failure)}"

@@ -84,6 +84,7 @@ def write_film(recorder: "Recorder", path: Path) -> str | None:
     if not recorder.frames:
         return recorder.error or "no frame was rendered"
     try:
+        path.unlink(missing_ok=True)  # a link as well, so that its target is not written
         write_gif(recorder.frames, path, recorder.fps)
     except Exception as error:  # Pillow raises any type
         path.unlink(missing_ok=True)
