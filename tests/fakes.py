@@ -16,8 +16,9 @@ from diffusers import DDPMScheduler
 from gymnasium import spaces
 
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.episodes import Episode, play
+from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.agent.planning import PlanningAgent
+from vgp_lightning.agent.playing import Keeping, play
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
@@ -260,7 +261,7 @@ class Walker:
 def recorded(seeds, count=1, step=0.3, replan_every=1):
     environments = make_environments("Track-v0", count)
     agent = PlanningAgent(Walker(step), replan_every=replan_every)
-    episodes = play(agent, environments, seeds, keep_plans=True).episodes
+    episodes = play(agent, environments, seeds, keeping=Keeping(plans=True)).episodes
     environments.close()
     return episodes
 

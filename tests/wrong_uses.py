@@ -433,8 +433,8 @@ COLLECTS = [
     Row(f"{VERBS['collect']} {more}", message, cure)
     for more, message, cure in (
         ("--behaviour nonsense", "unknown behaviour 'nonsense': choose random, waypoint", None),
-        ("--behaviour ART/syntax.json", "syntax.json is not JSON (", None),
-        ("--behaviour ART/list.json", "list.json is not a linear behaviour", None),
+        ("--behaviour ART/syntax.json", "syntax.json is not JSON: ", None),
+        ("--behaviour ART/list.json", "list.json holds a list: a JSON object", None),
         ("--behaviour waypoint", "the waypoint behaviour is for PointMaze_*-v3", None),
         ("--dataset_id new", "dataset id 'new' is malformed", "Give an id such as mine/hopper-v0."),
         ("--dataset_id ../new-v0", "dataset id '../new-v0' is malformed", None),

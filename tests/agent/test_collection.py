@@ -1,7 +1,9 @@
 """Collecting: what is recorded, by which behaviour policies, and what is refused."""
 
 import json
+import sys
 import warnings
+from types import SimpleNamespace
 
 import gymnasium
 import h5py
@@ -275,7 +277,7 @@ def test_a_malformed_dataset_id_is_an_error_and_leaves_nothing(name, datasets):
 
 def test_an_existing_dataset_is_an_error_before_anything_is_collected(monkeypatch):
     collect("Pendulum-v1", "random", 10, "test/twice-v0")
-    monkeypatch.setattr(module, "play", lambda *_: pytest.fail("collected"))
+    monkeypatch.setattr(module, "make_environments", lambda *_, **__: pytest.fail("collected"))
     with pytest.raises(ValueError, match="already exists"):
         collect("Pendulum-v1", "random", 20, "test/twice-v0")
     assert minari.load_dataset("test/twice-v0").total_steps == 10
@@ -304,3 +306,131 @@ def test_an_interruption_leaves_no_dataset(where, monkeypatch, datasets):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert minari.list_local_datasets() == {}
+
+
+# ---------------------------------------------------------------- the same whatever happens
+
+
+class Uneven(gymnasium.Env):
+    """Episodes of 1 to 12 steps; pays 1 a step."""
+
+    observation_space = Box(-9, 99, (2,), np.float64)
+    action_space = Box(-1, 1, (1,))
+    fault = staticmethod(lambda seed, t, observation, reward: (observation, reward))
+    breaks = None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.t, self.length = seed, 0, int(self.np_random.integers(1, 13))
+        return np.zeros(2), {}
+
+    def step(self, action):
+        if self.breaks is not None and self.seed == self.breaks:
+            raise KeyboardInterrupt
+        self.t += 1
+        observation, reward = self.fault(self.seed, self.t, np.full(2, float(self.t)), 1.0)
+        action[:] = 7  # into the caller's array
+        return observation, reward, self.t == self.length, False, {}
+
+    def close(self):
+        if self.breaks == "close":
+            raise RuntimeError("the device is busy")
+
+
+@pytest.fixture
+def uneven(monkeypatch):
+    gymnasium.register("Uneven-v0", entry_point=f"{__name__}:Uneven", disable_env_checker=True)
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(Uneven=Uneven))  # for Minari, which reads text
+    yield Uneven
+    del gymnasium.registry["Uneven-v0"]
+
+
+def lengths(episodes):
+    return [len(episode.rewards) for episode in episodes]
+
+
+def natural(seed):
+    return int(np.random.default_rng(seed).integers(1, 13))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_the_episodes_are_those_of_the_first_seeds_whole_whatever_the_number_of_environments(uneven, steps):
+    found = [collected(f"n{n}", "Uneven-v0", "random", steps, environments=n) for n in (1, 3, 8)]
+    expected, left = [], steps
+    while left:
+        expected.append(min(left, natural(len(expected))))
+        left -= expected[-1]
+    for episodes in found:
+        assert lengths(episodes) == expected
+        for episode, other in zip(episodes, found[0], strict=True):
+            for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+                np.testing.assert_array_equal(getattr(episode, name), getattr(other, name), err_msg=name)
+    last = found[0][-1]
+    whole = expected[-1] == natural(len(expected) - 1)
+    assert (last.terminations[-1], last.truncations[-1]) == (whole, not whole)
+    assert all(episode.terminations[-1] for episode in found[0][:-1])
+    assert all(np.abs(episode.actions).max() <= 1 for episode in found[0])
+
+
+def test_an_environment_that_never_ends_is_cut_where_the_steps_suffice(uneven, monkeypatch):
+    monkeypatch.setattr(Uneven, "step", lambda self, action: (np.zeros(2), 1.0, False, False, {}))
+    episodes = collected("endless", "Uneven-v0", "random", 40, environments=4)
+    assert lengths(episodes) == [40]
+    assert episodes[0].truncations[-1]
+
+
+def test_an_interrupted_collection_goes_on_and_is_the_same(uneven, monkeypatch, datasets):
+    whole = collected("whole", "Uneven-v0", "random", 50, environments=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Uneven, "breaks", 4)
+        with pytest.raises(KeyboardInterrupt):
+            collect("Uneven-v0", "random", 50, "test/killed-v0", environments=2)
+    kept = next((datasets / "test" / ".killed-v0.collecting").glob("*.jsonl")).read_text()
+    assert kept.count('"episode"') >= 3
+    assert list(minari.list_local_datasets()) == ["test/whole-v0"]
+    begun, reset = [], Uneven.reset
+
+    def noted(self, *, seed=None, options=None):
+        begun.append(seed)
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(Uneven, "reset", noted)
+    again = collected("killed", "Uneven-v0", "random", 50, environments=2)
+    assert not {0, 1, 2} & set(begun)
+    for episode, other in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(episode.observations, other.observations)
+        np.testing.assert_array_equal(episode.actions, other.actions)
+    assert not (datasets / "test" / ".killed-v0.collecting").exists()
+
+
+def test_an_environment_that_cannot_be_closed_does_not_lose_the_collection(uneven, monkeypatch):
+    monkeypatch.setattr(Uneven, "breaks", "close")
+    with pytest.warns(UserWarning, match="cannot be closed: RuntimeError: the device is busy"):
+        dataset = collect("Uneven-v0", "random", 20, "test/stuck-v0")
+    assert dataset.total_steps == 20
+
+
+@pytest.mark.parametrize("environments", [1, 5])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda seed, t, o, r: (o, np.nan if (seed, t) == (2, 1) else r), "seed 2, step 0: .*reward is nan"),
+        (lambda seed, t, o, r: (o * (np.inf if (seed, t) == (2, 1) else 1), r), "seed 2, step 0: .*not finite: .inf"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_with_seed_and_step(
+    uneven, monkeypatch, datasets, environments, fault, words
+):
+    monkeypatch.setattr(Uneven, "fault", staticmethod(fault))
+    with pytest.raises(ValueError, match=words):
+        collect("Uneven-v0", "random", 60, "test/nan-v0", environments=environments)
+    assert minari.list_local_datasets() == {}
+    # What is not needed may be anything.
+    enough = natural(0) + natural(1)
+    assert collect("Uneven-v0", "random", enough, "test/fine-v0", environments=environments).total_steps == enough
+
+
+@pytest.mark.parametrize("wrong", [{"max_episode_steps": 0}])
+def test_a_time_limit_of_no_steps_is_refused(uneven, wrong):
+    with pytest.raises(ValueError, match="max_episode_steps is 0"):
+        collect("Uneven-v0", "random", 60, "test/limit-v0", **wrong)

@@ -1,5 +1,7 @@
 """Writing a dataset: what Minari reads back, which ids it takes, and that a failure leaves nothing."""
 
+import errno
+import os
 import warnings
 
 import gymnasium
@@ -121,18 +123,57 @@ def test_an_id_that_exists_is_refused_with_its_folder_and_the_command_that_remov
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_a_failure_leaves_no_dataset_and_the_others_as_they_were(environment, monkeypatch, error):
     write_dataset("test/first-v0", [flat_episode(3)], environment, **ABOUT)
+    free = free_path("test/second-v0")
 
     def fails(*_, **__):
-        assert free.exists()  # half of it is there
+        assert not free.exists()  # half of it lies elsewhere
+        assert list(free.parent.glob(".second-v0.building-*"))
         raise error("power cut")
 
-    free = free_path("test/second-v0")
     with monkeypatch.context() as patch:
         patch.setattr(h5py.Group, "create_dataset", fails)
         with pytest.raises(error, match="power cut"):
             write_dataset("test/second-v0", [flat_episode(3)], environment, **ABOUT)
-    assert not free.exists()
+    assert [path.name for path in free.parent.iterdir() if path.is_dir()] == ["first-v0"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(minari.list_local_datasets()) == ["test/first-v0"]
     write_dataset("test/second-v0", [flat_episode(3)], environment, **ABOUT)
+
+
+def test_a_dataset_that_another_process_has_written_meanwhile_stays(environment, monkeypatch):
+    create = minari.create_dataset_from_buffers
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(minari, "create_dataset_from_buffers", create)
+        root = os.environ["MINARI_DATASETS_PATH"]
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(home))
+        write_dataset("test/one-v0", [flat_episode(7)], environment, **ABOUT)
+        monkeypatch.setenv("MINARI_DATASETS_PATH", root)
+        return create(*arguments, **options)
+
+    home = os.environ["MINARI_DATASETS_PATH"]
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", overtaken)
+    with pytest.raises(ValueError, match="'test/one-v0' already exists"):
+        write_dataset("test/one-v0", [flat_episode(3)], environment, **ABOUT)
+    assert minari.load_dataset("test/one-v0").total_steps == 7
+
+
+def test_a_disk_without_room_is_named_before_hdf5_meets_it(environment, monkeypatch):
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left .*needs up to 0\.3 MB, and .* MB are free.*building") as caught:
+        write_dataset("test/full-v0", [flat_episode(3)], environment, **ABOUT)
+    assert caught.value.errno == errno.ENOSPC
+    assert minari.list_local_datasets() == {}
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 1), (60, 2), (3, 5000), (40, 300)])
+def test_what_is_reserved_is_more_than_what_is_written(environment, monkeypatch, count, steps):
+    reserved = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, start, size: reserved.append(size))
+    write_dataset("test/size-v0", [flat_episode(steps)] * count, environment, **ABOUT)
+    size = sum(path.stat().st_size for path in (free_path("test/other-v0").parent / "size-v0").rglob("*.*"))
+    assert size < reserved[0] < 2 * size + 400_000

@@ -209,3 +209,61 @@ def test_in_a_maze_plans_are_drawn_between_its_walls(make_folder, tmp_path):
     with Image.open(tmp_path / "out" / "denoising_maze.gif") as image:
         assert image.n_frames == 3
     assert report["own_actions"] is not None  # the mazes are repeatable
+
+
+# ---------------------------------------------------------------- what was played before, and what goes wrong
+
+
+def test_the_same_command_again_prints_the_result_and_plays_nothing(track, make_folder, tmp_path, monkeypatch, capsys):
+    first = diagnose(make_folder(), 2, str(tmp_path / "out"))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Track, "step", None)
+        assert diagnose(make_folder(), 2, str(tmp_path / "out")) == first
+    printed = capsys.readouterr().out
+    assert "2 of 2 episodes were played before, in " in printed
+    assert "successive steps are correlated" in printed
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    (tmp_path / "out" / "rollout.gif").unlink()
+    (tmp_path / "out" / "dynamics.png").unlink()
+    assert diagnose(make_folder(), 2, str(tmp_path / "out")) == first
+    assert {path.name for path in (tmp_path / "out").glob("*.*g*")} >= {"rollout.gif", "dynamics.png"}
+
+
+def test_more_episodes_play_only_the_new_ones_and_count_as_if_played_at_once(track, make_folder, tmp_path):
+    diagnose(make_folder(), 1, str(tmp_path / "out"), video=False)
+    more = diagnose(make_folder(), 3, str(tmp_path / "out"), video=False)
+    whole = diagnose(make_folder(), 3, str(tmp_path / "whole"), video=False)
+    assert {k: v for k, v in more.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")  # gymnasium's checker sees it too
+def test_an_episode_that_goes_wrong_is_listed_and_does_not_count(track, make_folder, tmp_path, monkeypatch, capsys):
+    step, whole = Track.step, diagnose(make_folder(), 3, str(tmp_path / "whole"), seed=4, video=False)
+
+    def faulty(self, action):
+        observation, reward, *rest = step(self, action)
+        return observation, np.nan if self.np_random_seed == 5 and abs(self.place[1]) > 0 else reward, *rest
+
+    monkeypatch.setattr(Track, "step", faulty)
+    report = diagnose(make_folder(), 3, str(tmp_path / "out"), seed=4, video=False)
+    assert [episode["seed"] for episode in report["episodes"]] == [4, 6]
+    assert report["episodes"] == [whole["episodes"][0], whole["episodes"][2]]
+    assert [(one["seed"], one["step"]) for one in report["failed_episodes"]] == [(5, 0)]
+    assert "Failed, and not in the numbers: seed 5, step 0: the environment's reward is nan" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_written_does_not_lose_the_numbers(track, make_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vgp_lightning.diagnostics.diagnosis.write_gif", lambda *_: 1 / 0)
+    report = diagnose(make_folder(), 1, str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "diagnostics.json").read_text()) == report
+    assert "denoising.gif cannot be written: ZeroDivisionError" in report["video_error"]
+    assert {path.name for kind in ("png", "gif") for path in (tmp_path / "out").glob(f"*.{kind}")} == (
+        set(report["pictures"])
+    )
+
+
+def test_a_time_limit_can_be_given(track, make_folder, tmp_path):
+    report = diagnose(make_folder(), 1, str(tmp_path / "out"), video=False, max_episode_steps=5)
+    assert report["episodes"][0]["length"] == 5

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.agent import deployment, episodes
+from vgp_lightning.agent import deployment, playing
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
@@ -200,7 +200,14 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
         )
         for t, seconds in enumerate([0.3, 0.001, 0.3, 0.001, 0.3])
     ]
-    monkeypatch.setattr(episodes, "rollout", lambda agent, environments, seeds, agent_seeds: steps)
+    for step in steps:
+        step.stop = np.zeros(2, dtype=bool)
+
+    def play_steps(agent, environments, take):
+        played = [] if take() is None or take() is None else steps
+        return iter(played)
+
+    monkeypatch.setattr(playing, "step_episodes", play_steps)
     report = evaluate_agent(Idler(), None, [0, 1], replan_every=2)
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
@@ -237,7 +244,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
-        *("checkpoints", "sampler_seed", "video", "video_error", "seconds"),
+        *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),
@@ -316,7 +323,7 @@ def test_a_report_names_the_checkpoints_of_the_folder(fake_pipeline, tmp_path):
 def test_a_video_that_cannot_be_made_is_reported_and_the_rest_is_written(fake_pipeline, tmp_path, capsys, monkeypatch):
     evaluate("folder", 1, str(tmp_path))
     monkeypatch.setattr(Staircase, "broken", True)
-    report = evaluate("folder", 1, str(tmp_path))
+    report = evaluate("folder", 1, str(tmp_path), again=True)
     assert report["video"] is None
     assert "no GL today" in report["video_error"]
     assert "No video: rendering failed with RuntimeError: no GL today" in capsys.readouterr().out
@@ -384,3 +391,176 @@ def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ValueError, match="holds a StableDiffusionPipeline, not a ValueGuidedPlannerPipeline"):
         evaluate(str(tmp_path))
+
+
+# ---------------------------------------------------------------- what was played before
+
+
+def no_step(*_):
+    pytest.fail("an episode was played again")
+
+
+def test_the_same_command_again_prints_the_result_and_plays_nothing(fake_pipeline, tmp_path, monkeypatch, capsys):
+    first = evaluate("folder", 3, str(tmp_path), seed=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Staircase, "step", no_step)
+        assert evaluate("folder", 3, str(tmp_path), seed=2, environments=1) == first
+    printed = capsys.readouterr().out
+    assert f"3 of 3 episodes were played before, in {tmp_path / 'episodes'}: --again true plays them anew" in printed
+    assert "12.0" in printed
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    again = evaluate("folder", 3, str(tmp_path), seed=2, again=True)
+    assert (again["episodes"], again["seconds"] != first["seconds"]) == (first["episodes"], True)
+
+
+def test_more_episodes_play_only_the_new_ones(fake_pipeline, tmp_path, monkeypatch):
+    evaluate("folder", 2, str(tmp_path), seed=2)
+    seeds, reset = [], Staircase.reset
+
+    def noted(self, *, seed=None, options=None):
+        seeds.extend([] if seed is None else [seed])
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(Staircase, "reset", noted)
+    report = evaluate("folder", 5, str(tmp_path), seed=2)
+    assert seeds == [4, 5, 6]
+    assert [(e["seed"], e["return"]) for e in report["episodes"]] == [(2, 15), (3, 15), (4, 6), (5, 10), (6, 15)]
+    assert report["video"] == "rollout.gif"
+    fewer = evaluate("folder", 1, str(tmp_path), seed=2)
+    assert [e["seed"] for e in fewer["episodes"]] == [2]
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == fewer
+
+
+@pytest.mark.parametrize("change", [{"seed": 3}, {"sampler_seed": 9}, {"scale": 0.7}, {"max_episode_steps": 4}])
+def test_what_decides_an_episode_makes_it_another(fake_pipeline, tmp_path, change):
+    evaluate("folder", 1, str(tmp_path), **{"seed": 2, **change})
+    before = len(list((tmp_path / "episodes").glob("*.jsonl")))
+    evaluate("folder", 1, str(tmp_path), seed=2)
+    assert (before, len(list((tmp_path / "episodes").glob("*.jsonl")))) == (1, 2)
+
+
+def test_a_time_limit_can_be_given(fake_pipeline, tmp_path):
+    report = evaluate("folder", 1, str(tmp_path), seed=3, max_episode_steps=2)
+    (episode,) = report["episodes"]
+    assert (episode["length"], episode["return"], episode["truncated"]) == (2, 3, True)
+    assert report["env_spec"]["max_episode_steps"] == 2
+    with pytest.raises(ValueError, match="max_episode_steps is 0: at least 1"):
+        evaluate("folder", 1, str(tmp_path), max_episode_steps=0)
+
+
+def test_an_environment_without_a_time_limit_is_a_warning(fake_pipeline, tmp_path, capsys):
+    evaluate("folder", 1, str(tmp_path))
+    assert capsys.readouterr().err == ""
+    gymnasium.register("Endless-v0", entry_point=Staircase)
+    evaluate("folder", 1, str(tmp_path), env_id="Endless-v0")
+    del gymnasium.registry["Endless-v0"]
+    assert "Endless-v0 has no time limit" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_video_that_was_not_wanted_at_first_is_missing_with_the_remedy(fake_pipeline, tmp_path):
+    evaluate("folder", 1, str(tmp_path), video=False)
+    report = evaluate("folder", 1, str(tmp_path))
+    assert report["video"] is None
+    assert "--again true" in report["video_error"]
+    assert evaluate("folder", 1, str(tmp_path), again=True)["video"] == "rollout.gif"
+
+
+def test_pictures_that_were_lost_are_there_again(fake_pipeline, tmp_path):
+    evaluate("folder", 1, str(tmp_path))
+    (tmp_path / "rollout.gif").unlink()
+    assert evaluate("folder", 1, str(tmp_path))["video"] == "rollout.gif"
+    assert (tmp_path / "rollout.gif").exists()
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_an_episode_of_a_reward_that_is_no_number_is_listed_and_does_not_count(
+    fake_pipeline, tmp_path, monkeypatch, capsys
+):
+    step = Staircase.step
+
+    def faulty(self, action):
+        observation, reward, *rest = step(self, action)
+        return observation, np.nan if self.t == 2 and self.length == 4 else reward, *rest
+
+    monkeypatch.setattr(Staircase, "step", faulty)
+    report = evaluate("folder", 3, str(tmp_path))  # of lengths 3, 4 and 5
+    assert [episode["return"] for episode in report["episodes"]] == [6, 15]
+    failure = {"seed": 1_000_001, "agent_seed": 1_000_001, "step": 1, "reason": "the environment's reward is nan"}
+    assert report["failed_episodes"] == [failure]
+    assert report["return_mean"] == 10.5
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == report
+    assert "Failed, and not in the statistics: seed 1000001, step 1: the environment's reward is nan" in (
+        capsys.readouterr().out
+    )
+    monkeypatch.setattr(Staircase, "step", no_step)
+    assert evaluate("folder", 3, str(tmp_path)) == report
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # gymnasium's checker sees it too
+def test_where_all_episodes_fail_the_first_reason_is_the_error(fake_pipeline, tmp_path, monkeypatch):
+    step = Staircase.step
+
+    def faulty(self, action):
+        observation, *rest = step(self, action)
+        return observation * np.inf, *rest
+
+    monkeypatch.setattr(Staircase, "step", faulty)
+    with pytest.raises(ValueError, match=r"none of 2 episodes .* seed 1000000, step 0: .*observation is not finite"):
+        evaluate("folder", 2, str(tmp_path))
+
+
+def test_a_planner_that_fails_in_one_episode_does_not_take_the_others_with_it(fake_pipeline, tmp_path, monkeypatch):
+    def plan(observation, generator, **settings):
+        if any(
+            one.initial_seed() == 1_000_001 and row[0] == 2 for one, row in zip(generator, observation, strict=True)
+        ):
+            raise ValueError("the plan is not finite")
+        count = len(observation)
+        return Plan(torch.zeros(count, 4, 2), torch.zeros(count, 4, 3), torch.zeros(count))
+
+    monkeypatch.setattr(FakePipeline, "__call__", staticmethod(plan))
+    report = evaluate("folder", 3, str(tmp_path))
+    assert [episode["return"] for episode in report["episodes"]] == [6, 15]
+    assert [(one["seed"], one["step"], one["reason"]) for one in report["failed_episodes"]] == [
+        (1_000_001, 2, "the plan is not finite")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_an_output_folder_that_cannot_be_is_refused_before_anything_is_played(
+    fake_pipeline, tmp_path, monkeypatch, kind
+):
+    (tmp_path / "out").touch()
+    monkeypatch.setattr(Staircase, "step", no_step)
+    with pytest.raises(OSError, match="out"):
+        evaluate("folder", 1, str(tmp_path / "out" / ("" if kind == "file" else "deeper")))
+
+
+def test_an_interruption_keeps_what_was_finished(fake_pipeline, tmp_path, monkeypatch):
+    whole = evaluate("folder", 4, str(tmp_path / "whole"), environments=1)
+    step, left = Staircase.step, [9]
+
+    def interrupted(self, action):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Staircase, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate("folder", 4, str(tmp_path / "out"), environments=1)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    report = evaluate("folder", 4, str(tmp_path / "out"), environments=1)
+    times = ("seconds", "plan_ms", "act_ms")
+    assert {k: v for k, v in report.items() if k not in times} == {k: v for k, v in whole.items() if k not in times}
+
+
+def test_a_name_in_square_brackets_is_printed_as_it_is(fake_pipeline, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate("folder", 1, "[/red]x")
+    assert "[/red]x" in capsys.readouterr().out

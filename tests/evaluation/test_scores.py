@@ -51,3 +51,18 @@ def test_half_a_reference_and_an_inverted_one_are_refused():
 def test_references_survive_json():
     reference = choose_reference("Hopper-v5")
     assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {"name": "x", "min": 1.0, "max": 1.0},
+        {"name": "x", "min": "a", "max": "b"},
+        {"name": "x", "min": 0.0, "max": float("nan")},
+        {"name": "x", "min": 0.0},
+        [0, 1],
+    ],
+)
+def test_references_of_a_folder_that_score_nothing_are_refused(scores):
+    with pytest.raises(ValueError, match="reference_scores of the folder's model_index"):
+        choose_reference("Hopper-v5", {"env_id": "Hopper-v5", "reference_scores": scores})

@@ -1,76 +1,102 @@
-"""Full disks, by a limit on the size of files: one clear sentence, and nothing half-written is left."""
+"""Verbs on a disk that is full: what fails says so, and the same command goes on when there is room."""
 
-import resource
-from contextlib import contextmanager
+import multiprocessing
 
+import minari
 import pytest
-import tally
+from children import TRACK, arrays, limited, read, same_arrays, timed
+from fakes import contents, write_tiny
+from tally import case
 
-from vgp_lightning.cli import main
-from vgp_lightning.shipped import CONFIGS
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
-
-@contextmanager
-def full_after(size):
-    """No file of this process may grow beyond so many bytes. Python ignores SIGXFSZ, so that writing fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+SPACE = '{"temperature": [0.0, 1.0], "replan_every": [1, 2], "num_inference_steps": [1, 2]}'
 
 
-# ---------------------------------------------------------------- the cache of vgp fit
+@pytest.fixture
+def folder(tmp_path):
+    return write_tiny(tmp_path / "planner", guided=False, batch_size=1, task={"discount": 0.9})
 
 
-def files(folder):
-    return {path: path.stat().st_size for path in folder.rglob("*") if path.suffix != ".lock" and path.is_file()}
+def limits(fast, *slow):
+    """Return a parameter of the largest size of a file, in bytes."""
+    return pytest.mark.parametrize("limit", [*fast, *(pytest.param(one, marks=pytest.mark.slow) for one in slow)])
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 200, 400, 544, 1000, 1300])
-def test_a_cache_that_does_not_fit_is_one_clear_sentence_and_leaves_nothing(make_data, tmp_path, size):
-    with tally.case("full disks", f"vgp fit, cache, {size} bytes") as verdict:
-        data = make_data()
-        with (
-            full_after(size),
-            pytest.raises(
-                ValueError, match=r"no space is left in .*limit on the size.*free: .*--data\.cache_dir"
-            ) as full,
-        ):
-            data.prepare_data()
-        assert "\n" not in str(full.value)
-        assert files(tmp_path / "cache") == {}
-        data.prepare_data()
-        data.setup("fit")
-        verdict.outcome = "clear"
+@limits([2000], 0, 500, 8000, 16000, 40000)
+def test_evaluate_on_a_full_disk_keeps_what_was_finished(folder, tmp_path, limit):
+    command = ["evaluate", folder, "--episodes", 8, "--env_id", TRACK, "--output_dir"]
+    timed([*command, tmp_path / "whole"], tmp_path / "log")
+    with case("full disks", f"evaluate, {limit} bytes") as verdict:
+        code, printed = limited([*command, tmp_path / "out"], limit)
+        if code == 0:  # there was room but for pictures, if any
+            written = read(tmp_path / "out" / "evaluation.json")
+            assert (tmp_path / "out" / "rollout.gif").exists() == (written["video"] is not None)
+        else:
+            assert (code, "Traceback" in printed) == (2, False), printed
+            assert "File too large" in printed
+            assert str(tmp_path / "out") in printed
+            verdict.outcome = "clear"
+        timed([*command, tmp_path / "out"], tmp_path / "log")
+        drop = ("video", "video_error")
+        reports = [read(tmp_path / name / "evaluation.json") for name in ("whole", "out")]
+        assert [{key: one[key] for key in one if key not in drop} for one in reports[:1]] == [
+            {key: one[key] for key in one if key not in drop} for one in reports[1:]
+        ]
 
 
-@pytest.mark.parametrize("size", [0, 100, 128, 300, 500])
-def test_returns_that_do_not_fit_leave_the_cache_as_it_was(make_data, tmp_path, size):
-    with tally.case("full disks", f"vgp fit, returns, {size} bytes") as verdict:
-        make_data().prepare_data()
-        before = files(tmp_path / "cache")
-        data = make_data(dataset_id="test/tiny-v0", discount=0.5)
-        with full_after(size), pytest.raises(ValueError, match=r"no space is left in .*--data\.cache_dir"):
-            data.prepare_data()
-        assert files(tmp_path / "cache") == before
-        data.prepare_data()
-        verdict.outcome = "clear"
+@limits([4000], 0, 500, 1500, 20000, 60000, 200_000, 400_000)
+def test_collect_on_a_full_disk_leaves_a_whole_dataset_or_none(tmp_path, monkeypatch, limit):
+    command = ["collect", "--env_id", TRACK, "--behaviour", "random", "--steps", 400, "--dataset_id", "test/track-v0"]
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "whole"))
+    timed(command, tmp_path / "log")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "full"))
+    with case("full disks", f"collect, {limit} bytes") as verdict:
+        code, printed = limited(command, limit)
+        if code != 0:
+            assert (code, "Traceback" in printed) == (2, False), printed
+            assert "File too large" in printed
+            assert str(tmp_path / "full") in printed
+            assert minari.list_local_datasets() == {}
+            verdict.outcome = "clear"
+            timed(command, tmp_path / "log")
+        assert same_arrays(*(arrays(tmp_path / root, "test/track-v0") for root in ("whole", "full")))
+        assert [path.name for path in (tmp_path / "full" / "test").glob(".*")] == []
 
 
-def test_vgp_fit_says_in_one_line_that_its_cache_does_not_fit(make_data, tmp_path, capfd):
-    with tally.case("full disks", "vgp fit, cache, by the command line") as verdict:
-        make_data()
-        options = [word for name in ("denoiser", "smoke") for word in ("-c", str(CONFIGS / f"{name}.yaml"))]
-        options += ["--data.dataset_id", "test/tiny-v0", "--data.horizon", "4", "--model.init_args.widths", "[16, 16]"]
-        options += ["--trainer.callbacks", "[]", "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
-        with full_after(1000), pytest.raises(SystemExit) as ended:
-            main(["fit", *options])
-        assert ended.value.code == 2
-        errors = capfd.readouterr().err
-        assert "Traceback" not in errors
-        (line,) = (line for line in errors.splitlines() if line.startswith("vgp: "))
-        assert f"no space is left in {tmp_path / 'cache'}" in line
-        assert files(tmp_path / "cache") == {}
-        verdict.outcome = "clear"
+@limits([], 0, 1000, 4000, 12000, 60000)
+def test_tune_on_a_full_disk_leaves_the_folder_whole(folder, tmp_path, limit):
+    command = ["tune", folder, "--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK]
+    command += ["--space", SPACE, "--output_dir"]
+    timed([*command, tmp_path / "whole", "--write", "false"], tmp_path / "log")
+    before = contents(folder)
+    with case("full disks", f"tune, {limit} bytes") as verdict:
+        code, printed = limited([*command, tmp_path / "out", "--write", "false"], limit)
+        assert contents(folder) == before
+        if code != 0:
+            assert (code, "Traceback" in printed) == (2, False), printed
+            assert "File too large" in printed
+            assert str(tmp_path / "out") in printed
+            verdict.outcome = "clear"
+        timed([*command, tmp_path / "out", "--write", "false"], tmp_path / "log")
+        assert read(tmp_path / "out" / "tuning.json") == read(tmp_path / "whole" / "tuning.json")
+
+
+@limits([], 0, 2000, 20000, 60000)
+def test_diagnose_on_a_full_disk_keeps_what_was_finished(folder, tmp_path, limit):
+    command = ["diagnose", folder, "--episodes", 4, "--starts", 2, "--env_id", TRACK, "--output_dir"]
+    timed([*command, tmp_path / "whole"], tmp_path / "log")
+    with case("full disks", f"diagnose, {limit} bytes") as verdict:
+        code, printed = limited([*command, tmp_path / "out"], limit)
+        if code == 0:
+            written = read(tmp_path / "out" / "diagnostics.json")
+            there = {path.name for kind in ("png", "gif") for path in (tmp_path / "out").glob(f"*.{kind}")}
+            assert there == set(written["pictures"])
+        else:
+            assert (code, "Traceback" in printed) == (2, False), printed
+            assert "File too large" in printed
+            verdict.outcome = "clear"
+        timed([*command, tmp_path / "out"], tmp_path / "log")
+        reports = [read(tmp_path / name / "diagnostics.json") for name in ("whole", "out")]
+        keys = [key for key in reports[0] if key not in ("pictures", "video_error")]
+        assert [reports[0][key] for key in keys] == [reports[1][key] for key in keys]

@@ -931,8 +931,8 @@ def test_a_job_that_slurm_requeues_does_not_remove_what_a_strangers_checkpoint_n
     state = {"ModelCheckpoint{}": {"dirpath": "d", "kth_best_model_path": str(world.precious)}}
     path = damaged(data, world, with_key(callbacks=state))
     shutil.move(path, world.folder / "work" / "hpc_ckpt_1.ckpt")  # which Lightning finds by itself on SLURM
-    with tally.case(GROUP, "fit --ckpt_path hpc: a callback that removes another file") as verdict:
-        message = refused(capfd, "fit", *options(data, world.folder / "new", "--ckpt_path", "hpc"))
+    with tally.case(GROUP, "fit, requeued by SLURM: a callback that removes another file") as verdict:
+        message = refused(capfd, "fit", *options(data, world.folder / "new"))
         assert "lies outside" in message
         world.hold()
         verdict.outcome = "clear"

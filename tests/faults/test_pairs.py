@@ -1,152 +1,117 @@
-"""Two of everything at once: neither loses anything, or one is refused in clear words."""
+"""Verbs that are started two or three times at once share the work, and find what one process finds."""
 
-import os
-import subprocess
-import sys
-import time
+import multiprocessing
 
+import minari
 import pytest
-import tally
-import torch
-import yaml
-from filelock import FileLock
+from children import TRACK, arrays, finish, played, read, same_arrays, start, timed
+from fakes import write_tiny
+from tally import case
 
-from vgp_lightning.cli import main
-from vgp_lightning.shipped import CONFIGS
-from vgp_lightning.training import runs
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
-GROUP = "two at once"
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
-
-# ---------------------------------------------------------------- training
+SPACE = '{"temperature": [0.0, 1.0], "replan_every": [1, 2], "num_inference_steps": [1, 2]}'
+COUNTS = [2, pytest.param(3, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
-def fit_options(make_data, tmp_path):
-    """Return the words of a training of 20 steps on a tiny dataset, into the folder ``runs``."""
-    make_data()
-    data = {"dataset_id": "test/tiny-v0", "horizon": 4, "batch_size": 16, "validation_share": 0.25}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": data}))
-    files = [CONFIGS / "denoiser.yaml", CONFIGS / "smoke.yaml", tmp_path / "data.yaml"]
-    options = {
-        "trainer.accelerator": "cpu",
-        "trainer.enable_model_summary": "false",
-        "trainer.enable_progress_bar": "false",
-        "trainer.callbacks": "[]",
-        "trainer.log_every_n_steps": "1",
-        "model.init_args.widths": "[16, 16]",
-        "trainer.logger.init_args.save_dir": str(tmp_path / "runs"),
-    }
-    words = [word for file in files for word in ("-c", str(file))]
-    return words + [word for name, value in options.items() for word in (f"--{name}", value)]
+def slow(monkeypatch):
+    monkeypatch.setenv("TRACK_SECONDS", "0.01")
 
 
-def last(tmp_path, version):
-    return torch.load(tmp_path / f"runs/denoiser/version_{version}/checkpoints/last.ckpt", weights_only=True)
+@pytest.fixture
+def folder(tmp_path):
+    return write_tiny(tmp_path / "planner", guided=False, batch_size=1, task={"discount": 0.9})
 
 
-def seed_of(checkpoint):
-    return yaml.safe_load(checkpoint["vgp_config"])["seed_everything"]
+def together(count, commands, tmp_path):
+    """Start commands at once, each ``count`` times, and return exit codes and what was printed."""
+    logs = [tmp_path / f"{i}.log" for i in range(count * len(commands))]
+    processes = [start(commands[i % len(commands)], log) for i, log in enumerate(logs)]
+    return [finish(process) for process in processes], [log.read_text() for log in logs]
 
 
-def refusal(words, capfd):
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", *words])
-    assert ended.value.code == 2
-    return capfd.readouterr().err
+@pytest.mark.parametrize("count", COUNTS)
+def test_evaluate_is_shared(slow, folder, tmp_path, count):
+    command = ["evaluate", folder, "--episodes", 12, "--environments", 2, "--env_id", TRACK, "--output_dir"]
+    timed([*command, tmp_path / "alone"], tmp_path / "log")
+    with case("two at once", f"evaluate, {count} processes"):
+        codes, logs = together(count, [[*command, tmp_path / "shared"]], tmp_path)
+        assert codes == [0] * count, logs
+        assert read(tmp_path / "shared" / "evaluation.json") == read(tmp_path / "alone" / "evaluation.json")
+        episodes = played(tmp_path / "shared" / "episodes")
+        assert len(episodes) == 12 == len(set(episodes))
+        assert list((tmp_path / "shared" / "episodes").glob("*.process")) == []
 
 
-def test_fit_takes_the_next_number_where_another_run_makes_its_folder_at_the_same_moment(
-    fit_options, tmp_path, monkeypatch
-):
-    # Between the look at the numbers that are taken and the making of the folder, another run makes it.
-    make, theirs = runs._make, tmp_path / "runs/denoiser/version_0"
-
-    def make_late(folder):
-        if folder == theirs and not theirs.exists():
-            theirs.mkdir(parents=True)
-            (theirs / "config.yaml").write_text("theirs")
-        return make(folder)
-
-    with tally.case(GROUP, "fit and fit, at the same moment"):
-        monkeypatch.setattr(runs, "_make", make_late)
-        main(["fit", *fit_options])
-        assert [path.name for path in theirs.iterdir()] == ["config.yaml"]
-        assert (theirs / "config.yaml").read_text() == "theirs"
-        assert last(tmp_path, 1)["global_step"] == 20
-        assert yaml.safe_load(last(tmp_path, 1)["vgp_config"])["trainer"]["logger"]["init_args"]["version"] is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_fit_started_several_times_together_is_several_runs(fit_options, tmp_path, count):
-    with tally.case(GROUP, f"{count} x fit"):
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "vgp_lightning", "fit", *fit_options, "--seed_everything", str(seed)],
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for seed in range(count)
-        ]
-        for process in processes:
-            assert process.wait(timeout=300) == 0, process.stderr.read()
-            process.stderr.close()
-        found = [last(tmp_path, version) for version in range(count)]
-        assert sorted(map(seed_of, found)) == list(range(count))
-        assert [checkpoint["global_step"] for checkpoint in found] == [20] * count
+@pytest.mark.parametrize("count", COUNTS)
+def test_tune_is_shared(slow, folder, tmp_path, count):
+    command = ["tune", folder, "--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK]
+    command += ["--environments", 2, "--space", SPACE, "--output_dir"]
+    timed([*command, tmp_path / "alone", "--write", "false"], tmp_path / "log")
+    with case("two at once", f"tune, {count} processes"):
+        codes, logs = together(count, [[*command, tmp_path / "shared"]], tmp_path)
+        assert codes == [0] * count, logs
+        report = read(tmp_path / "shared" / "tuning.json")
+        assert report | {"written": False} == read(tmp_path / "alone" / "tuning.json")
+        episodes = played(tmp_path / "shared" / "episodes")
+        assert len(episodes) == len(set(episodes))
+        defaults = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
+        assert defaults == report["winner_settings"] or report["outcome"] == "not better"
+        # One that comes too late prints the result, and does not search from the winner on.
+        codes, logs = together(1, [[*command, tmp_path / "shared"]], tmp_path)
+        assert (codes, "of a finished search" in logs[0]) == ([0], True)
+        assert read(tmp_path / "shared" / "tuning.json") == report
+        assert played(tmp_path / "shared" / "episodes") == episodes
 
 
-def test_fit_does_not_resume_a_run_that_another_process_trains(fit_options, tmp_path, monkeypatch, capfd):
-    with tally.case(GROUP, "fit --ckpt_path last, twice") as verdict:
+@pytest.mark.parametrize("count", COUNTS)
+def test_collect_is_shared(slow, tmp_path, monkeypatch, count):
+    command = ["collect", "--env_id", TRACK, "--behaviour", "random", "--steps", 120, "--environments", 2]
+    command += ["--dataset_id", "test/track-v0"]
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "alone"))
+    timed(command, tmp_path / "log")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "shared"))
+    with case("two at once", f"collect, {count} processes"):
+        codes, logs = together(count, [command], tmp_path)
+        assert codes == [0] * count, logs
+        assert same_arrays(*(arrays(tmp_path / root, "test/track-v0") for root in ("alone", "shared")))
+        assert [path.name for path in (tmp_path / "shared" / "test").glob(".*")] == []
+
+
+def test_collect_of_two_different_datasets_under_one_id_makes_one_of_them(slow, tmp_path, monkeypatch):
+    command = ["collect", "--env_id", TRACK, "--behaviour", "random", "--environments", 2]
+    command += ["--dataset_id", "test/track-v0", "--steps"]
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "shared"))
+    with case("two at once", "collect, two datasets under one id") as verdict:
+        codes, logs = together(1, [[*command, 60], [*command, 90]], tmp_path)
+        assert sorted(codes) == [0, 2], logs
+        loser = logs[codes.index(2)]
+        assert "another process plays other episodes" in loser or "already exists" in loser
+        assert minari.load_dataset("test/track-v0").total_steps == (60, 90)[codes.index(0)]
         verdict.outcome = "clear"
-        main(["fit", *fit_options])
-        folder = tmp_path / "runs/denoiser/version_0"
-        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-        monkeypatch.setattr(runs, "_PATIENCE", 0)
-        more = ["--ckpt_path", "last", "--trainer.max_steps", "30", "--may_differ", "[trainer.max_steps]"]
-        with FileLock(folder / ".lock"):
-            message = refusal([*fit_options, *more], capfd)
-        assert f"another process trains in {folder}: wait for its end" in message
-        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == {
-            path: age for path, age in before.items() if path.name != ".lock"
-        }
-        main(["fit", *fit_options, *more])  # the lock is free again
-        assert last(tmp_path, 0)["global_step"] == 30
 
 
-def test_fit_does_not_write_into_a_folder_that_holds_another_run(fit_options, tmp_path, capfd):
-    with tally.case(GROUP, "fit --trainer.logger.init_args.version 0, twice") as verdict:
+@pytest.mark.parametrize("count", COUNTS)
+def test_diagnose_is_shared(slow, folder, tmp_path, count):
+    command = ["diagnose", folder, "--episodes", 6, "--starts", 2, "--env_id", TRACK, "--output_dir"]
+    timed([*command, tmp_path / "alone"], tmp_path / "log")
+    with case("two at once", f"diagnose, {count} processes"):
+        codes, logs = together(count, [[*command, tmp_path / "shared"]], tmp_path)
+        assert codes == [0] * count, logs
+        assert read(tmp_path / "shared" / "diagnostics.json") == read(tmp_path / "alone" / "diagnostics.json")
+        episodes = played(tmp_path / "shared" / "episodes")
+        assert len(episodes) == 6 == len(set(episodes))
+
+
+def test_evaluate_of_other_settings_in_the_same_folder_is_refused_while_one_runs(slow, folder, tmp_path):
+    command = ["evaluate", folder, "--episodes", 12, "--environments", 2, "--env_id", TRACK]
+    command += ["--output_dir", tmp_path / "shared", "--temperature"]
+    with case("two at once", "evaluate, two settings in one folder") as verdict:
+        codes, logs = together(1, [[*command, 0.5], [*command, 1.0]], tmp_path)
+        assert sorted(codes) == [0, 2], logs
+        assert "another process plays other episodes" in logs[codes.index(2)]
+        assert read(tmp_path / "shared" / "evaluation.json")["settings"]["temperature"] == (0.5, 1.0)[codes.index(0)]
         verdict.outcome = "clear"
-        named = ["--trainer.logger.init_args.version", "0"]
-        main(["fit", *fit_options, *named])
-        before = (tmp_path / "runs/denoiser/version_0/config.yaml").read_text()
-        message = refusal([*fit_options, *named, "--seed_everything", "1"], capfd)
-        assert "version_0 holds a run already: resume it with --ckpt_path last, or give another" in message
-        assert (tmp_path / "runs/denoiser/version_0/config.yaml").read_text() == before
-
-
-def test_fit_that_fails_leaves_no_folder_of_its_own_and_others_as_they_were(fit_options, tmp_path, capfd):
-    with tally.case(GROUP, "fit that fails") as verdict:
-        verdict.outcome = "clear"
-        (tmp_path / "cache").write_text("a file in the place of the cache's folder")
-        refusal([*fit_options, "--data.cache_dir", str(tmp_path / "cache")], capfd)
-        assert not (tmp_path / "runs").exists()
-
-
-def test_fit_lets_the_lock_go_when_it_is_killed(fit_options, tmp_path):
-    with tally.case(GROUP, "the lock of a run that was killed"):
-        folder = tmp_path / "held"
-        folder.mkdir()
-        code = f"from filelock import FileLock; import time; FileLock({str(folder / '.lock')!r}).acquire(); print(1)"
-        holder = subprocess.Popen(
-            [sys.executable, "-c", f"{code}; import sys; sys.stdout.flush(); time.sleep(60)"], stdout=subprocess.PIPE
-        )
-        assert holder.stdout.readline() == b"1\n"
-        assert holder.poll() is None
-        start = time.monotonic()
-        os.kill(holder.pid, 9)
-        with FileLock(folder / ".lock", timeout=20):
-            assert time.monotonic() - start < 20
-        holder.wait()
-        holder.stdout.close()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 import time
 
@@ -13,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning.report.film import Recorder, log_gif, shrink, write_gif
+from vgp_lightning.report.film import Recorder, log_gif, shrink, write_film, write_gif
 
 
 class Camera(gymnasium.Env):
@@ -62,7 +63,8 @@ def test_a_video_of_nothing_or_of_mixed_sizes_is_refused(tmp_path):
 def test_tensorboard_gets_the_gif_itself_beside_what_torch_writes(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("eval/return_mean", 7, 0)
-        log_gif(tmp_path, "eval/rollout", grey_frames(5, 11, 13), fps=10)
+        write_gif(grey_frames(5, 11, 13), tmp_path / "a.gif", fps=10)
+        log_gif(tmp_path, "eval/rollout", tmp_path / "a.gif")
         writer.add_scalar("eval/return_iqm", 8, 0)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert set(events.Tags()["scalars"]) == {"eval/return_mean", "eval/return_iqm"}
@@ -137,6 +139,60 @@ def test_without_a_display_egl_is_asked_for_while_drawing_and_only_then(monkeypa
     film(environment, 1)
     assert environment.seen == seen
     assert (os.environ.get("MUJOCO_GL") or None) == (variables.get("MUJOCO_GL") or None)
+
+
+class Drawn(Camera):
+    """Returns other frames than pictures of one size."""
+
+    frame = None
+
+    def render(self):
+        return self.frame(self.t)
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (lambda t: np.zeros((30, 40, 3), np.float32), "float32"),
+        (lambda t: np.zeros((30, 40), np.uint8), r"\(30, 40\)"),
+        (lambda t: np.zeros((30, 40, 4), np.uint8), r"\(30, 40, 4\)"),
+        (lambda t: np.zeros((30 + t, 40, 3), np.uint8), r"\(35, 40, 3\), but the first one is \(31, 40, 3\)"),
+        (lambda t: None, "NoneType"),
+    ],
+)
+def test_frames_that_are_no_pictures_of_one_size_are_a_reason_for_no_video(monkeypatch, tmp_path, frame, words):
+    monkeypatch.setattr(Drawn, "frame", staticmethod(frame))
+    recorder = film(Drawn(), 9, fps=25)
+    assert recorder.frames == []
+    assert re.search(words, recorder.error)
+    assert write_film(recorder, tmp_path / "a.gif") == recorder.error
+    assert not (tmp_path / "a.gif").exists()
+
+
+def test_a_camera_that_draws_into_one_array_again_and_again_gives_different_frames(monkeypatch):
+    picture = np.zeros((30, 40, 3), np.uint8)
+
+    def fill(t):
+        picture[:] = t
+        return picture
+
+    monkeypatch.setattr(Drawn, "frame", staticmethod(fill))
+    recorder = film(Drawn(), 9, fps=25)
+    assert [int(frame[0, 0, 0]) for frame in recorder.frames] == [1, 5, 9]
+
+
+@pytest.mark.parametrize("dt", [-1, 0, np.nan, np.inf, "fast"])
+def test_a_time_step_that_is_no_time_is_a_reason_for_no_video(dt):
+    environment = Camera()
+    environment.dt = dt
+    recorder = film(environment, 3)
+    assert recorder.frames == []
+    assert "dt is" in recorder.error
+
+
+def test_a_film_that_cannot_be_written_is_a_reason_and_no_error(tmp_path):
+    reason = write_film(film(Camera(), 3), tmp_path / "missing" / "a.gif")
+    assert "FileNotFoundError" in reason
 
 
 def test_an_environment_that_was_not_made_to_draw_gives_a_reason():

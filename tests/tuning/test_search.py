@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vgp_lightning.cli import main
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.tuning import contest, summary
 from vgp_lightning.tuning import search as tuning
-from vgp_lightning.tuning import summary
+from vgp_lightning.tuning.contest import Contest
 from vgp_lightning.tuning.search import tune
 
 
@@ -48,7 +49,7 @@ class Steady(gymnasium.Env):
 @pytest.fixture(autouse=True)
 def steady(monkeypatch):
     monkeypatch.setattr(Steady, "begun", [])
-    for module in (tuning, summary):
+    for module in (contest, summary):
         monkeypatch.setattr(module, "Console", lambda: Console(width=200))
     gymnasium.register("Steady-v0", entry_point=Steady)
     yield
@@ -190,13 +191,14 @@ def test_where_nothing_is_to_be_written_the_folder_stays(folder, tmp_path, capsy
 
 
 def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tmp_path, monkeypatch, capsys):
-    before, play = contents(folder), tuning.evaluate_agent
+    before, play = contents(folder), Contest._play
 
-    def nothing_pays(*arguments, **options):
-        monkeypatch.setattr(Steady, "pays", 0.0)
-        return play(*arguments, **options)
+    def nothing_pays(contest, players, seeds, description):
+        if description == "held-out seeds":
+            monkeypatch.setattr(Steady, "pays", 0.0)
+        return play(contest, players, seeds, description)
 
-    monkeypatch.setattr(tuning, "evaluate_agent", nothing_pays)
+    monkeypatch.setattr(Contest, "_play", nothing_pays)
     report = run(folder, tmp_path)
     assert report["winner"] != 0
     assert (report["outcome"], report["written"]) == ("not better", False)
@@ -224,12 +226,19 @@ def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
 def test_who_goes_on_is_decided_by_all_seeds_so_far(folder, tmp_path, monkeypatch):
     # By candidates; 1 is better over both rungs, 2 in the second alone.
     returns = {"rung 1": {1: 10, 2: 0, 3: -1, 4: -1}, "rung 2": {1: 0, 2: 5}}
+    now = []
 
-    def play(agent, environments, seeds, description):
-        value = returns[description.split(",")[0]][agent.settings["batch_size"]]
-        return SimpleNamespace(episodes=[SimpleNamespace(total_reward=float(value)) for _ in seeds])
+    def play(contest, players, seeds, description):
+        now[:] = [description, {contest._configurations.index(one): one.settings["batch_size"] for one in players}]
+        return real(contest, players, seeds, description)
 
-    monkeypatch.setattr(tuning, "play", play)
+    def gathered(store, items):
+        value = returns[now[0]][now[1][items[0][0]]]
+        return SimpleNamespace(results=[SimpleNamespace(total_reward=float(value)) for _ in items], failures=[])
+
+    real = Contest._play
+    monkeypatch.setattr(Contest, "_play", play)
+    monkeypatch.setattr(contest, "gather", gathered)
     space = {name: values[:1] for name, values in SPACE.items()} | {"batch_size": [1, 2, 3, 4], "temperature": [1.0]}
     space["replan_every"] = [2]
     space["num_inference_steps"] = [2]
@@ -264,7 +273,7 @@ def latencies(monkeypatch):
         measured.append(settings)
         return 10.0 * settings["num_inference_steps"] * (2 if settings["replan_every"] == 2 else 1)
 
-    monkeypatch.setattr(tuning, "measure_latency", measure)
+    monkeypatch.setattr(contest, "measure_latency", measure)
     return measured
 
 
@@ -361,14 +370,14 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
 
 
 def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch):
-    before, play = contents(folder), tuning.play
+    before, play = contents(folder), Contest._play
 
-    def interrupted(agent, environments, seeds, description):
-        if description.startswith("rung 2"):
+    def interrupted(contest, players, seeds, description):
+        if description == "rung 2":
             raise KeyboardInterrupt
-        return play(agent, environments, seeds, description=description)
+        return play(contest, players, seeds, description)
 
-    monkeypatch.setattr(tuning, "play", interrupted)
+    monkeypatch.setattr(Contest, "_play", interrupted)
     with pytest.raises(SystemExit):
         run(folder, tmp_path)
     report = json.loads((tmp_path / "out" / "tuning.json").read_text())
@@ -381,7 +390,7 @@ def test_an_interrupted_search_leaves_what_it_knew(folder, tmp_path, monkeypatch
 
 def test_the_folder_is_changed_when_all_else_is_done(folder, tmp_path, monkeypatch):
     before = contents(folder)
-    monkeypatch.setattr(tuning, "plot_halving", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(contest, "plot_halving", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(folder, tmp_path)
     report = json.loads((tmp_path / "out" / "tuning.json").read_text())
@@ -393,3 +402,93 @@ def test_results_go_to_a_folder_named_after_the_pipeline(folder, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     tune("planner", 13, 8, space=SPACE, holdout_episodes=1, write=False)
     assert (tmp_path / "runs" / "tune" / "planner" / "tuning.json").exists()
+
+
+# ---------------------------------------------------------------- what was played before, and what goes wrong
+
+
+def untimed(report):
+    configurations = [{**one, "plan_ms": None} for one in report["configurations"]]
+    return {**report, "seconds": 0, "configurations": configurations, "holdout": None, "pipeline": "", "written": None}
+
+
+def test_an_interrupted_search_goes_on_and_finds_the_same(folder, tmp_path, monkeypatch):
+    whole = run(folder, tmp_path, "--write", "false")
+    first = list(Steady.begun)
+    Steady.begun.clear()
+    (tmp_path / "out").rename(tmp_path / "whole")
+    step, left = Steady.step, [60]
+
+    def interrupted(self, action):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return step(self, action)
+
+    monkeypatch.setattr(Steady, "step", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(folder, tmp_path, "--write", "false", "--environments", "1")
+    report = run(folder, tmp_path, "--write", "false", "--environments", "1")
+    assert untimed(report) == untimed(whole) | {"environments": 1}
+    assert len(Steady.begun) == len(first) + 1  # the one that was interrupted
+    assert report["holdout"]["winner"]["episodes"] == whole["holdout"]["winner"]["episodes"]
+
+
+def test_a_finished_search_prints_its_result_though_the_defaults_have_changed(folder, tmp_path, capsys):
+    report = run(folder, tmp_path)
+    after, begun = contents(folder), list(Steady.begun)
+    assert report["written"]
+    capsys.readouterr()
+    assert run(folder, tmp_path) == report
+    out = plain(capsys)
+    assert "episodes of a finished search were played before, in" in out
+    assert "the winner's settings are now the defaults of" in out
+    assert (contents(folder), Steady.begun) == (after, begun)
+    anew = run(folder, tmp_path, "--again", "true")
+    assert anew["default_settings"] == report["winner_settings"]
+    assert len(Steady.begun) > len(begun)
+
+
+def test_what_was_not_written_can_be_written_without_playing_again(folder, tmp_path):
+    report = run(folder, tmp_path, "--write", "false")
+    begun = list(Steady.begun)
+    assert run(folder, tmp_path) == report | {"written": True}
+    assert Steady.begun == begun
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
+
+
+def test_a_search_that_is_killed_while_it_writes_the_winner_writes_it_when_it_goes_on(folder, tmp_path, monkeypatch):
+    update = contest.update_defaults
+    for fails_after in (False, True):
+
+        def killed(*arguments):
+            if fails_after:  # noqa: B023
+                update(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(contest, "update_defaults", killed)
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                run(folder, tmp_path)
+    begun = list(Steady.begun)
+    report = run(folder, tmp_path)
+    assert (report["written"], Steady.begun) == (True, begun)
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
+
+
+def test_a_configuration_whose_plans_fail_loses_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    plan = ValueGuidedPlannerPipeline.__call__
+
+    def fails(self, *arguments, **settings):
+        if settings["num_inference_steps"] == 1:
+            raise ValueError("the plan is not finite")
+        return plan(self, *arguments, **settings)
+
+    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+    report = run(folder, tmp_path)
+    failed = [one for one in report["configurations"] if one["dropped"] == "failed"]
+    assert len(failed) == 4
+    assert all(one["settings"]["num_inference_steps"] == 1 for one in failed)
+    assert all(re.fullmatch(r"seed 2000000, step 0: the plan is not finite", one["failure"]) for one in failed)
+    assert report["winner_settings"]["num_inference_steps"] == 2
+    assert report["outcome"] == "better"

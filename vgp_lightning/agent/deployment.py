@@ -14,10 +14,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
+from rich.console import Console
 
 from vgp_lightning import __version__
-from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.environments import close, environment_of, has_time_limit, make_environments
 from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.agent.trust import trusted_spec
@@ -61,6 +62,7 @@ class Deployment:
         self.folder = Path(folder)
         self.pipeline = load_pipeline(self.folder, device)
         self.spec = env_id if env_id is not None else self._find_environment(trust_environment)
+        self._warned = False
         self.env_id: str = self.spec if isinstance(self.spec, str) else self.spec.id
 
     def _find_environment(self, trusted: bool) -> str | EnvSpec:
@@ -86,19 +88,26 @@ class Deployment:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
 
     @contextmanager
-    def environments(self, count: int, video: bool = False) -> Iterator[VectorEnv]:
+    def environments(
+        self, count: int, video: bool = False, max_episode_steps: int | None = None
+    ) -> Iterator[VectorEnv]:
         """Make the environments, and close them at the end.
 
         Args:
             count: Their number.
             video: Make them able to render, if they can.
+            max_episode_steps: Time limit of an episode; None: the environment's own.
 
         Raises:
-            ValueError: If their dimensions do not match those of the plans.
+            ValueError: If their dimensions do not match those of the plans, or the time limit is below 1.
         """
-        sample = make_environments(self.spec, 1)
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 is needed")
+        options = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+        sample = make_environments(self.spec, 1, **options)
         observations, actions = sample.single_observation_space.shape, sample.single_action_space.shape
-        sample.close()
+        limited = has_time_limit(first_of(sample))
+        close(sample)
         dimensions = int(np.prod(observations or 0)), int(np.prod(actions or 0))
         planned = self.pipeline.observation_dim, self.pipeline.action_dim
         if dimensions != planned:
@@ -107,29 +116,49 @@ class Deployment:
                 f"{self.folder} plans {planned[0]} and {planned[1]}: give the environment of its training data with "
                 "--env_id"
             )
+        if not limited and not self._warned:
+            self._warned = True
+            Console(stderr=True).print(
+                f"{self.env_id} has no time limit: an episode that does not end is played for ever. Give one with "
+                "--max_episode_steps",
+                markup=False,
+                soft_wrap=True,
+            )
         draws = video and "rgb_array" in sample.metadata.get("render_modes", [])
-        environments = make_environments(self.spec, count, **({"render_mode": "rgb_array"} if draws else {}))
+        drawing = {"render_mode": "rgb_array"} if draws else {}
+        environments = make_environments(self.spec, count, **options, **drawing)
         try:
             yield environments
         finally:
-            environments.close()
+            close(environments)
+
+    def identify(self, environments: VectorEnv) -> dict[str, Any]:
+        """Return what decides an episode's numbers beside its seeds and the settings, for an ``EpisodeStore``."""
+        return {
+            "env_id": self.env_id,
+            "env_spec": describe_environment(first_of(environments)),
+            "weights_sha256": hash_weights(self.folder),
+            "configs_sha256": hash_configs(self.folder),
+            "task": self.pipeline.task,
+            "versions": versions(),
+            "device": self.pipeline.device.type,
+        }
 
     def describe(self, environments: VectorEnv) -> dict[str, Any]:
         """Return what a report holds about its origin: environment, folder, weights, versions, device."""
         return {
-            "env_spec": _describe(first_of(environments)),
+            "env_spec": describe_environment(first_of(environments)),
             "pipeline": str(self.folder),
             "checkpoints": self.pipeline.task.get("checkpoints"),
-            "weights_sha256": _hash_weights(self.folder),
-            "versions": _versions(),
+            "weights_sha256": hash_weights(self.folder),
+            "versions": versions(),
             "device": str(self.pipeline.device),
         }
 
 
 def first_of(environments: VectorEnv) -> gymnasium.Env[Any, Any]:
     """Return the first environment, in which the first episode is played."""
-    first: gymnasium.Env[Any, Any] = cast(SyncVectorEnv, environments).envs[0]
-    return first
+    return environment_of(environments, 0)
 
 
 def load_pipeline(folder: Path, device: str = "auto") -> ValueGuidedPlannerPipeline:
@@ -218,7 +247,7 @@ def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Unpack[Set
     return 1000 * float(np.median(seconds[_LATENCY_WARM_UP:]))
 
 
-def _describe(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+def describe_environment(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     """Return the specification as gymnasium writes it, without what ``make_environments`` and a video add to it."""
     spec = asdict(cast(EnvSpec, environment.spec))
     spec["kwargs"] = {key: value for key, value in spec["kwargs"].items() if key != "render_mode"}
@@ -232,7 +261,7 @@ def _describe(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     return described
 
 
-def _hash_weights(folder: Path) -> str | None:
+def hash_weights(folder: Path) -> str | None:
     """Return one hash of the names and contents of the folder's weight files; None if it has none."""
     files = sorted(path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
     whole = hashlib.sha256()
@@ -243,12 +272,24 @@ def _hash_weights(folder: Path) -> str | None:
     return whole.hexdigest() if files else None
 
 
-def _versions() -> dict[str, str | None]:
+def hash_configs(folder: Path) -> str:
+    """Return one hash of the folder's configurations: of the networks, the scheduler and the normalisation."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.json")):
+        whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    index = folder / "model_index.json"
+    if index.is_file():
+        kept = {name: value for name, value in json.loads(index.read_text()).items() if name != "planner"}
+        whole.update(json.dumps(kept, sort_keys=True).encode())
+    return whole.hexdigest()
+
+
+def versions() -> dict[str, str | None]:
     """Return the versions of the packages that influence returns; None: not installed."""
-    versions: dict[str, str | None] = {"vgp_lightning": __version__}
+    found: dict[str, str | None] = {"vgp_lightning": __version__}
     for name in ("torch", "diffusers", "gymnasium", "gymnasium-robotics", "mujoco", "numpy"):
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
-            versions[name] = None
-    return versions
+            found[name] = None
+    return found

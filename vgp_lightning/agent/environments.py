@@ -7,15 +7,16 @@ import difflib
 import importlib.util
 import inspect
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import FlattenObservation, TimeLimit
 from numpy.typing import NDArray
 
 from vgp_lightning.agent.trust import register_robotics
@@ -51,6 +52,7 @@ class Step:
         next_observations: (N, O), the final one where an episode ended.
         infos: Those of gymnasium: {name: (N,), _name: (N,), which environments reported it}.
         seconds: Time that the agent took to act in all environments.
+        stop: (N,), for the caller to set: end these episodes after this step, whether they have ended or not.
     """
 
     episode: NDArray[np.int64]
@@ -62,6 +64,19 @@ class Step:
     next_observations: NDArray[np.floating]
     infos: dict[str, Any]
     seconds: float
+    stop: NDArray[np.bool_]
+
+
+class ActingError(ValueError):
+    """The agent cannot act, with the words of its own error.
+
+    Attributes:
+        episodes: Indices of the episodes that it had to act in; the fault may lie in one of them alone.
+    """
+
+    def __init__(self, error: ValueError, episodes: Sequence[int]) -> None:
+        super().__init__(str(error))
+        self.episodes = list(episodes)
 
 
 def make_environments(environment: str | EnvSpec, count: int, **kwargs: Any) -> VectorEnv:
@@ -149,6 +164,30 @@ def _parameters(name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def environment_of(environments: VectorEnv, row: int) -> gymnasium.Env[Any, Any]:
+    """Return one of the environments."""
+    environment: gymnasium.Env[Any, Any] = cast(SyncVectorEnv, environments).envs[row]
+    return environment
+
+
+def has_time_limit(environment: gymnasium.Env[Any, Any]) -> bool:
+    """Return whether a wrapper ends the environment's episodes after a number of steps."""
+    while isinstance(environment, gymnasium.Wrapper):
+        if isinstance(environment, TimeLimit):
+            return True
+        environment = environment.env
+    return False
+
+
+def close(environments: VectorEnv) -> None:
+    """Close environments. One that cannot be closed is a warning: its episodes are played and must not be lost."""
+    try:
+        environments.close()
+    except Exception as error:  # environments raise any type
+        environments.closed = True  # or its destructor tries again
+        warnings.warn(f"the environments cannot be closed: {type(error).__name__}: {error}", stacklevel=2)
+
+
 def rollout(
     agent: Agent, environments: VectorEnv, seeds: Sequence[int], agent_seeds: Sequence[int] | None = None
 ) -> Iterator[Step]:
@@ -163,9 +202,25 @@ def rollout(
         seeds: Seeds of the environment, one for each episode.
         agent_seeds: Seeds of the agent, as many; by default the same.
     """
+    queue = zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True)
+    return step_episodes(agent, environments, lambda: next(queue, None))
+
+
+def step_episodes(agent: Agent, environments: VectorEnv, take: Callable[[], tuple[int, int] | None]) -> Iterator[Step]:
+    """Play the episodes that ``take`` gives, as ``rollout`` does.
+
+    Args:
+        agent: What acts.
+        environments: From ``make_environments``.
+        take: Called when an environment is free; returns the seeds of the environment and of the agent, or None: there
+            is no episode now. The steps number the episodes in the order in which they were taken.
+
+    Raises:
+        ActingError: If the agent raises a ValueError.
+    """
     count = environments.num_envs
-    queue = enumerate(zip(seeds, seeds if agent_seeds is None else agent_seeds, strict=True))
     episode = np.full(count, -1)
+    taken = 0
     observations: NDArray[np.floating] = np.zeros((count, 0))
     done = np.ones(count, dtype=bool)
     while True:
@@ -173,16 +228,35 @@ def rollout(
             begins: list[int | None] = [None] * count
             agent_begins: list[int | None] = [None] * count
             for i in np.flatnonzero(done):
-                episode[i], (begins[i], agent_begins[i]) = next(queue, (-1, (None, None)))
+                episode[i] = -1
+                if (seeds := take()) is not None:
+                    episode[i], (begins[i], agent_begins[i]) = taken, seeds
+                    taken += 1
             if (episode < 0).all():
                 return
             # Idle environments are reset too: gymnasium refuses to step an environment whose episode has ended.
             observations, _ = environments.reset(seed=begins, options={"reset_mask": done})  # type: ignore[arg-type]
             agent.reset(agent_begins)
         start = time.perf_counter()
-        actions = agent.act(observations, episode >= 0)
+        try:
+            actions = agent.act(observations, episode >= 0)
+        except ValueError as error:
+            raise ActingError(error, episode[episode >= 0].tolist()) from error
         seconds = time.perf_counter() - start
-        shaped = actions.reshape(environments.action_space.shape)
+        # A copy: an environment may write into its action.
+        shaped = actions.reshape(environments.action_space.shape).copy()
         following, rewards, terminated, truncated, infos = environments.step(shaped)
-        yield Step(episode.copy(), observations, actions, rewards, terminated, truncated, following, infos, seconds)
-        observations, done = following, terminated | truncated
+        stop = np.zeros(count, dtype=bool)
+        yield Step(
+            episode=episode.copy(),
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            next_observations=following,
+            infos=infos,
+            seconds=seconds,
+            stop=stop,
+        )
+        observations, done = following, terminated | truncated | stop

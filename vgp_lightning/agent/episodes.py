@@ -4,19 +4,14 @@ Shapes: N environments, L steps of an episode, P plans made in it, H steps of a 
 dimensions, T = A + O; all in the environment's units, plans have the action first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
-from vgp_lightning.agent.environments import Agent, Step, rollout
-from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.pipeline.planner import Plan
-from vgp_lightning.report.film import Recorder
+from vgp_lightning.agent.environments import Step
 
 _SUCCESS = ("success", "is_success")  # names of success in the infos of environments
 
@@ -63,43 +58,93 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Played:
-    """Episodes in the order of their seeds, and the time that the agent took.
+class Result:
+    """What an episode came to, without its steps.
 
     Attributes:
-        episodes: The episodes.
-        act_seconds: Seconds of each call of the agent.
-        ages: For each call, the number of steps that each unfinished episode already had.
+        seed: Seed of the environment.
+        agent_seed: Seed of the agent.
+        total_reward: The undiscounted return.
+        length: Number of steps.
+        terminated: Whether the environment ended the episode.
+        truncated: Whether the time limit ended it.
+        success: Whether any step reported success; None: no episode of those that were asked for reports it.
     """
 
-    episodes: list[Episode]
-    act_seconds: list[float]
-    ages: list[NDArray[np.int64]]
+    seed: int
+    agent_seed: int
+    total_reward: float
+    length: int
+    terminated: bool
+    truncated: bool
+    success: bool | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An episode that could not be played to its end.
+
+    Attributes:
+        seed: Seed of the environment.
+        agent_seed: Seed of the agent.
+        step: Number of the step at which it failed, from 0 on.
+        reason: Why.
+    """
+
+    seed: int
+    agent_seed: int
+    step: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, step {self.step}: {self.reason}"
 
 
 @dataclass
-class _Log:
+class Log:
     """The steps and plans of an episode so far."""
 
     observations: list[NDArray[np.floating]] = field(default_factory=list)
     actions: list[NDArray[np.float32]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    total_reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
     succeeded: bool = False
+    reports_success: bool = False
     plan_steps: list[int] = field(default_factory=list)
     plans: list[NDArray[np.float32]] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the environment or its time limit has ended the episode."""
+        return self.terminated or self.truncated
+
     def add(self, step: Step, row: int) -> None:
-        """Note the step of the environment in a row."""
+        """Note the step of the environment in a row.
+
+        Raises:
+            ValueError: If the environment reports a success that is neither true nor false.
+        """
         if not self.observations:
             self.observations.append(step.observations[row].copy())
         self.observations.append(step.next_observations[row].copy())
         self.actions.append(step.actions[row].copy())
         self.rewards.append(float(step.rewards[row]))
+        self.total_reward += self.rewards[-1]
         self.terminated, self.truncated = bool(step.terminated[row]), bool(step.truncated[row])
-        self.succeeded |= any(_reported(step, name)[row] and bool(step.infos[name][row]) for name in _SUCCESS)
+        for name in _SUCCESS:
+            if (success := _read_success(step, name, row)) is not None:
+                self.reports_success = True
+                self.succeeded |= success
+
+    def drop_last(self) -> None:
+        """Forget the last step, and what was planned for it."""
+        del self.observations[-1], self.actions[-1], self.rewards[-1]
+        self.terminated = self.truncated = False
+        if self.plan_steps and self.plan_steps[-1] == len(self.rewards):
+            del self.plan_steps[-1], self.plans[-1], self.values[-1]
 
     def add_plan(self, trajectory: NDArray[np.float32], value: float) -> None:
         """Note a plan that was made for the next step."""
@@ -107,96 +152,80 @@ class _Log:
         self.plans.append(trajectory)
         self.values.append(value)
 
-    def to_episode(self, seed: int, agent_seed: int, reports_success: bool) -> Episode:
-        """Return the episode; if it has not ended, it is truncated here."""
-        return Episode(
-            seed=seed,
-            agent_seed=agent_seed,
-            observations=np.stack(self.observations),
-            actions=np.stack(self.actions),
-            rewards=np.array(self.rewards),
-            terminated=self.terminated,
-            truncated=self.truncated or not self.terminated,
-            success=self.succeeded if reports_success else None,
-            plan_steps=np.array(self.plan_steps, dtype=np.int64),
-            plans=np.stack(self.plans) if self.plans else np.zeros((0, 0, 0), np.float32),
-            values=np.array(self.values, dtype=np.float32),
-        )
+    def find_fault(self, whole: bool) -> str | None:
+        """Return what is wrong with the last step; None: nothing.
+
+        Args:
+            whole: Whether the observation after the episode's last step is needed as well.
+        """
+        if not np.isfinite(self.rewards[-1]):
+            return f"the environment's reward is {self.rewards[-1]}"
+        if not np.isfinite(self.total_reward):
+            return f"the sum of the environment's rewards is {self.total_reward}"
+        seen = self.observations[-2:] if whole or not self.ended else self.observations[-2:-1]
+        for observation in seen:
+            if not np.isfinite(observation).all():
+                return f"the environment's observation is not finite: {observation.tolist()}"
+        return None
+
+    def to_record(self, steps: bool) -> dict[str, Any]:
+        """Return the episode as a store keeps it; if it has not ended, it is truncated here.
+
+        Args:
+            steps: Keep observations, actions, rewards and plans too.
+        """
+        record: dict[str, Any] = {
+            "return": float(np.cumsum(self.rewards)[-1]),
+            "length": len(self.rewards),
+            "terminated": self.terminated,
+            "truncated": self.truncated or not self.terminated,
+            "success": self.succeeded if self.reports_success else None,
+        }
+        if steps:
+            record["steps"] = {
+                "observations": np.stack(self.observations),
+                "actions": np.stack(self.actions),
+                "rewards": np.array(self.rewards),
+                "plan_steps": np.array(self.plan_steps, dtype=np.int64),
+                "plans": np.stack(self.plans) if self.plans else np.zeros((0, 0, 0), np.float32),
+                "values": np.array(self.values, dtype=np.float32),
+            }
+        return record
 
 
-def _reported(step: Step, name: str) -> NDArray[np.bool_]:
-    """Return which environments (N,) have an entry of that name in their infos."""
-    reported: NDArray[np.bool_] = np.asarray(step.infos.get(f"_{name}", np.zeros(len(step.episode), dtype=bool)))
-    return reported
+def to_result(seed: int, agent_seed: int, record: Mapping[str, Any], success: bool | None) -> Result:
+    """Return the result of an episode of a store."""
+    return Result(
+        seed=seed,
+        agent_seed=agent_seed,
+        total_reward=record["return"],
+        length=record["length"],
+        terminated=record["terminated"],
+        truncated=record["truncated"],
+        success=success,
+    )
 
 
-def play(
-    agent: Agent,
-    environments: VectorEnv,
-    seeds: Sequence[int],
-    *,
-    agent_seeds: Sequence[int] | None = None,
-    most_steps: int | None = None,
-    keep_plans: bool = False,
-    description: str = "Playing",
-    recorder: Recorder | None = None,
-) -> Played:
-    """Play one episode per seed and return them in the order of the seeds; a progress bar shows on a terminal only.
+def to_episode(seed: int, agent_seed: int, record: Mapping[str, Any], success: bool | None) -> Episode:
+    """Return an episode of a store that keeps steps."""
+    ends = {name: record[name] for name in ("terminated", "truncated")}
+    return Episode(seed=seed, agent_seed=agent_seed, **record["steps"], **ends, success=success)
 
-    Args:
-        agent: What acts.
-        environments: From ``make_environments``.
-        seeds: Seeds of the environment, one for each episode.
-        agent_seeds: Seeds of the agent, as many; by default the same.
-        most_steps: Maximum number of steps of all episodes together; None: no limit.
-        keep_plans: Keep the plans of a PlanningAgent in the episodes; this uses its ``on_plan``.
-        description: Text of the progress bar.
-        recorder: Records the first episode, if given.
+
+def _read_success(step: Step, name: str, row: int) -> bool | None:
+    """Return what the environment in a row reports under that name; None: nothing.
+
+    Raises:
+        ValueError: If it is neither a boolean nor 0 or 1.
     """
-    agent_seeds = seeds if agent_seeds is None else agent_seeds
-    logs: dict[int, _Log] = {}
-    made: list[tuple[NDArray[np.int64], Plan]] = []  # since the last step
-    act_seconds: list[float] = []
-    ages: list[NDArray[np.int64]] = []
-    reports_success, steps, ended = False, 0, 0
-    planner = agent if keep_plans and isinstance(agent, PlanningAgent) else None
-    if planner is not None:
-        planner.on_plan = lambda rows, plan: made.append((rows, plan))
-    console = Console(stderr=True)
+    if name not in step.infos:
+        return None
     try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task(description, total=len(seeds) if most_steps is None else most_steps)
-            for step in rollout(agent, environments, seeds, agent_seeds):
-                rows = np.flatnonzero(step.episode >= 0)
-                of_row = {int(row): logs.setdefault(int(step.episode[row]), _Log()) for row in rows}
-                act_seconds.append(step.seconds)
-                ages.append(np.array([len(log.rewards) for log in of_row.values()]))
-                kept = rows if most_steps is None else rows[: most_steps - steps]
-                for planned, plan in made:
-                    plans, values = plan.trajectories.cpu().numpy(), plan.values.tolist()
-                    for row, trajectory, value in zip(planned, plans, values, strict=True):
-                        if row in kept:
-                            of_row[int(row)].add_plan(trajectory, value)
-                made.clear()
-                for row in kept:
-                    of_row[int(row)].add(step, int(row))
-                steps += len(kept)
-                ended += int((step.terminated | step.truncated)[kept].sum())
-                reports_success |= any(bool(_reported(step, name)[rows].any()) for name in _SUCCESS)
-                # The first seed is always played in the first environment.
-                if recorder is not None and step.episode[0] == 0:
-                    recorder.record(step.observations[0], step.actions[0])
-                progress.update(
-                    task,
-                    completed=ended if most_steps is None else steps,
-                    description=f"{description}: {steps} steps, {ended} episodes",
-                )
-                if steps == most_steps:
-                    break
-    finally:
-        if planner is not None:
-            planner.on_plan = None
-    episodes = [
-        log.to_episode(seeds[i], agent_seeds[i], reports_success) for i, log in sorted(logs.items()) if log.rewards
-    ]
-    return Played(episodes, act_seconds, ages)
+        if not step.infos.get(f"_{name}", np.zeros(len(step.episode), dtype=bool))[row]:
+            return None
+        value = step.infos[name][row]
+        if isinstance(value, bool | np.bool_ | int | float | np.number) and value in (0, 1):
+            return bool(value)
+    except (IndexError, KeyError, TypeError, ValueError):
+        value = step.infos[name]
+    raise ValueError(f"the environment reports {name} as {value!r} in its info: a boolean, or 0 or 1, is needed")

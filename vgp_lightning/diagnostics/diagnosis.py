@@ -1,7 +1,10 @@
 """Diagnose: show why a planner returns what it returns, in numbers and pictures."""
 
+import json
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,9 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import check_seed
-from vgp_lightning.agent.episodes import Episode, play
+from vgp_lightning.agent.episodes import Episode, Failure
 from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze
 from vgp_lightning.agent.planning import Conditions
+from vgp_lightning.agent.playing import Film, Keeping, find_film_error, list_items, play, say_played
+from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.diagnostics.candidates import sample_candidates
 from vgp_lightning.diagnostics.denoising import draw_denoising, draw_maze
 from vgp_lightning.diagnostics.findings import Findings
@@ -27,7 +32,8 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report
-from vgp_lightning.report.film import Recorder, log_gif, write_gif
+from vgp_lightning.report.film import Recorder, log_gif, write_film, write_gif
+from vgp_lightning.report.folders import naming, prepare
 
 _PARTS = (
     *("calibration", "ranking", "horizon", "dynamics", "guidance"),
@@ -43,9 +49,11 @@ def diagnose(
     seed: int = FIRST_SEED,
     env_id: str | None = None,
     trust_environment: bool = False,
+    max_episode_steps: int | None = None,
     starts: int = 8,
     reach_goal: bool = False,
     video: bool = True,
+    again: bool = False,
     device: str = "auto",
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
@@ -53,7 +61,8 @@ def diagnose(
 
     The results are diagnostics.json, pictures and TensorBoard events. Successive steps of an episode are correlated: a
     correlation over thousands of steps of few episodes is worth only that many episodes. So the number of episodes is
-    reported beside it.
+    reported beside it. Finished episodes are kept in ``episodes`` of the output folder: after an interruption the same
+    command goes on, and several processes with the same command and output folder share the episodes.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
@@ -64,9 +73,11 @@ def diagnose(
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
         trust_environment: Make the environment that the folder specifies even if it is not the one that gymnasium or
             gymnasium-robotics registers under its id. This runs whatever code the folder names.
+        max_episode_steps: Time limit of an episode; by default the environment's own.
         starts: Plans of each episode, evenly spaced, that are executed to their end and sampled anew.
         reach_goal: In a maze, let every plan end at the goal.
         video: Draw the first episode as rollout.gif.
+        again: Play episodes anew that are kept in the output folder, and measure anew.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
         settings: Those in place of the folder's.
 
@@ -74,7 +85,9 @@ def diagnose(
         What diagnostics.json holds.
 
     Raises:
-        ValueError: If the folder is not a planner's, does not fit the environment, or a setting is wrong.
+        ValueError: If the folder is not a planner's, does not fit the environment, a setting is wrong, all episodes
+            fail, or another diagnosis is running in the output folder.
+        OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
     for name, value in (("episodes", episodes), ("starts", starts)):
@@ -83,7 +96,10 @@ def diagnose(
     check_seed(seed)
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
-    with deployed.environments(min(episodes, 16), video) as environments, deployed.environments(1) as replays:
+    with (
+        deployed.environments(min(episodes, 16), video, max_episode_steps) as environments,
+        deployed.environments(1, max_episode_steps=max_episode_steps) as replays,
+    ):
         maze = find_maze(first_of(environments))
         if reach_goal and maze is None:
             raise ValueError(f"reach_goal is for mazes, and {deployed.env_id} is none: leave it out")
@@ -92,36 +108,58 @@ def diagnose(
         resolved = deployed.pipeline.resolve_settings(**settings)
         if resolved["planning_horizon"] < 2:
             raise ValueError(f"planning_horizon is {resolved['planning_horizon']}: a diagnosis needs at least 2 steps")
-        output.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before anything is played
-        recorder = Recorder(first_of(environments))
-        played = play(
-            agent,
-            environments,
-            range(seed, seed + episodes),
-            keep_plans=True,
-            description=f"Playing {deployed.env_id}",
-            recorder=recorder,
-        ).episodes
-        findings = examine(deployed.pipeline, played, replays, resolved, starts, conditions, maze)
-        described = deployed.describe(environments)
-    if video and recorder.frames:
-        findings.films["rollout"] = (recorder.frames, recorder.fps)
-    report = {
-        **findings.numbers,
-        "missing": findings.missing,
-        "episodes": [_to_json(episode) for episode in played],
-        "return_mean": float(np.mean([episode.total_reward for episode in played])),
-        "settings": resolved,
-        "reach_goal": reach_goal,
-        "env_id": deployed.env_id,
-        **described,
-        "seed": seed,
-        "starts": starts,
-        "pictures": [*(f"{part}.png" for part in findings.figures), *(f"{part}.gif" for part in findings.films)],
-        "video_error": recorder.error if video else None,
-        "seconds": time.perf_counter() - start,
-    }
-    _write(report, findings, output)
+        prepare(output)
+        asked = {"settings": dict(resolved), "reach_goal": reach_goal, "seed": seed}
+        identity = {"verb": "diagnose", **deployed.identify(environments), **asked}
+        with EpisodeStore(output / "episodes", identity, again=again) as store:
+            items = list_items(range(seed, seed + episodes))
+            say_played(store, sum(item in store.finished for item in items), episodes)
+            gif = output / "episodes" / f"{store.key}.gif"
+
+            def film(recorder: Recorder) -> dict[str, Any]:
+                return {"video": video, "error": write_film(recorder, gif)}
+
+            played = play(
+                agent,
+                environments,
+                [item[1] for item in items],
+                store=store,
+                keeping=Keeping(steps=True, plans=True),
+                description=f"Playing {deployed.env_id}",
+                film=Film(items[0], film),
+            )
+            if not played.episodes:
+                first = played.failures[0]
+                raise ValueError(f"none of {episodes} episodes could be played to its end. The first: {first}")
+            asked |= {"episodes": episodes, "starts": starts, "video": video, "pipeline": str(pipeline_folder)}
+            name = f"report {json.dumps(asked, sort_keys=True)}"
+            with store.exclusively():
+                known: dict[str, Any] | None = store.known(name)
+                report = known
+                if report is None or not _is_written(report, output):
+                    findings = examine(deployed.pipeline, played.episodes, replays, resolved, starts, conditions, maze)
+                    filmed = played.records[0].get("film")
+                    video_error = find_film_error(filmed) if video else None
+                    if video and video_error is None:
+                        findings.copies["rollout"] = gif
+                    report = known or {
+                        **findings.numbers,
+                        "missing": findings.missing,
+                        "episodes": [_to_json(episode) for episode in played.episodes],
+                        "failed_episodes": [asdict(failure) for failure in played.failures],
+                        "return_mean": float(np.mean([episode.total_reward for episode in played.episodes])),
+                        "settings": dict(resolved),
+                        "reach_goal": reach_goal,
+                        "env_id": deployed.env_id,
+                        **deployed.describe(environments),
+                        "seed": seed,
+                        "starts": starts,
+                        "pictures": findings.pictures,
+                        "video_error": video_error,
+                        "seconds": time.perf_counter() - start,
+                    }
+                    made = report
+                    report = _write(store.fact(name, lambda: made), findings, output)
     _print(report, output)
     return report
 
@@ -182,22 +220,58 @@ def _to_json(episode: Episode) -> dict[str, Any]:
 # ---------------------------------------------------------------- output
 
 
-def _write(report: dict[str, Any], findings: Findings, output: Path) -> None:
-    """Write the JSON, the pictures and the TensorBoard events."""
-    for path in (output / f"{part}.{kind}" for part in _PARTS for kind in ("png", "gif")):
-        path.unlink(missing_ok=True)  # of an earlier diagnosis
-    with SummaryWriter(str(output)) as writer:
+def _is_written(report: dict[str, Any], output: Path) -> bool:
+    """Return whether a report and all its pictures are in the output folder."""
+    path = output / "diagnostics.json"
+    same = path.is_file() and path.read_text() == json.dumps(report, indent=2) + "\n"
+    return same and all((output / name).is_file() for name in report["pictures"])
+
+
+def _write(report: dict[str, Any], findings: Findings, output: Path) -> dict[str, Any]:
+    """Write the pictures, the JSON and the TensorBoard events, and return the report.
+
+    At any moment the JSON names the pictures that are there: it is removed before they change.
+    """
+    path = output / "diagnostics.json"
+    path.unlink(missing_ok=True)
+    for picture in (output / f"{part}.{kind}" for part in _PARTS for kind in ("png", "gif")):
+        picture.unlink(missing_ok=True)  # of an earlier diagnosis
+    errors = {}
+    for name in findings.pictures:
+        try:
+            with naming(output / name):
+                _draw(findings, output / name)
+        except Exception as error:  # the numbers are worth more than a picture, whatever is wrong with it
+            (output / name).unlink(missing_ok=True)
+            errors[name] = f"{name} cannot be written: {type(error).__name__}: {error}"
+    if errors:
+        there = [name for name in report["pictures"] if name not in errors]
+        report = report | {"pictures": there, "video_error": "; ".join(errors.values())}
+    with naming(path):
+        write_report(report, path)
+    with naming(output), SummaryWriter(str(output)) as writer:
         for name, number in _scalars(report).items():
             if number is not None:
                 writer.add_scalar(f"diagnose/{name}", number, 0)
-        for name, figure in findings.figures.items():
-            image = figure_to_image(figure)
-            Image.fromarray(image).save(output / f"{name}.png")
-            writer.add_image(f"diagnose/{name}", image, 0, dataformats="HWC")
-        for name, (frames, fps) in findings.films.items():
-            write_gif(frames, output / f"{name}.gif", fps)
-            log_gif(output, f"diagnose/{name}_film", frames, fps)
-    write_report(report, output / "diagnostics.json")
+        for name in report["pictures"]:
+            part, _, kind = name.partition(".")
+            if kind == "gif":
+                log_gif(output, f"diagnose/{part}_film", output / name)
+            else:
+                image = figure_to_image(findings.figures[part])
+                writer.add_image(f"diagnose/{part}", image, 0, dataformats="HWC")
+    return report
+
+
+def _draw(findings: Findings, path: Path) -> None:
+    """Write one picture."""
+    if path.stem in findings.copies and path.suffix == ".gif":
+        shutil.copyfile(findings.copies[path.stem], path)
+    elif path.suffix == ".gif":
+        frames, fps = findings.films[path.stem]
+        write_gif(frames, path, fps)
+    else:
+        Image.fromarray(figure_to_image(findings.figures[path.stem])).save(path)
 
 
 def _scalars(report: dict[str, Any]) -> dict[str, float | None]:
@@ -262,6 +336,8 @@ def _print(report: dict[str, Any], output: Path) -> None:
     console = Console(markup=False)
     console.print(table)
     console.print(f"Results: {output}", markup=False, soft_wrap=True)
+    for failure in report["failed_episodes"]:
+        console.print(f"Failed, and not in the numbers: {Failure(**failure)}", markup=False, soft_wrap=True)
     for name, reason in report["missing"].items():
         console.print(f"No {name.replace('_', ' ')}: {reason}", markup=False, soft_wrap=True)
     if report["video_error"] is not None:

@@ -3,6 +3,8 @@
 Shapes: N environments, O observation and A action dimensions, both flat, in the environment's units.
 """
 
+import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,18 +13,22 @@ from typing import Any, Unpack
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
+from vgp_lightning.agent.deployment import FIRST_SEED, Deployment
 from vgp_lightning.agent.environments import Agent, check_seed
-from vgp_lightning.agent.episodes import Episode, play
+from vgp_lightning.agent.episodes import Failure, Result
+from vgp_lightning.agent.playing import Film, Keeping, find_film_error, list_items, play, say_played
+from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
 from vgp_lightning.pipeline.settings import Settings
-from vgp_lightning.report.figures import figure_to_image, plot_episode
+from vgp_lightning.report.figures import plot_episode
 from vgp_lightning.report.files import write_report
-from vgp_lightning.report.film import Recorder, log_gif, write_gif
+from vgp_lightning.report.film import Recorder, log_gif, write_film
+from vgp_lightning.report.folders import naming, prepare
 from vgp_lightning.report.statistics import summarize, wilson_interval
 
 
@@ -35,9 +41,14 @@ def evaluate_agent(
     replan_every: int = 1,
     reference: Reference | None = None,
     description: str = "Playing",
-    recorder: Recorder | None = None,
+    player: int = 0,
+    store: EpisodeStore | None = None,
+    film: Film | None = None,
 ) -> dict[str, Any]:
     """Play one episode per seed and return their statistics, as ``evaluation.json`` holds them.
+
+    Episodes that cannot be played to their end, such as by a reward that is not a number, are listed as failed; the
+    statistics are of the others.
 
     Args:
         agent: What acts.
@@ -48,18 +59,34 @@ def evaluate_agent(
             once an episode.
         reference: The reference of the normalised score.
         description: Text of the progress bar.
-        recorder: Records the first episode, if given.
+        player: Number of the agent in the store.
+        store: Where results are kept, and where other processes may play some of the episodes; None: in memory.
+        film: Films one of the episodes.
+
+    Raises:
+        ValueError: If all episodes have failed.
     """
-    played = play(agent, environments, seeds, agent_seeds=agent_seeds, description=description, recorder=recorder)
-    summary = summarize([episode.total_reward for episode in played.episodes])
+    played = play(
+        agent,
+        environments,
+        seeds,
+        agent_seeds=agent_seeds,
+        player=player,
+        store=store,
+        keeping=Keeping(steps=False, replan_every=replan_every),
+        description=description,
+        film=film,
+    )
+    results = played.results
+    if not results:
+        raise ValueError(f"none of {len(seeds)} episodes could be played to its end. The first: {played.failures[0]}")
+    summary = summarize([result.total_reward for result in results])
     score, score_interval = None, None
     if reference is not None:
         score = normalized_score(summary.mean, reference)
         score_interval = summary.ci95 and [normalized_score(end, reference) for end in summary.ci95]
-    successes = [episode.success for episode in played.episodes if episode.success is not None]
-    # A call plans if at least one environment needs a new plan.
-    calls = zip(played.act_seconds, played.ages, strict=True)
-    planned = [seconds for seconds, ages in calls if (ages % (replan_every or np.inf) == 0).any()]
+    successes = [result.success for result in results if result.success is not None]
+    times = played.times
     return {
         **{f"return_{name}": value for name, value in asdict(summary).items()},
         "normalized_score": score,
@@ -67,25 +94,26 @@ def evaluate_agent(
         "reference": None if reference is None else asdict(reference),
         "success_rate": float(np.mean(successes)) if successes else None,
         "success_rate_ci95": wilson_interval(sum(successes), len(successes)) if successes else None,
-        "length_mean": float(np.mean([episode.length for episode in played.episodes])),
-        "terminated_share": float(np.mean([episode.terminated for episode in played.episodes])),
-        "plan_ms": 1000 * float(np.mean(planned)),
-        "act_ms": 1000 * float(np.mean(played.act_seconds)),
-        "episodes": [_to_json(episode, reference) for episode in played.episodes],
+        "length_mean": float(np.mean([result.length for result in results])),
+        "terminated_share": float(np.mean([result.terminated for result in results])),
+        "plan_ms": 1000 * times.planning_seconds / times.planning_calls,
+        "act_ms": 1000 * times.seconds / times.calls,
+        "episodes": [_to_json(result, reference) for result in results],
+        "failed_episodes": [asdict(failure) for failure in played.failures],
     }
 
 
-def _to_json(episode: Episode, reference: Reference | None) -> dict[str, Any]:
-    """Return the episode as it stands in ``evaluation.json``."""
+def _to_json(result: Result, reference: Reference | None) -> dict[str, Any]:
+    """Return the result as it stands in ``evaluation.json``."""
     return {
-        "seed": episode.seed,
-        "sampler_seed": episode.agent_seed,
-        "return": episode.total_reward,
-        "length": episode.length,
-        "terminated": episode.terminated,
-        "truncated": episode.truncated,
-        "success": episode.success,
-        "normalized_score": None if reference is None else normalized_score(episode.total_reward, reference),
+        "seed": result.seed,
+        "sampler_seed": result.agent_seed,
+        "return": result.total_reward,
+        "length": result.length,
+        "terminated": result.terminated,
+        "truncated": result.truncated,
+        "success": result.success,
+        "normalized_score": None if reference is None else normalized_score(result.total_reward, reference),
     }
 
 
@@ -102,15 +130,19 @@ def evaluate(
     env_id: str | None = None,
     trust_environment: bool = False,
     environments: int | None = None,
+    max_episode_steps: int | None = None,
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
     video: bool = True,
+    again: bool = False,
     device: str = "auto",
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
     """Play episodes with an exported planner, and report their returns.
 
-    The results are evaluation.json, TensorBoard scalars and a video of the first episode.
+    The results are evaluation.json, TensorBoard scalars and a video of the first episode. Finished episodes are kept in
+    ``episodes`` of the output folder: after an interruption the same command goes on, with more ``--episodes`` it plays
+    only the new ones, and several processes with the same command and output folder share the work.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
@@ -123,9 +155,11 @@ def evaluate(
             gymnasium-robotics registers under its id. This runs whatever code the folder names.
         environments: Environments that are played in at the same time and planned for in one batch; by default as many
             as episodes, but at most 16. No random number depends on it.
+        max_episode_steps: Time limit of an episode; by default the environment's own.
         ref_min_score: Return that scores 0; by default the dataset's, else D4RL's for this family of environments.
         ref_max_score: Return that scores 100.
         video: Draw the first episode as rollout.gif.
+        again: Play episodes anew that are kept in the output folder.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
         settings: Those in place of the folder's.
 
@@ -133,7 +167,9 @@ def evaluate(
         What evaluation.json holds.
 
     Raises:
-        ValueError: If the folder is not a planner's, does not fit the environment, or a setting is wrong.
+        ValueError: If the folder is not a planner's, does not fit the environment, a setting is wrong, all episodes
+            fail, or another evaluation is running in the output folder.
+        OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
     if episodes < 1:
@@ -145,44 +181,96 @@ def evaluate(
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
     sampler_seed = seed if sampler_seed is None else sampler_seed
-    with deployed.environments(count, video) as vector:
-        recorder = Recorder(first_of(vector))
-        report = evaluate_agent(
-            agent,
-            vector,
-            range(seed, seed + episodes),
-            agent_seeds=range(sampler_seed, sampler_seed + episodes),
-            replan_every=agent.replan_every,
-            reference=reference,
-            description=f"Playing {deployed.env_id}",
-            recorder=recorder,
-        )
-        report |= {
-            "environments": count,
-            "settings": deployed.pipeline.resolve_settings(**settings),
-            "env_id": deployed.env_id,
-            **deployed.describe(vector),
-            "seed": seed,
-            "sampler_seed": sampler_seed,
-            "video": "rollout.gif" if video and recorder.frames else None,
-            "video_error": recorder.error if video else None,
-            "seconds": time.perf_counter() - start,
-        }
+    seeds, agent_seeds = range(seed, seed + episodes), range(sampler_seed, sampler_seed + episodes)
+    resolved = deployed.pipeline.resolve_settings(**settings)
     output = Path(output_dir) if output_dir is not None else Path("runs", "evaluate", deployed.folder.resolve().name)
-    _write(report, recorder, output)
+    with deployed.environments(count, video, max_episode_steps) as vector:
+        prepare(output)
+        asked = {"settings": dict(resolved), "seed": seed, "sampler_seed": sampler_seed}
+        identity = {"verb": "evaluate", **deployed.identify(vector), **asked}
+        with EpisodeStore(output / "episodes", identity, again=again) as store:
+            items = list_items(seeds, agent_seeds)
+            say_played(store, sum(item in store.finished for item in items), episodes)
+            title = f"{deployed.env_id}, seed {seed}"
+            results = evaluate_agent(
+                agent,
+                vector,
+                seeds,
+                agent_seeds=agent_seeds,
+                replan_every=agent.replan_every,
+                reference=reference,
+                description=f"Playing {deployed.env_id}",
+                store=store,
+                film=Film(items[0], lambda recorder: _write_pictures(recorder, store, title, video)),
+            )
+            film = store.finished[items[0]].get("film")
+            made = {
+                **results,
+                "environments": count,
+                "env_id": deployed.env_id,
+                **deployed.describe(vector),
+                **asked,
+                "video": "rollout.gif" if video and film is not None and film["error"] is None else None,
+                "video_error": find_film_error(film) if video else None,
+                "seconds": time.perf_counter() - start,
+            }
+            name = json.dumps([episodes, results["reference"], video, str(pipeline_folder)])
+            report: dict[str, Any] = store.fact(f"report {name}", lambda: made)
+            with store.exclusively():
+                report = _write(report, store, output)
     _print(report, output)
     return report
 
 
-def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
-    """Write the JSON, the pictures and the TensorBoard events."""
-    output.mkdir(parents=True, exist_ok=True)
-    gif = output / "rollout.gif"
-    for earlier in (gif, output / "rollout.png"):  # a link as well, so that its target is not written
-        earlier.unlink(missing_ok=True)
-    picture = plot_episode(recorder.actions, recorder.observations, f"{report['env_id']}, seed {report['seed']}")
-    picture.savefig(output / "rollout.png")
-    with SummaryWriter(str(output)) as writer:
+def _write_pictures(recorder: Recorder, store: EpisodeStore, title: str, video: bool) -> dict[str, Any]:
+    """Write the pictures of the first episode into the store, since no other process has its steps and frames.
+
+    Returns:
+        ``video``: whether one was wanted; ``error``: why there is none.
+    """
+    picture, film = _pictures(store)
+    picture.unlink(missing_ok=True)  # a link as well, so that its target is not written
+    error = write_film(recorder, film)
+    try:
+        with naming(picture):
+            plot_episode(recorder.actions, recorder.observations, title).savefig(picture)
+    except Exception as failure:  # matplotlib raises any type, and an episode is worth more than its picture
+        picture.unlink(missing_ok=True)
+        error = error or f"drawing failed with {type(failure).__name__}: {failure}"
+    return {"video": video, "error": error}
+
+
+def _pictures(store: EpisodeStore) -> tuple[Path, Path]:
+    """Return the paths of the first episode's pictures in the store: PNG and GIF."""
+    folder = Path() if store.folder is None else store.folder
+    return folder / f"{store.key}.png", folder / f"{store.key}.gif"
+
+
+def _write(report: dict[str, Any], store: EpisodeStore, output: Path) -> dict[str, Any]:
+    """Write the JSON, the pictures and the TensorBoard events, unless they are there, and return the report.
+
+    At any moment the JSON names the pictures that are there: it is removed before they change.
+    """
+    path = output / "evaluation.json"
+    names = ("rollout.png", "rollout.gif") if report["video"] else ("rollout.png",)
+    same = path.is_file() and path.read_text() == json.dumps(report, indent=2) + "\n"
+    if same and all((output / name).is_file() for name in names):
+        return report
+    path.unlink(missing_ok=True)
+    for name in ("rollout.png", "rollout.gif"):
+        (output / name).unlink(missing_ok=True)  # of an earlier evaluation
+    try:
+        for name, source in zip(names, _pictures(store), strict=False):
+            if source.is_file():
+                with naming(output / name):
+                    shutil.copyfile(source, output / name)
+    except OSError as error:
+        for name in names:
+            (output / name).unlink(missing_ok=True)
+        report = report | {"video": None, "video_error": str(error)}
+    with naming(path):
+        write_report(report, path)
+    with naming(output), SummaryWriter(str(output)) as writer:
         for tag, key in {
             "eval/return_mean": "return_mean",
             "eval/return_iqm": "return_iqm",
@@ -193,11 +281,12 @@ def _write(report: dict[str, Any], recorder: Recorder, output: Path) -> None:
         }.items():
             if report[key] is not None:
                 writer.add_scalar(tag, report[key], 0)
-        writer.add_image("eval/rollout_lines", figure_to_image(picture), 0, dataformats="HWC")
+        if (output / "rollout.png").is_file():
+            lines = np.asarray(Image.open(output / "rollout.png").convert("RGB"))
+            writer.add_image("eval/rollout_lines", lines, 0, dataformats="HWC")
         if report["video"] is not None:
-            write_gif(recorder.frames, gif, recorder.fps)
-            log_gif(output, "eval/rollout", recorder.frames, recorder.fps)
-    write_report(report, output / "evaluation.json")
+            log_gif(output, "eval/rollout", output / "rollout.gif")
+    return report
 
 
 def _print(report: dict[str, Any], output: Path) -> None:
@@ -217,6 +306,9 @@ def _print(report: dict[str, Any], output: Path) -> None:
     table.add_row("results", str(output))
     console = Console(markup=False)
     console.print(table)
+    for failure in report["failed_episodes"]:
+        line = f"Failed, and not in the statistics: {Failure(**failure)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report["video_error"] is not None:
         console.print(f"No video: {report['video_error']}", markup=False, soft_wrap=True)
 

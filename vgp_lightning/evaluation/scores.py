@@ -1,5 +1,6 @@
 """Normalised scores, and the reference returns that they are relative to."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,18 +46,35 @@ def choose_reference(
         ref_max_score: The user's return that scores 100.
 
     Raises:
-        ValueError: If only one of the user's two returns is given, or the first is not below the second.
+        ValueError: If only one of the user's two returns is given, or the first is not below the second, of the user's
+            or of the task's.
     """
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError(f"ref_min_score is {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
     if ref_min_score is not None and ref_max_score is not None:
-        if ref_min_score >= ref_max_score:
+        if not ref_min_score < ref_max_score:
             raise ValueError(f"ref_min_score {ref_min_score} must lie below ref_max_score {ref_max_score}")
         return Reference("user", ref_min_score, ref_max_score)
     if task and task.get("reference_scores") and task.get("env_id") == env_id:
-        return Reference(**task["reference_scores"])
+        return _read_reference(task["reference_scores"])
     family = re.sub(r".*[:/]|-v\d+$", "", env_id).lower()  # "package:namespace/Hopper-v5" -> "hopper"
     return D4RL_REFERENCES.get(family)
+
+
+def _read_reference(scores: Any) -> Reference:
+    """Return the reference of a pipeline folder.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    fine = isinstance(scores, Mapping) and scores.keys() == {"name", "min", "max"}
+    ends = [scores[end] for end in ("min", "max")] if fine else []
+    if not fine or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends) or ends[0] >= ends[1]:
+        raise ValueError(
+            f"reference_scores of the folder's model_index.json are {scores!r}: a name, and a min below a max, are "
+            "needed; give others by --ref_min_score and --ref_max_score"
+        )
+    return Reference(str(scores["name"]), float(ends[0]), float(ends[1]))
 
 
 def normalized_score(value: float, reference: Reference) -> float:

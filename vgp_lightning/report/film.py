@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,6 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
 from vgp_lightning.report.files import replace_file
+from vgp_lightning.report.folders import naming
 
 Frames = Sequence[NDArray[np.uint8]]
 
@@ -36,7 +37,7 @@ def shrink(frame: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
-    """Write frames of one size as a GIF that repeats for ever.
+    """Write frames of one size as a GIF that repeats for ever; Pillow merges equal consecutive frames.
 
     Args:
         frames: The frames.
@@ -45,44 +46,51 @@ def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
 
     Raises:
         ValueError: If there are no frames, or their sizes differ.
+        OSError: If the file cannot be written; the message names it.
     """
-    content = _gif_bytes(frames, fps)
-    replace_file(Path(path), lambda file: file.write(content))
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) != 1:
+        raise ValueError(f"a video needs frames of one shape (height, width, 3), but there are {len(shapes)}: {shapes}")
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    stream = io.BytesIO()
+    first.save(stream, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+    with naming(Path(path)):
+        replace_file(Path(path), lambda file: file.write(stream.getvalue()))
 
 
-def log_gif(folder: str | Path, tag: str, frames: Frames, fps: float) -> None:
-    """Write frames as TensorBoard events that show them as a moving picture at step 0.
+def log_gif(folder: str | Path, tag: str, path: str | Path) -> None:
+    """Write a GIF as TensorBoard events that show it as a moving picture at step 0.
 
     ``SummaryWriter.add_video`` does nothing with moviepy 2, and has no other public way to an animated image. So the
     picture has an event file of its own, which TensorBoard shows with the others in the folder.
     """
-    height, width = _frame_size(frames)
+    with Image.open(path) as gif:
+        width, height = gif.size
     rgb = 3  # TensorBoard's number for this colour space
-    image = Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=_gif_bytes(frames, fps))
+    image = Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=Path(path).read_bytes())
     writer = EventFileWriter(str(folder))
     writer.add_event(Event(wall_time=time.time(), summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
     writer.close()
 
 
-def _gif_bytes(frames: Frames, fps: float) -> bytes:
-    """Return the frames as an endless GIF; Pillow merges equal consecutive frames."""
-    _frame_size(frames)
-    first, *others = [Image.fromarray(frame) for frame in frames]
-    stream = io.BytesIO()
-    first.save(stream, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
-    return stream.getvalue()
-
-
-def _frame_size(frames: Frames) -> tuple[int, int]:
-    """Return the height and width of all frames."""
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) != 1:
-        raise ValueError(f"a video needs frames of one shape (height, width, 3), but there are {len(shapes)}: {shapes}")
-    height, width, _ = shapes.pop()
-    return height, width
-
-
 # ---------------------------------------------------------------- episodes
+
+
+def write_film(recorder: "Recorder", path: Path) -> str | None:
+    """Write what a recorder has recorded as a GIF.
+
+    Returns:
+        Why there is none; None: there is one. It is not an error: an episode is worth more than its film.
+    """
+    if not recorder.frames:
+        return recorder.error or "no frame was rendered"
+    try:
+        path.unlink(missing_ok=True)  # a link as well, so that its target is not written
+        write_gif(recorder.frames, path, recorder.fps)
+    except Exception as error:  # Pillow raises any type
+        path.unlink(missing_ok=True)
+        return f"writing failed with {type(error).__name__}: {error}"
+    return None
 
 
 class Recorder:
@@ -109,7 +117,8 @@ class Recorder:
         """
         self._environment = environment
         _follow(environment)
-        step_seconds = getattr(environment.unwrapped, "dt", 1 / environment.metadata.get("render_fps", fps))
+        self.error: str | None = None
+        step_seconds = self._step_seconds(fps)
         self._every = max(1, round(1 / (fps * step_seconds)))
         self._max_frames = max_frames
         self._width = width
@@ -117,10 +126,20 @@ class Recorder:
         self.observations: list[NDArray[np.floating]] = []
         self.actions: list[NDArray[np.float32]] = []
         self.frames: list[NDArray[np.uint8]] = []
-        self.error: str | None = None
         if environment.render_mode != "rgb_array":
             modes = environment.metadata.get("render_modes", [])
             self.error = f"the environment has render_mode {environment.render_mode}, of {modes}: rgb_array is needed"
+
+    def _step_seconds(self, fps: float) -> float:
+        """Return the seconds of a step of the environment."""
+        rate = self._environment.metadata.get("render_fps", fps)
+        for name, seconds in (("dt", getattr(self._environment.unwrapped, "dt", None)), ("render_fps", rate)):
+            if seconds is None:
+                continue
+            if isinstance(seconds, int | float | np.number) and 0 < seconds < np.inf:
+                return float(seconds) if name == "dt" else 1 / float(seconds)
+            self.error = f"the environment's {name} is {seconds!r}: a number above 0 is needed"
+        return 1 / fps
 
     def record(self, observation: NDArray[np.floating], action: NDArray[np.float32]) -> None:
         """Record a step; call it after each step, before the environment is reset."""
@@ -140,11 +159,19 @@ class Recorder:
         # A viewer of gymnasium that failed in its constructor fails again when it is deleted, and prints a traceback.
         sys.unraisablehook = lambda _: None
         try:
-            self.frames.append(shrink(cast(NDArray[np.uint8], self._environment.render()), self._width))
+            frame: Any = self._environment.render()
+            if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
+                found = (frame.shape, frame.dtype) if isinstance(frame, np.ndarray) else type(frame).__name__
+                raise ValueError(f"a frame is {found}: an array (height, width, 3) of uint8 is needed")
+            frame = shrink(frame.copy(), self._width)  # a copy: the environment may draw into it again
+            if self.frames and frame.shape != self.frames[0].shape:
+                raise ValueError(f"a frame is {frame.shape}, but the first one is {self.frames[0].shape}")
+            self.frames.append(frame)
         except Exception as error:  # drivers raise any type; the error is reported
             self.frames.clear()
             self.error = f"rendering failed with {type(error).__name__}: {error}"
-            if not isinstance(error, gymnasium.error.DependencyNotInstalled):  # its own message says what is missing
+            # These two have a message of their own that says what is missing.
+            if not isinstance(error, gymnasium.error.DependencyNotInstalled | ValueError):
                 self.error += (
                     ". Without a display MuJoCo renders with EGL: apt-get install libegl1 libgl1-mesa-dri, or set "
                     "MUJOCO_GL to egl, osmesa or glfw"

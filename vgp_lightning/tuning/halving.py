@@ -25,13 +25,15 @@ class Configuration:
         settings: All settings of the planner.
         plan_ms: Milliseconds of one planning call; None: not measured.
         returns: For each rung that it played, the return for each seed.
-        dropped: Where it was eliminated: ``latency``, ``rung 1``, ...; None: it is still in.
+        dropped: Where it was eliminated: ``latency``, ``rung 1``, ..., ``failed``; None: it is still in.
+        failure: The episode that it could not play to its end; None: there is none.
     """
 
     settings: dict[str, Any]
     plan_ms: float | None = None
     returns: list[list[float]] = field(default_factory=list)
     dropped: str | None = None
+    failure: str | None = None
 
     @property
     def means(self) -> list[float]:
@@ -48,6 +50,7 @@ class Configuration:
             "return_means": self.means,
             "returns": by_seed,
             "dropped": self.dropped,
+            "failure": self.failure,
         }
 
 

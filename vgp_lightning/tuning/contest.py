@@ -1,0 +1,312 @@
+"""The search itself: configurations play rungs of successive halving, and the winner is confirmed.
+
+What it finds follows from the episodes in a store, so that it can be interrupted, and shared by several processes.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from vgp_lightning.agent.deployment import Deployment, measure_latency
+from vgp_lightning.agent.planning import PlanningAgent
+from vgp_lightning.agent.playing import Keeping, gather, list_items, play_claimed
+from vgp_lightning.agent.store import EpisodeStore
+from vgp_lightning.evaluation.comparison import say_difference
+from vgp_lightning.evaluation.evaluation import evaluate_agent
+from vgp_lightning.evaluation.scores import choose_reference
+from vgp_lightning.export.folder import update_defaults
+from vgp_lightning.report.figures import figure_to_image
+from vgp_lightning.report.files import write_report
+from vgp_lightning.report.folders import naming
+from vgp_lightning.report.statistics import compare_pairs
+from vgp_lightning.tuning.halving import Configuration, drop_worst, plan_rungs, plot_halving, rank
+from vgp_lightning.tuning.summary import judge
+
+_WRITTEN = ("better", "default too slow")  # outcomes with which the winner becomes the folder's default
+
+
+class Contest:
+    """A search by halving under way. Its state is its report, which is written after each rung.
+
+    The search follows from the episodes in the store, so each of several processes finds the same.
+
+    Attributes:
+        report: What tuning.json holds.
+    """
+
+    def __init__(
+        self,
+        deployed: Deployment,
+        environments: VectorEnv,
+        settings: Sequence[dict[str, Any]],
+        output: Path,
+        asked: Mapping[str, Any],
+        start: float,
+        store: EpisodeStore,
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            deployed: The planner.
+            environments: Where it plays.
+            settings: Those of the configurations to choose from; the first are the folder's defaults.
+            output: Folder of the report.
+            asked: ``seed``, ``space``, ``latency_ms`` and ``episodes``, as ``tune`` was given them.
+            start: ``time.perf_counter()`` when the search began.
+            store: Where results are kept, and where other processes may play some of the episodes.
+        """
+        self._deployed = deployed
+        self._environments = environments
+        self._configurations = [Configuration(one) for one in settings]
+        self._output = output
+        self._start = start
+        self._store = store
+        self.report: dict[str, Any] = {
+            "env_id": deployed.env_id,
+            **deployed.describe(environments),
+            "environments": environments.num_envs,
+            **asked,
+            "default_settings": settings[0],
+            "over_latency": 0,
+            "episodes_played": 0,
+            "rungs": [],
+            "configurations": [],
+            "winner": None,
+            "winner_settings": None,
+            "holdout": None,
+            "written": False,
+            "outcome": None,
+            "seconds": None,
+        }
+
+    def run(self, held_out: Sequence[int]) -> dict[str, Any]:
+        """Search, confirm the winner on held-out seeds, and return the report, from the store if it is there.
+
+        Raises:
+            ValueError: If no configuration is quick enough, or all fail.
+        """
+        store = self._store
+        if store.finished:
+            known = store.known("report") is not None
+            Console().print(
+                f"{len(store.finished)} episodes{' of a finished search' if known else ''} were played before, in "
+                f"{store.folder}: --again true searches anew",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        report: dict[str, Any] | None = store.known("report")
+        if report is None:
+            quick = self._leave_out_slow()
+            store.fact("begun", self._begin)
+            winner = self._halve(quick)
+            self._confirm(winner, held_out)
+            self.report["configurations"] = [one.to_json(self.report["rungs"]) for one in self._configurations]
+            self.report["seconds"] = time.perf_counter() - self._start
+            report = store.fact("report", lambda: self.report)
+            with store.exclusively(), naming(self._output / "tuning.json"):
+                write_report(report, self._output / "tuning.json")
+        with store.exclusively():
+            picture = self._output / "tuning.png"
+            if not picture.is_file() and report["rungs"]:
+                self._draw(report, picture)
+        return report
+
+    def _begin(self) -> bool:
+        """Remove an earlier search's files from the output folder."""
+        for name in ("tuning.json", "tuning.png"):
+            (self._output / name).unlink(missing_ok=True)
+        self._save()
+        return True
+
+    def _save(self) -> None:
+        self.report["configurations"] = [one.to_json(self.report["rungs"]) for one in self._configurations]
+        self.report["seconds"] = time.perf_counter() - self._start
+        with naming(self._output / "tuning.json"):
+            write_report(self.report, self._output / "tuning.json")
+
+    def _measure(self, one: Configuration) -> float:
+        """Return the milliseconds of a planning call, measured once by one of the processes."""
+        settings: Any = one.settings
+        name = f"latency {self._configurations.index(one)}"
+        measured: float = self._store.fact(name, lambda: measure_latency(self._deployed.pipeline, **settings))
+        return measured
+
+    def _leave_out_slow(self) -> list[Configuration]:
+        """Return the configurations whose planning call is within the latency budget; all, unmeasured, without one.
+
+        Raises:
+            ValueError: If none is.
+        """
+        limit = self.report["latency_ms"]
+        if limit is not None:
+            for one in self._configurations:
+                one.plan_ms = self._measure(one)
+                one.dropped = "latency" if one.plan_ms > limit else None
+        quick = [one for one in self._configurations if one.dropped is None]
+        if not quick:
+            quickest = min(self._configurations, key=lambda one: one.plan_ms or 0.0)
+            raise ValueError(
+                f"latency_ms is {limit:g}, but none of {len(self._configurations)} configurations plans in that time "
+                f"here; the quickest takes {quickest.plan_ms:.1f} ms: {quickest.settings}. Allow that much, or give "
+                "quicker ones with --space"
+            )
+        self.report["over_latency"] = len(self._configurations) - len(quick)
+        return quick
+
+    def _halve(self, left: list[Configuration]) -> Configuration:
+        """Play the rungs of successive halving, and return the winner.
+
+        Raises:
+            ValueError: If all configurations of a rung fail.
+        """
+        report = self.report
+        seed = report["seed"]
+        for rung, (_, each) in enumerate(plan_rungs(len(left), report["episodes"]), start=1):
+            seeds = list(range(seed, seed := seed + each))
+            size = len(left)
+            self._play(left, seeds, f"rung {rung}")
+            for one in left:
+                played = gather(self._store, self._items(one, seeds))
+                if played.failures:
+                    one.dropped, one.failure = "failed", str(played.failures[0])
+                else:
+                    one.returns.append([result.total_reward for result in played.results])
+            if all(one.failure for one in left):
+                raise ValueError(
+                    f"none of {size} configurations could play its episodes of rung {rung} to their end. "
+                    f"{left[0].settings}: {left[0].failure}"
+                )
+            left = rank([one for one in left if one.failure is None])
+            report["rungs"].append({"configurations": size, "seeds": seeds})
+            report["episodes_played"] += size * each
+            best = left[0].means[-1]
+            left = drop_worst(left, rung)
+            self._store.fact(f"rung {rung}", self._tell_rung(rung, size, each, best))
+        (winner,) = left
+        report["winner"] = self._configurations.index(winner)
+        report["winner_settings"] = winner.settings
+        return winner
+
+    def _tell_rung(self, rung: int, size: int, each: int, best: float) -> Callable[[], bool]:
+        """Return what one of the processes does at the end of a rung: print, log, and write the report so far."""
+
+        def tell() -> bool:
+            default = self._configurations[0]
+            with naming(self._output), SummaryWriter(str(self._output)) as writer:
+                played = self.report["episodes_played"]
+                writer.add_scalar("tune/return_mean_best", best, played)
+                if default.dropped not in ("latency", "failed"):
+                    writer.add_scalar("tune/return_mean_default", default.means[-1], played)
+            plural = "" if each == 1 else "s"
+            news = f"{size} configurations, {each} new episode{plural} each; the best mean is {best:.1f}"
+            Console().print(f"rung {rung}: {news}", highlight=False, soft_wrap=True)
+            self._save()
+            return True
+
+        return tell
+
+    def _play(self, players: Sequence[Configuration], seeds: Sequence[int], description: str) -> None:
+        """Let configurations play the same seeds, together with the other processes."""
+        items = {one: self._items(one, seeds) for one in players}
+
+        def play_free() -> None:
+            for i, one in enumerate(players, start=1):
+                if all(item in self._store.finished for item in items[one]):
+                    continue
+                agent = self._agent(one)
+                play_claimed(
+                    agent,
+                    self._environments,
+                    self._store,
+                    lambda one=one: items[one],  # type: ignore[misc]
+                    Keeping(steps=False, replan_every=agent.replan_every),
+                    f"{description}, configuration {i} of {len(players)}",
+                    total=len(seeds),
+                )
+
+        self._store.share(lambda: [item for one in players for item in items[one]], play_free)
+
+    def _items(self, one: Configuration, seeds: Sequence[int]) -> list[tuple[int, int, int]]:
+        return list_items(seeds, player=self._configurations.index(one))
+
+    def _confirm(self, winner: Configuration, seeds: Sequence[int]) -> None:
+        """Time the defaults and the winner, compare them on held-out seeds, and log the comparison."""
+        contenders = {"default": self._configurations[0], "winner": winner}
+        self._play(list({id(one): one for one in contenders.values()}.values()), seeds, "held-out seeds")
+        for one in contenders.values():
+            if one.plan_ms is None:
+                one.plan_ms = self._measure(one)
+        self.report["holdout"] = self._hold_out(contenders, seeds)
+        self.report["outcome"] = judge(self.report, contenders["default"])
+
+    def _hold_out(self, contenders: Mapping[str, Configuration], seeds: Sequence[int]) -> dict[str, Any]:
+        """Return the results of the defaults and the winner on the held-out seeds, and compare them seed by seed."""
+        reference = choose_reference(self._deployed.env_id, self._deployed.pipeline.task)
+        result: dict[str, Any] = {"seeds": list(seeds), "default": None, "winner": None, "difference": None}
+        for name, one in contenders.items():
+            if name == "winner" and one is contenders["default"]:
+                return result
+            agent = self._agent(one)
+            result[name] = evaluate_agent(
+                agent,
+                self._environments,
+                seeds,
+                replan_every=agent.replan_every,
+                reference=reference,
+                description=f"held-out seeds, {name}",
+                player=self._configurations.index(one),
+                store=self._store,
+            )
+        default, best = ({one["seed"]: one["return"] for one in result[name]["episodes"]} for name in contenders)
+        common = [seed for seed in seeds if seed in default and seed in best]
+        if not common:
+            raise ValueError(f"no held-out seed of {list(seeds)} was played to its end by the defaults and the winner")
+        paired = compare_pairs(np.array([best[seed] - default[seed] for seed in common]))
+        result["difference"] = asdict(paired) | {
+            "told": paired.told,
+            "verdict": say_difference(paired, len(common), names=("the default", "the winner")),
+        }
+        return result
+
+    def _agent(self, configuration: Configuration) -> PlanningAgent:
+        settings: Any = configuration.settings
+        return self._deployed.agent(**settings)
+
+    def _draw(self, report: Mapping[str, Any], path: Path) -> None:
+        """Draw the search, and log its picture and what the held-out seeds have shown."""
+        played = np.cumsum([len(rung["seeds"]) for rung in report["rungs"]]).tolist()
+        everyone = report["configurations"]
+        title = f"{report['env_id']}: {len(everyone)} configurations, {report['episodes_played']} episodes"
+        picture = plot_halving([one["return_means"] for one in everyone], played, report["winner"], 0, title)
+        with naming(path), SummaryWriter(str(self._output)) as writer:
+            for name, place in (("default", 0), ("winner", report["winner"])):
+                if (result := report["holdout"][name]) is not None:
+                    writer.add_scalar(f"tune/holdout_return_mean_{name}", result["return_mean"], 0)
+                    writer.add_scalar(f"tune/plan_ms_{name}", everyone[place]["plan_ms"], 0)
+            writer.add_image("tune/halving", figure_to_image(picture), 0, dataformats="HWC")
+            picture.savefig(path, dpi=110)
+
+    def write_winner(self, report: dict[str, Any], write: bool) -> dict[str, Any]:
+        """Write the winner into the folder as its defaults, if the outcome says so, and return the report."""
+        store, path = self._store, self._output / "tuning.json"
+        with store.exclusively():
+            if write and report["outcome"] in _WRITTEN and not store.known("written"):
+                default, winner = report["default_settings"], report["winner_settings"]
+                store.fact("writing", lambda: winner)  # the folder's defaults from now on, if all goes well
+                changed = {name: value for name, value in winner.items() if value != default[name]}
+                update_defaults(self._deployed.folder, changed)
+                store.fact("written", lambda: True)
+            report = report | {"written": bool(store.known("written"))}
+            if not path.is_file() or path.read_text() != json.dumps(report, indent=2) + "\n":
+                with naming(path):
+                    write_report(report, path)
+        return report
