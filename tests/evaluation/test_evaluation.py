@@ -525,9 +525,9 @@ def test_a_planner_that_fails_in_one_episode_does_not_take_the_others_with_it(fa
     monkeypatch.setattr(FakePipeline, "__call__", staticmethod(plan))
     report = evaluate("folder", 3, str(tmp_path))
     assert [episode["return"] for episode in report["episodes"]] == [6, 15]
-    assert [(one["seed"], one["step"], one["reason"]) for one in report["failed_episodes"]] == [
-        (1_000_001, 2, "the plan is not finite")
-    ]
+    (failed,) = report["failed_episodes"]
+    assert (failed["seed"], failed["step"]) == (1_000_001, 2)
+    assert failed["reason"].endswith("the plan is not finite")
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file"])

@@ -927,7 +927,9 @@ def quiet(data):
     return [*words, "--trainer.logger", "false", "--trainer.callbacks", "[]", "--trainer.enable_model_summary", "false"]
 
 
-def test_a_job_that_slurm_requeues_does_not_remove_what_a_strangers_checkpoint_names(data, world, capfd):
+def test_a_job_that_slurm_requeues_does_not_remove_what_a_strangers_checkpoint_names(data, world, capfd, monkeypatch):
+    for name, value in {"NTASKS": 1, "JOB_NAME": "fit", "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_ID": 7}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
     state = {"ModelCheckpoint{}": {"dirpath": "d", "kth_best_model_path": str(world.precious)}}
     path = damaged(data, world, with_key(callbacks=state))
     shutil.move(path, world.folder / "work" / "hpc_ckpt_1.ckpt")  # which Lightning finds by itself on SLURM

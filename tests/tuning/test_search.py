@@ -489,6 +489,6 @@ def test_a_configuration_whose_plans_fail_loses_and_the_others_go_on(folder, tmp
     failed = [one for one in report["configurations"] if one["dropped"] == "failed"]
     assert len(failed) == 4
     assert all(one["settings"]["num_inference_steps"] == 1 for one in failed)
-    assert all(re.fullmatch(r"seed 2000000, step 0: the plan is not finite", one["failure"]) for one in failed)
+    assert all(re.fullmatch(r"seed 2000000, step 0: .*the plan is not finite", one["failure"]) for one in failed)
     assert report["winner_settings"]["num_inference_steps"] == 2
     assert report["outcome"] == "better"
