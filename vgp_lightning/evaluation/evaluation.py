@@ -4,7 +4,6 @@ Shapes: N environments, O observation and A action dimensions, both flat, in the
 """
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,22 +12,17 @@ from typing import Any, Unpack
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment
 from vgp_lightning.agent.environments import Agent, check_seed
-from vgp_lightning.agent.episodes import Failure, Result
-from vgp_lightning.agent.playing import Film, Keeping, find_film_error, list_items, play, say_played
+from vgp_lightning.agent.episodes import Result
+from vgp_lightning.agent.played import find_film_error, say_played
+from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
+from vgp_lightning.evaluation.summary import print_summary, write, write_pictures
 from vgp_lightning.pipeline.settings import Settings
-from vgp_lightning.report.figures import plot_episode
-from vgp_lightning.report.files import write_report
-from vgp_lightning.report.film import Recorder, log_gif, write_film
-from vgp_lightning.report.folders import naming, prepare
+from vgp_lightning.report.folders import prepare
 from vgp_lightning.report.statistics import summarize, wilson_interval
 
 
@@ -201,7 +195,7 @@ def evaluate(
                 reference=reference,
                 description=f"Playing {deployed.env_id}",
                 store=store,
-                film=Film(items[0], lambda recorder: _write_pictures(recorder, store, title, video)),
+                film=Film(items[0], lambda recorder: write_pictures(recorder, store, title, video)),
             )
             film = store.finished[items[0]].get("film")
             made = {
@@ -217,102 +211,6 @@ def evaluate(
             name = json.dumps([episodes, results["reference"], video, str(pipeline_folder)])
             report: dict[str, Any] = store.fact(f"report {name}", lambda: made)
             with store.exclusively():
-                report = _write(report, store, output)
-    _print(report, output)
+                report = write(report, store, output)
+    print_summary(report, output)
     return report
-
-
-def _write_pictures(recorder: Recorder, store: EpisodeStore, title: str, video: bool) -> dict[str, Any]:
-    """Write the pictures of the first episode into the store, since no other process has its steps and frames.
-
-    Returns:
-        ``video``: whether one was wanted; ``error``: why there is none.
-    """
-    picture, film = _pictures(store)
-    picture.unlink(missing_ok=True)  # a link as well, so that its target is not written
-    error = write_film(recorder, film)
-    try:
-        with naming(picture):
-            plot_episode(recorder.actions, recorder.observations, title).savefig(picture)
-    except Exception as failure:  # matplotlib raises any type, and an episode is worth more than its picture
-        picture.unlink(missing_ok=True)
-        error = error or f"drawing failed with {type(failure).__name__}: {failure}"
-    return {"video": video, "error": error}
-
-
-def _pictures(store: EpisodeStore) -> tuple[Path, Path]:
-    """Return the paths of the first episode's pictures in the store: PNG and GIF."""
-    folder = Path() if store.folder is None else store.folder
-    return folder / f"{store.key}.png", folder / f"{store.key}.gif"
-
-
-def _write(report: dict[str, Any], store: EpisodeStore, output: Path) -> dict[str, Any]:
-    """Write the JSON, the pictures and the TensorBoard events, unless they are there, and return the report.
-
-    At any moment the JSON names the pictures that are there: it is removed before they change.
-    """
-    path = output / "evaluation.json"
-    names = ("rollout.png", "rollout.gif") if report["video"] else ("rollout.png",)
-    same = path.is_file() and path.read_text() == json.dumps(report, indent=2) + "\n"
-    if same and all((output / name).is_file() for name in names):
-        return report
-    path.unlink(missing_ok=True)
-    for name in ("rollout.png", "rollout.gif"):
-        (output / name).unlink(missing_ok=True)  # of an earlier evaluation
-    try:
-        for name, source in zip(names, _pictures(store), strict=False):
-            if source.is_file():
-                with naming(output / name):
-                    shutil.copyfile(source, output / name)
-    except OSError as error:
-        for name in names:
-            (output / name).unlink(missing_ok=True)
-        report = report | {"video": None, "video_error": str(error)}
-    with naming(path):
-        write_report(report, path)
-    with naming(output), SummaryWriter(str(output)) as writer:
-        for tag, key in {
-            "eval/return_mean": "return_mean",
-            "eval/return_iqm": "return_iqm",
-            "eval/normalized_score": "normalized_score",
-            "eval/success_rate": "success_rate",
-            "eval/ep_len_mean": "length_mean",
-            "eval/plan_time_ms": "plan_ms",
-        }.items():
-            if report[key] is not None:
-                writer.add_scalar(tag, report[key], 0)
-        if (output / "rollout.png").is_file():
-            lines = np.asarray(Image.open(output / "rollout.png").convert("RGB"))
-            writer.add_image("eval/rollout_lines", lines, 0, dataformats="HWC")
-        if report["video"] is not None:
-            log_gif(output, "eval/rollout", output / "rollout.gif")
-    return report
-
-
-def _print(report: dict[str, Any], output: Path) -> None:
-    """Print the statistics as a table."""
-    table = Table(title=f"{report['pipeline']} in {report['env_id']}", show_header=False, title_justify="left")
-    table.add_row("return, mean", f"{report['return_mean']:.1f}{_interval(report['return_ci95'])}")
-    table.add_row("return, middle half", f"{report['return_iqm']:.1f}{_interval(report['return_iqm_ci95'])}")
-    table.add_row("return, median", f"{report['return_median']:.1f}{_interval(report['return_median_ci95'])}")
-    if report["reference"] is not None:
-        score = f"{report['normalized_score']:.1f}{_interval(report['normalized_score_ci95'])}"
-        table.add_row("normalised score", f"{score}; {report['reference']['name']}")
-    if report["success_rate"] is not None:
-        table.add_row("success", f"{report['success_rate']:.0%}{_interval(report['success_rate_ci95'], '.0%')}")
-    table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
-    table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
-    table.add_row("planning", f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
-    table.add_row("results", str(output))
-    console = Console(markup=False)
-    console.print(table)
-    for failure in report["failed_episodes"]:
-        line = f"Failed, and not in the statistics: {Failure(**failure)}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if report["video_error"] is not None:
-        console.print(f"No video: {report['video_error']}", markup=False, soft_wrap=True)
-
-
-def _interval(ends: list[float] | None, form: str = ".1f") -> str:
-    """Return the interval as text, or nothing if there is none."""
-    return "" if ends is None else f" (95 %: {ends[0]:{form}} to {ends[1]:{form}})"

@@ -17,7 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.deployment import Deployment, measure_latency
 from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.agent.playing import Keeping, gather, list_items, play_claimed
+from vgp_lightning.agent.played import gather
+from vgp_lightning.agent.playing import Keeping, list_items, play_claimed
 from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.evaluation.comparison import say_difference
 from vgp_lightning.evaluation.evaluation import evaluate_agent
