@@ -255,7 +255,7 @@ def test_an_episode_that_goes_wrong_is_listed_and_does_not_count(track, make_fol
 
 
 def test_a_picture_that_cannot_be_written_does_not_lose_the_numbers(track, make_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("vgp_lightning.diagnostics.diagnosis.write_gif", lambda *_: 1 / 0)
+    monkeypatch.setattr("vgp_lightning.diagnostics.summary.write_gif", lambda *_: 1 / 0)
     report = diagnose(make_folder(), 1, str(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "diagnostics.json").read_text()) == report
     assert "denoising.gif cannot be written: ZeroDivisionError" in report["video_error"]
