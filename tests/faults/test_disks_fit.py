@@ -5,6 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 import tally
+from children import finish, limited, start
+from fakes import differences
+from trainings import fit_words, last_of
 
 from vgp_lightning.cli import main
 from vgp_lightning.shipped import CONFIGS
@@ -73,4 +76,36 @@ def test_vgp_fit_says_in_one_line_that_its_cache_does_not_fit(make_data, tmp_pat
         (line,) = (line for line in errors.splitlines() if line.startswith("vgp: "))
         assert f"no space is left in {tmp_path / 'cache'}" in line
         assert files(tmp_path / "cache") == {}
+        verdict.outcome = "clear"
+
+
+# ---------------------------------------------------------------- checkpoints and exports
+
+
+@pytest.mark.parametrize("limit", [20_000, *(pytest.param(one, marks=pytest.mark.slow) for one in (0, 2000, 100_000))])
+def test_fit_on_a_full_disk_goes_on_when_there_is_room(make_data, tmp_path, limit):
+    more = ["--ckpt_path", "last", "--checkpoint.every_n_train_steps", "5"]
+    assert finish(start(["fit", *fit_words(tmp_path, make_data, "whole"), *more], tmp_path / "log")) == 0
+    with tally.case("full disks", f"fit, {limit} bytes") as verdict:
+        words = fit_words(tmp_path, make_data, "full")
+        code, printed = limited(["fit", *words, *more], limit)
+        assert code == 2, printed
+        assert "File too large" in printed
+        assert finish(start(["fit", *words, *more], tmp_path / "log")) == 0
+        (path,) = (tmp_path / "full").glob("*/*/checkpoints/last.ckpt")
+        version = int(path.parent.parent.name.removeprefix("version_"))
+        first, second = last_of(tmp_path / "whole"), last_of(tmp_path / "full", version)
+        assert differences(first["state_dict"], second["state_dict"]) == []
+        verdict.outcome = "clear"
+
+
+@pytest.mark.parametrize("limit", [20_000, *(pytest.param(one, marks=pytest.mark.slow) for one in (0, 1000, 60_000))])
+def test_export_on_a_full_disk_leaves_nothing(make_data, tmp_path, limit):
+    main(["fit", *fit_words(tmp_path, make_data)])
+    command = ["export", "--denoiser", tmp_path / "runs/denoiser/version_0/checkpoints/last.ckpt", "--output"]
+    with tally.case("full disks", f"export, {limit} bytes") as verdict:
+        code, printed = limited([*command, tmp_path / "planner"], limit)
+        assert (code, "Traceback" in printed) == (2, False), printed
+        assert str(tmp_path / "planner") in printed
+        assert [path.name for path in tmp_path.glob("*planner*")] == []
         verdict.outcome = "clear"

@@ -7,12 +7,13 @@ import time
 
 import pytest
 import tally
-import torch
 import yaml
+from children import finish, start
 from filelock import FileLock
+from trainings import fit_words, last_of
 
 from vgp_lightning.cli import main
-from vgp_lightning.shipped import CONFIGS
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.training import runs
 
 GROUP = "two at once"
@@ -23,26 +24,12 @@ GROUP = "two at once"
 
 @pytest.fixture
 def fit_options(make_data, tmp_path):
-    """Return the words of a training of 20 steps on a tiny dataset, into the folder ``runs``."""
-    make_data()
-    data = {"dataset_id": "test/tiny-v0", "horizon": 4, "batch_size": 16, "validation_share": 0.25}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": data}))
-    files = [CONFIGS / "denoiser.yaml", CONFIGS / "smoke.yaml", tmp_path / "data.yaml"]
-    options = {
-        "trainer.accelerator": "cpu",
-        "trainer.enable_model_summary": "false",
-        "trainer.enable_progress_bar": "false",
-        "trainer.callbacks": "[]",
-        "trainer.log_every_n_steps": "1",
-        "model.init_args.widths": "[16, 16]",
-        "trainer.logger.init_args.save_dir": str(tmp_path / "runs"),
-    }
-    words = [word for file in files for word in ("-c", str(file))]
-    return words + [word for name, value in options.items() for word in (f"--{name}", value)]
+    """Return the words of a training of 20 steps, into the folder ``runs``."""
+    return fit_words(tmp_path, make_data)
 
 
 def last(tmp_path, version):
-    return torch.load(tmp_path / f"runs/denoiser/version_{version}/checkpoints/last.ckpt", weights_only=True)
+    return last_of(tmp_path / "runs", version)
 
 
 def seed_of(checkpoint):
@@ -150,3 +137,22 @@ def test_fit_lets_the_lock_go_when_it_is_killed(fit_options, tmp_path):
             assert time.monotonic() - start < 20
         holder.wait()
         holder.stdout.close()
+
+
+# ---------------------------------------------------------------- export
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_export_into_one_folder_is_won_by_one_process(fit_options, tmp_path, count):
+    with tally.case(GROUP, f"{count} x export") as verdict:
+        main(["fit", *fit_options])
+        checkpoint = tmp_path / "runs/denoiser/version_0/checkpoints/last.ckpt"
+        command = ["export", "--denoiser", checkpoint, "--output", tmp_path / "planner"]
+        logs = [tmp_path / f"{i}.log" for i in range(count)]
+        codes = [finish(process) for process in [start(command, log) for log in logs]]
+        assert sorted(codes) == [0, *[2] * (count - 1)]
+        losers = [log.read_text() for log, code in zip(logs, codes, strict=True) if code]
+        assert all("exists already" in text and "Traceback" not in text for text in losers), losers
+        ValueGuidedPlannerPipeline.from_pretrained(tmp_path / "planner")
+        assert [path.name for path in tmp_path.glob(".planner*")] == []
+        verdict.outcome = "clear"

@@ -1,6 +1,7 @@
 """A pipeline folder on disk: how it is written atomically, the code that it carries, and how its defaults change."""
 
 import ast
+import errno
 import inspect
 import json
 import re
@@ -12,6 +13,7 @@ from typing import Any, TypeGuard
 from uuid import uuid4
 
 from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError
 
 from vgp_lightning import __version__
 from vgp_lightning.pipeline import planner
@@ -24,7 +26,12 @@ _NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
 def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
-    """Write a pipeline and the YAML texts of its training as a folder, atomically."""
+    """Write a pipeline and the YAML texts of its training as a folder, atomically.
+
+    Raises:
+        ValueError: If another process has written the folder meanwhile.
+        OSError: If it cannot be written; the message names it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = folder.parent / f".{folder.name}.building-{uuid4().hex}"
     building.mkdir()  # by a random name, with the user's umask
@@ -39,6 +46,12 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
         for weights in building.rglob("*.safetensors"):
             weights.chmod((building / "pipeline.py").stat().st_mode & 0o777)
         building.rename(folder)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise ValueError(f"{folder} exists already: another process has written it meanwhile") from error
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
