@@ -82,14 +82,14 @@ def test_vgp_fit_says_in_one_line_that_its_cache_does_not_fit(make_data, tmp_pat
 # ---------------------------------------------------------------- checkpoints and exports
 
 
-@pytest.mark.parametrize("limit", [20_000, *(pytest.param(one, marks=pytest.mark.slow) for one in (0, 2000, 100_000))])
+@pytest.mark.parametrize("limit", [20_000, *(pytest.param(one, marks=pytest.mark.slow) for one in (2000, 100_000))])
 def test_fit_on_a_full_disk_goes_on_when_there_is_room(make_data, tmp_path, limit):
     more = ["--ckpt_path", "last", "--checkpoint.every_n_train_steps", "5"]
     assert finish(start(["fit", *fit_words(tmp_path, make_data, "whole"), *more], tmp_path / "log")) == 0
     with tally.case("full disks", f"fit, {limit} bytes") as verdict:
         words = fit_words(tmp_path, make_data, "full")
         code, printed = limited(["fit", *words, *more], limit)
-        assert code == 2, printed
+        assert (code, "Traceback" in printed) == (2, False), printed
         assert "File too large" in printed
         assert finish(start(["fit", *words, *more], tmp_path / "log")) == 0
         (path,) = (tmp_path / "full").glob("*/*/checkpoints/last.ckpt")
