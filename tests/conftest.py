@@ -28,6 +28,9 @@ def own_folders_and_seed(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.manual_seed(0)
+    yield
+    if torch.distributed.is_initialized():  # Lightning's DDP leaves the group, and metrics would use it ever after
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
