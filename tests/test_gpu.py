@@ -60,6 +60,14 @@ def test_plans_are_those_of_the_cpu_on_the_same_noise(sampler, options):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-3, atol=1e-3)
 
 
+def test_autocast_around_a_call_changes_nothing():
+    _, there = two(num_inference_steps=5, n_guide_steps=1)
+    expected = there(OBSERVATION, generator=seeded())
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = there(OBSERVATION, generator=seeded())
+    torch.testing.assert_close(found.trajectories, expected.trajectories, rtol=1e-5, atol=1e-5)
+
+
 def test_a_generator_of_the_device_repeats_a_plan():
     _, there = two(num_inference_steps=5)
     plans = [there(OBSERVATION, generator=torch.Generator("cuda").manual_seed(1)) for _ in range(2)]
