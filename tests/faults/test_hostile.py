@@ -1161,3 +1161,51 @@ def test_a_free_value_of_a_verb_names_no_class_whose_module_would_be_imported(ve
         refused(capfd, verb, *words, *more)
         world.hold()
         verdict.outcome = "clear"
+
+
+# ---------------------------------------------------------------- the state of a training, damaged anywhere
+
+
+def places(value, path=()):
+    """Yield the paths to all parts of a checkpoint's state, but for the weights and the optimizer's tensors."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield (*path, key)
+            yield from places(part, (*path, key))
+
+
+def put(checkpoint, path, value):
+    *above, key = path
+    for one in above:
+        checkpoint = checkpoint[one]
+    if value is None:
+        del checkpoint[key]
+    else:
+        checkpoint[key] = value
+
+
+STATE = ("loops", "callbacks", "averaging_state", "optimizer_states", "lr_schedulers", "vgp_position")
+
+
+@pytest.mark.parametrize("step", [53, pytest.param(3, marks=pytest.mark.slow)])  # of some 440 damages
+def test_a_training_whose_state_is_damaged_goes_on_or_is_refused_by_name(step, data, world, capfd):
+    whole = torch.load(checkpoint_of(data), weights_only=True)
+    found = list(places({key: whole[key] for key in STATE if isinstance(whole.get(key), dict)}))
+    more = ["--trainer.max_steps", "6", "--may_differ", "[trainer.max_steps]", "--trainer.enable_progress_bar", "false"]
+    for i, (path, value) in enumerate((path, value) for path in found for value in (None, "text", [], -(2**70))):
+        if i % step:
+            continue
+        changed = damaged(data, world, lambda checkpoint, path=path, value=value: put(checkpoint, path, value))
+        name = f"fit --ckpt_path, {'.'.join(map(str, path))} is {'missing' if value is None else repr(value)}"
+        with tally.case(GROUP, name) as verdict, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runs = world.folder / f"new{i}"
+            try:
+                main(["fit", *map(str, options(data, runs, "--ckpt_path", changed, *more))])
+            except SystemExit as ended:
+                message = capfd.readouterr().err
+                verdict.outcome = "clear"
+                assert ended.code == 2, message  # noqa: PT017 (it may also go on)
+                assert "Traceback" not in message
+                assert "checkpoint" in message or str(changed) in message, message
+            world.hold()

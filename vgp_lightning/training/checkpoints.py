@@ -79,6 +79,7 @@ class LastCheckpoint(Checkpoint):
         if every_n_train_steps < 1:
             raise ValueError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: it must be at least 1")
         self._interval = every_n_train_steps
+        self.has_trained = False  # whether a batch has been trained since the start
         self._saved_step = -1
         self._signal: int | None = None
         self._step = 0  # optimizer steps taken before the current batch
@@ -107,6 +108,7 @@ class LastCheckpoint(Checkpoint):
 
         If a validation is due now, wait for its end: a resumed run would not make up for it.
         """
+        self.has_trained = True
         self._stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         if not _validates(trainer, batch_idx):

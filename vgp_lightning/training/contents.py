@@ -1,13 +1,14 @@
 """What is in a checkpoint that somebody else may have written, checked before any of it is loaded."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_COUNTS = ("ready", "started", "processed", "completed", "_batches_that_stepped")  # in the state of Lightning's loops
 _UNBOUNDED = ("action_low", "action_high")  # infinite where an action has no bound
 
 
@@ -41,7 +42,19 @@ def check_form(checkpoint: Any, path: object) -> None:
     updates = checkpoint.get("averaging_state", {"n_averaged": torch.tensor(0)}).get("n_averaged")
     if not isinstance(updates, Tensor) or updates.numel() != 1:
         raise ValueError(f"{path} has an averaging_state without the number n_averaged: the file is damaged")
+    for name, value in _numbers(checkpoint.get("loops", {}), "loops"):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise ValueError(f"{path} has {name} {str(value)[:50]!r}, which counts something: the file is damaged")
     check_callbacks(checkpoint, path)
+
+
+def _numbers(state: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the counts in the state of Lightning's loops, with their names."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{name}.{key}")
+        elif key in _COUNTS:
+            yield f"{name}.{key}", value
 
 
 def check_callbacks(checkpoint: Mapping[str, Any], path: object) -> None:

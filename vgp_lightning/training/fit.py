@@ -1,10 +1,12 @@
 """``vgp fit`` and ``vgp validate``: LightningCLI with the callbacks of this room, and runs that can be resumed."""
 
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,6 +23,8 @@ from vgp_lightning.training.health import Health
 from vgp_lightning.training.runs import WRITTEN, find_checkpoint, is_main_process, last_checkpoint, own_folder
 from vgp_lightning.training.trainers import check_trainer
 
+# What Lightning and torch raise at the state of a training that is damaged.
+_OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _LINKED = ("transition_dim", "action_dim", "horizon", "task")  # arguments of the modules that follow from the data
 # The options that decide the weights. The number of processes does not: a batch is that of all of them together.
 _DECIDING = (
@@ -175,16 +179,35 @@ class _CLI(LightningCLI):
         try:
             with own_folder(self.trainer, self._version, self._resumes):
                 self.trainer.fit(**options)
+        except _OF_DAMAGE as error:
+            # Lightning takes over the state of a training as it is, and fails anywhere if that is damaged.
+            if self._checkpoint is None or self._has_trained() or _is_own(error):
+                raise
+            raise ValueError(
+                f"{self._checkpoint} cannot be resumed: its state of the training is damaged "
+                f"({type(error).__name__}: {error}). Resume from another checkpoint, or start anew without --ckpt_path"
+            ) from error
         except SystemExit as end:
             # So the Trainer ends after a second Ctrl-C.
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from end
             raise
 
+    def _has_trained(self) -> bool:
+        """Return whether a batch has been trained, in this process."""
+        return any(one.has_trained for one in self.trainer.callbacks if isinstance(one, LastCheckpoint))  # type: ignore[attr-defined]
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         skipped = LightningCLI.subcommands()
         return {verb: skipped[verb] for verb in ("fit", "validate")}
+
+
+def _is_own(error: BaseException) -> bool:
+    """Return whether this package raised an error, or the memory did not suffice: such words need no others."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    ours = frame.f_globals.get("__name__", "").startswith("vgp_lightning.") and isinstance(error, ValueError)
+    return ours or isinstance(error, torch.OutOfMemoryError)
 
 
 def _check_seed(seed: Any) -> None:
