@@ -17,6 +17,7 @@ import vgp_lightning.tuning.search  # noqa: F401 (imported here, each child has 
 from vgp_lightning.cli import main
 
 TRACK = "slow_track:SlowTrack-v0"
+SPACE = '{"temperature": [0.0, 1.0], "replan_every": [1, 2], "num_inference_steps": [1, 2]}'  # of a search
 
 
 def start(arguments, log, limit=None):

@@ -5,25 +5,13 @@ import multiprocessing
 import minari
 import numpy as np
 import pytest
-from children import TRACK, arrays, kill, kill_and_finish, moments, played, read, same_arrays, timed
-from fakes import contents, write_tiny
+from children import SPACE, TRACK, arrays, kill, kill_and_finish, moments, played, read, same_arrays, timed
+from fakes import contents
 from tally import case
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-
-SPACE = '{"temperature": [0.0, 1.0], "replan_every": [1, 2], "num_inference_steps": [1, 2]}'
-
-
-@pytest.fixture
-def slow(monkeypatch):
-    monkeypatch.setenv("TRACK_SECONDS", "0.01")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_tiny(tmp_path / "planner", guided=False, batch_size=1, task={"discount": 0.9})
 
 
 def times(count):

@@ -4,26 +4,14 @@ import multiprocessing
 
 import minari
 import pytest
-from children import TRACK, arrays, finish, played, read, same_arrays, start, timed
-from fakes import write_tiny
+from children import SPACE, TRACK, arrays, finish, played, read, same_arrays, start, timed
 from tally import case
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
-SPACE = '{"temperature": [0.0, 1.0], "replan_every": [1, 2], "num_inference_steps": [1, 2]}'
 COUNTS = [2, pytest.param(3, marks=pytest.mark.slow)]
-
-
-@pytest.fixture
-def slow(monkeypatch):
-    monkeypatch.setenv("TRACK_SECONDS", "0.01")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_tiny(tmp_path / "planner", guided=False, batch_size=1, task={"discount": 0.9})
 
 
 def together(count, commands, tmp_path):

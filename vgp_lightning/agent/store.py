@@ -212,14 +212,12 @@ class EpisodeStore:
             return  # somebody else's files
 
     def _process_file(self, by: str) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{self.key}-{by}.process"
+        return self._file.with_name(f"{self.key}-{by}.process")
 
     def _living(self) -> dict[str, str]:
         """Return {process: key} of the living processes, and remove what dead ones have left."""
-        assert self.folder is not None
         found = {}
-        for path in self.folder.glob("*-*.process"):
+        for path in self._file.parent.glob("*-*.process"):
             key, _, by = path.stem.partition("-")
             if by == self._id or _is_held(path):
                 found[by] = key
