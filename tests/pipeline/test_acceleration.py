@@ -37,23 +37,58 @@ def test_other_networks_are_left_to_diffusers():
         assert not can_accelerate(UNet1DModel.from_config(recipe | changes)), changes
 
 
-def test_a_network_that_was_changed_is_left_to_diffusers():
-    def changed(change):
-        network = make_denoiser(CHANNELS, 8, (16, 32))
-        return change(network) or network
+def replace_activation(network):
+    network.down_blocks[0].resnets[0].conv_in.mish = nn.SiLU()
 
-    def replace_activation(network):
-        network.down_blocks[0].resnets[0].conv_in.mish = nn.SiLU()
 
-    def add_hook(network):
-        network.mid_block.register_forward_hook(lambda module, inputs, output: 2 * output)
+def add_hook(network):
+    network.mid_block.register_forward_hook(lambda module, inputs, output: 2 * output)
 
-    def replace_forward(network):
-        network.out_block.forward = lambda hidden_states, temb: hidden_states
 
-    assert can_accelerate(changed(lambda network: None))
-    for change in (replace_activation, add_hook, replace_forward, UNet1DModel.double, lambda n: n.to(torch.bfloat16)):
-        assert not can_accelerate(changed(change))
+def add_hook_before(network):
+    network.register_forward_pre_hook(lambda module, inputs: None)
+
+
+def replace_forward(network):
+    network.out_block.forward = lambda hidden_states, temb: hidden_states
+
+
+def replace_class(network):
+    network.out_block.__class__ = type("Another", (type(network.out_block),), {})
+
+
+def compile_it(network):
+    network.compile(backend="eager")
+
+
+CHANGES = [
+    *(replace_activation, add_hook, add_hook_before, replace_forward, replace_class, compile_it, UNet1DModel.double),
+    *(lambda network: network.to(torch.bfloat16), lambda network: network.to("meta")),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_network_that_was_changed_is_left_to_diffusers_even_after_it_was_accelerated(change, before):
+    network = make_denoiser(CHANNELS, 8, (16, 32))
+    if before:
+        assert accelerate_denoiser(network, 8) is not None
+    change(network)
+    assert not can_accelerate(network)
+    assert accelerate_denoiser(network, 8) is None
+
+
+def test_a_network_without_its_hook_is_accelerated_again():
+    network = make_denoiser(CHANNELS, 8, (16, 32))
+    first = accelerate_denoiser(network, 8)
+    hook = network.mid_block.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert accelerate_denoiser(network, 8) is None
+    hook.remove()
+    assert accelerate_denoiser(network, 8) not in (None, first)
+    assert_of_this_moment(network)
+
+
+def test_a_network_of_inference_mode_is_left_to_diffusers():
     with torch.inference_mode():
         assert not can_accelerate(make_denoiser(CHANNELS, 8, (16, 32)))
 

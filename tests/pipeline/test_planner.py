@@ -42,7 +42,7 @@ from fakes import (
 
 from vgp_lightning.pipeline.acceleration import accelerate_denoiser
 from vgp_lightning.pipeline.guidance import predict_values, value_gradient
-from vgp_lightning.pipeline.networks import make_value_function
+from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.sampling import SAMPLERS, posterior_variance, spread_timesteps
 
 # ---------------------------------------------------------------- the samplers
@@ -668,13 +668,64 @@ def test_a_pipeline_in_half_precision_plans_with_torchs_own_networks():
     torch.testing.assert_close(joined(plan), joined(expected), rtol=0.1, atol=0.3)
 
 
-def test_new_weights_are_planned_with_at_once():
-    pipeline = planner(num_inference_steps=2)
-    before = joined(pipeline(OBSERVATION, generator=seeded()))
+def write_weights(pipeline):
     with torch.inference_mode():
         for weight in pipeline.unet.parameters():
             weight.mul_(1.1)
-    assert not torch.allclose(joined(pipeline(OBSERVATION, generator=seeded())), before, atol=1e-4)
+
+
+def write_weights_by_data(pipeline):
+    for weight in pipeline.value_function.parameters():
+        weight.data.mul_(1.1)
+
+
+def replace_network(pipeline):
+    pipeline.unet = make_denoiser(T, H, [32, 64])
+
+
+def change_defaults(pipeline):
+    pipeline.planner["num_inference_steps"] = 3
+
+
+def replace_scheduler(pipeline):
+    pipeline.scheduler = noise_schedule(levels=10)
+
+
+def write_schedule(pipeline):
+    pipeline.scheduler.alphas_cumprod *= 0.9
+
+
+def remove_the_value_function(pipeline):
+    pipeline.value_function = None
+
+
+def change_type(pipeline):
+    pipeline.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(write_weights, write_weights_by_data, replace_network, change_defaults, replace_scheduler, write_schedule),
+        *(remove_the_value_function, change_type),
+    ],
+)
+def test_a_call_sees_what_was_changed_since_the_last_one(change):
+    def make():
+        return planner(value_function=value_network(), n_guide_steps=1, num_inference_steps=2, scale=0.01)
+
+    def change_it(pipeline):
+        torch.manual_seed(2)
+        change(pipeline)
+
+    pipeline, fresh = make(), make()
+    before = joined(pipeline(OBSERVATION, generator=seeded()))
+    for one in (pipeline, fresh):
+        change_it(one)
+    plan, expected = (one(OBSERVATION, generator=seeded()) for one in (pipeline, fresh))
+    assert not torch.equal(joined(plan), before)
+    assert torch.equal(joined(plan), joined(expected))
+    assert torch.equal(plan.values.nan_to_num(), expected.values.nan_to_num())
 
 
 # ---------------------------------------------------------------- values that are no numbers

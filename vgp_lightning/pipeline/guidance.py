@@ -222,11 +222,13 @@ class Guidance:
             on: Which of the two the trajectories are.
         """
         settings, noisy = self.settings, on == "noisy"
+        due = on == settings["guide_on"] and level.timestep >= settings["t_stopgrad"] and settings["n_guide_steps"]
+        if not (due and self.objectives):
+            return trajectories
         # The variance of a clean plan given the noisy one is 1 - alpha if plans are standard normal.
         factor = guide_factor(settings["guide_scaling"], level.variance if noisy else 1 - level.alpha)
         step_size = settings["scale"] * factor
-        due = on == settings["guide_on"] and level.timestep >= settings["t_stopgrad"]
-        if not (due and self.objectives and step_size):
+        if step_size == 0:
             return trajectories
         free = conditions.isnan()
         for _ in range(settings["n_guide_steps"]):

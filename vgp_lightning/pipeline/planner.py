@@ -318,7 +318,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             values if guidance.objectives else None,
             lambda rows: find_cause(rows, networks, raw_conditions, start, frame, guidance.objectives, resolved),
         )
-        order = rank(values)  # (N, K)
+        order = rank(values)[:, : None if return_candidates else 1]  # (N, K) or (N, 1)
         values = values.gather(1, order)
         actions, observations = (
             part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)

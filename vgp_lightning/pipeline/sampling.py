@@ -138,10 +138,9 @@ def draw_noise(shape: tuple[int, ...], generator: Generators, device: torch.devi
 
 
 def step_closed_form(
-    clean: torch.Tensor, noise: torch.Tensor, level: Level, eta: float, fresh_noise: torch.Tensor | None
+    clean: torch.Tensor, noise: torch.Tensor, level: Level, std: float, fresh_noise: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the next level's sample (Song et al. 2021, eq. 12); fresh noise is needed where its std is not zero."""
-    std = step_std(level, eta)
     following = math.sqrt(level.alpha_next) * clean + math.sqrt(1 - level.alpha_next - std**2) * noise
     return following if fresh_noise is None else following + std * fresh_noise
 
@@ -228,10 +227,10 @@ class Stepper:
             temperature: Factor on the standard deviation of the noise that is drawn.
         """
         if self.eta is not None:
-            drawn = step_std(level, self.eta) > 0
-            shape, device = tuple(trajectories.shape), trajectories.device
-            fresh = draw_noise(shape, generator, device, temperature) if drawn else None
-            return step_closed_form(prediction.clean, prediction.noise, level, self.eta, fresh)
+            std, fresh = step_std(level, self.eta), None
+            if std > 0:
+                fresh = draw_noise(tuple(trajectories.shape), generator, trajectories.device, temperature)
+            return step_closed_form(prediction.clean, prediction.noise, level, std, fresh)
         options = {"generator": generator} if "generator" in signature(self.scheduler.step).parameters else {}
         stepped = self.scheduler.step(prediction.output, level.timestep, trajectories, **options)
         following: torch.Tensor = stepped.prev_sample
