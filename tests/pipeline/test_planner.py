@@ -794,8 +794,10 @@ def make_backend():
         {"sampler": "ddim", "guide_on": "clean"},
         {"sampler": "dpmsolver", "guide_on": "clean"},
         {"sampler": "unipc", "n_guide_steps": 0},
+        {"sampler": "ddpm", "n_guide_steps": 2, "warm_start": np.zeros((1, H, T)), "warm_start_strength": 0.7},
+        {"sampler": "unipc", "guide_on": "clean", "n_guide_steps": 2, "max_grad_norm": 1.0},
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings),
 )
 def test_a_compiled_networks_output_is_not_read_after_the_next_call_began(settings):
     settings = {"n_guide_steps": 1, "num_inference_steps": 3, "scale": 0.01} | settings
