@@ -11,6 +11,9 @@ UPGRADE ?=
 RECIPES ?=
 MACHINE ?= cpu
 
+# `make bench BENCH="--json FILE"`: options of benchmarks.plan_latency.
+BENCH ?=
+
 .PHONY: install lock demo test test-slow test-gpu wheel lint format bench results
 
 install: $(VENV)/.installed
@@ -59,7 +62,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python -m benchmarks.plan_latency
+	$(BIN)/python -m benchmarks.plan_latency $(BENCH)
 	$(BIN)/python -m benchmarks.train_throughput
 
 results: install

@@ -19,7 +19,7 @@ from diffusers.utils import logging
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.plan_latency import cut_episodes
+from benchmarks.plan_returns import cut_episodes
 from benchmarks.pointmaze import CONTROLLER, reach_goal
 from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import make_environments, rollout

@@ -1,209 +1,202 @@
-"""Milliseconds per planning step of the stock diffusers pipeline and ours: same weights, same threads, one process.
+"""How long planning calls take: of this package, of diffusers' own class, of an older version; one and two threads.
 
-python -m benchmarks.plan_latency [--json FILE] [--threads 2] [--rounds 5]
-    [--pipeline FOLDER [--episodes 16] [--max-steps N]]
+python -m benchmarks.plan_latency [--json FILE] [--threads 1 2] [--seconds 3] [--calls 1000] [--rounds 5]
+    [--only TEXT ...] [--against NAME=PYTHON]
 
-The timed networks are the paper's for Hopper (H = 32, T = 20) with random weights, which do not affect the speed. With
---pipeline, such as the demo's, some rows also act with that folder's networks, on the same seeds, and the table shows
-their returns. The slow row takes nearly all of that time, hours on two cores: --max-steps shortens the episodes.
+All rows take turns in each round, so that a drift of the machine's speed affects all of them. Beside each call the
+networks that it evaluates are evaluated alone, with the same inputs. ``--against`` measures an older version too:
+PYTHON is the interpreter of an environment that has it, NAME is its heading in the table. It gets the same weights, and
+its process waits while this one measures.
+
+The tail needs many calls: ``--only recipes --only 16 --calls 5000 --seconds 200``.
 """
 
 import argparse
-import contextlib
-import copy
-import io
-import json
-import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from diffusers.experimental import ValueGuidedRLPipeline
 from diffusers.utils import logging
-from gymnasium.envs.registration import EnvSpec
 from rich.console import Console
 from rich.table import Table
 
-from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.evaluation.evaluation import evaluate_agent
-from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
-from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.stock import StockEnvironment
-from vgp_lightning.report.statistics import compare_pairs, summarize
+from benchmarks import network_calls, plan_calls
+from benchmarks.machine import describe_machine
+from benchmarks.plan_rows import KINDS, LEVELS, ROWS, SIZES, STOCK, Row, make_folder
+from benchmarks.worker import Worker, start_worker
+from vgp_lightning.report.files import write_report
 
-ACTIONS, OBSERVATIONS, HORIZON, LEVELS, WIDTHS = 3, 11, 32, 20, (32, 64, 128, 256)
-STOCK, SLOW = "stock ValueGuidedRLPipeline", "same work"
+WIDTH = 140  # of the tables, also where there is no terminal
+FEWEST = 3  # calls that are timed of a row, however slow it is
 
 
-@dataclass(frozen=True)
-class Row:
-    """A measurement of our pipeline."""
+@dataclass
+class Timed:
+    """A row that is being measured: seconds of its calls, of its networks alone, and of the older version's calls."""
 
-    name: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    environments: int = 1
-    warm: bool = False
-    plays: bool = False
+    row: Row
+    call: Callable[[], Any]
+    evaluations: list[Callable[[], Any]]
+    older: Worker | None
+    calls: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))  # by the number of threads
+    networks: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    olders: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    ratios: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))  # older / this, of each round
 
+    def measure(self, threads: int, seconds: float, most: int) -> None:
+        """Time calls for so many seconds, at least one; of several the first warms up, and does not count."""
+        torch.set_num_threads(threads)
+        calls, networks = [], []
+        for taken in plan_calls.time_calls(self.call, seconds, most):
+            calls.append(taken)
+            if self.evaluations:
+                networks += plan_calls.time_calls(lambda: network_calls.repeat(self.evaluations), 0, 1)
+        calls, networks = calls[1:] or calls, networks[1:] or networks
+        self.calls[threads] += calls
+        self.networks[threads] += networks
+        if self.older is not None:
+            request = {"row": self.row.request(), "threads": threads, "seconds": seconds / 2, "most": most}
+            olders = self.older.ask(request)
+            self.olders[threads] += olders[1:] or olders
+            self.ratios[threads].append(float(np.median(olders[1:] or olders) / np.median(calls)))
 
-FIVE = {"sampler": "ddim", "num_inference_steps": 5}
-PAPER = {
-    "sampler": "ddpm",
-    "num_inference_steps": LEVELS,
-    "batch_size": 64,
-    "n_guide_steps": 2,
-    "warm_start_strength": 1.0,
-}
-DEFAULT = FIVE | {"batch_size": 16, "n_guide_steps": 0, "warm_start_strength": 1.0}
-GUIDED = DEFAULT | {"n_guide_steps": 1}
-WARM = {"warm_start_strength": 0.4}
-ROWS = [
-    Row(SLOW, PAPER, plays=True),
-    Row("DDIM 5 steps", FIVE | {"batch_size": 64, "n_guide_steps": 2}),
-    Row("DDIM 5 steps, best of 16 (export's default)", DEFAULT, plays=True),
-    Row("DDIM 5 steps, 16 plans, 1 guide step", GUIDED, plays=True),
-    Row("warm start (2 of 5 steps), 16 plans, 1 guide step", GUIDED | WARM, warm=True, plays=True),
-    Row("warm start (2 of 5 steps), best of 16", DEFAULT | WARM, warm=True, plays=True),
-    Row("export's default, N = 8 environments", DEFAULT, 8),
-    Row("export's default, N = 32 environments", DEFAULT, 32),
-]
+    def forget(self) -> None:
+        """Drop what has been measured."""
+        for numbers in (self.calls, self.networks, self.olders, self.ratios):
+            numbers.clear()
 
-
-def make_folder(folder: str) -> None:
-    """Write a planner with random weights."""
-    torch.manual_seed(0)
-    dimensions = ACTIONS + OBSERVATIONS
-    ValueGuidedPlannerPipeline(
-        make_denoiser(dimensions, HORIZON, WIDTHS),
-        make_noise_scheduler(LEVELS, "squaredcos_cap_v2", "sample"),
-        make_value_function(dimensions, HORIZON, WIDTHS),
-        normalization={
-            "action_dim": ACTIONS,
-            "shift": [0.0] * dimensions,
-            "scale": [1.0] * dimensions,
-            "return_shift": 0.0,
-            "return_scale": 1.0,
-            "action_low": [None] * ACTIONS,
-            "action_high": [None] * ACTIONS,
-        },
-    ).save_pretrained(folder)
-
-
-def make_steps(folder: str, device: str) -> dict[str, Callable[[], Any]]:
-    """Return a function per row that takes one planning step."""
-    ours = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
-    stock = ValueGuidedRLPipeline.from_pretrained(folder, env=StockEnvironment(folder)).to(device)
-    observation = np.zeros(OBSERVATIONS, dtype=np.float32)
-
-    def stock_step() -> Any:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
-            return stock(observation, batch_size=64, planning_horizon=HORIZON, n_guide_steps=2, scale=0.1)
-
-    def make_step(row: Row) -> Callable[[], Any]:
-        observations = np.repeat(observation[None], row.environments, axis=0)
-        plans = torch.zeros(row.environments, HORIZON, ACTIONS + OBSERVATIONS) if row.warm else None
-        return lambda: ours(observations, warm_start=plans, **row.settings)
-
-    return {STOCK: stock_step} | {row.name: make_step(row) for row in ROWS}
+    def summarise(self) -> dict[str, Any]:
+        """Return the row as the JSON holds it, with its milliseconds for each number of threads."""
+        by_threads = {}
+        for threads, calls in self.calls.items():
+            p50, p99, longest = (1000 * float(np.percentile(calls, share)) for share in (50, 99, 100))
+            one = {"ms": p50, "p99_ms": p99, "longest_ms": longest, "calls": len(calls)}
+            if self.networks.get(threads):
+                one["networks_ms"] = 1000 * float(np.median(self.networks[threads]))
+                # Of each call and the evaluations right after it, so that what slows both down does not count.
+                one["of_networks"] = float(np.median(np.array(calls) / self.networks[threads]))
+            if self.olders.get(threads):
+                one["older_ms"] = 1000 * float(np.median(self.olders[threads]))
+                one["times_older"] = float(np.median(self.ratios[threads]))
+            by_threads[str(threads)] = one
+        best = min(by_threads, key=lambda threads: by_threads[threads]["ms"])
+        row = {"size": self.row.size, "name": self.row.name, "threads": by_threads, "best_threads": int(best)}
+        row["plans_per_second"] = 1000 * self.row.plans / by_threads[best]["ms"]
+        return row
 
 
-def measure(steps: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, float]:
-    """Return each row's median seconds; the rows alternate, so a drift of the machine's speed affects all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if turn:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def measure(rows: list[Row], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the rows in turns, and return them as the JSON holds them."""
+    older = dict([options.against.split("=", 1)]) if options.against else {}
+    with ExitStack() as stack:
+        folders = {size: Path(stack.enter_context(tempfile.TemporaryDirectory())) for size in SIZES}
+        olders: dict[str, Worker] = {}
+        for size, folder in folders.items():
+            make_folder(SIZES[size], folder)
+            for python in older.values():
+                olders[size] = stack.enter_context(
+                    start_worker([python, "-I"], folder)
+                )  # neither this folder nor PYTHONPATH
+        subjects = [prepare(row, folders[row.size], olders.get(row.size)) for row in rows]
+        for turn in range(options.rounds + 1):
+            for subject in subjects:
+                for threads in options.threads:
+                    made = subject.calls[threads]
+                    if len(made) < FEWEST or sum(made) < options.seconds / 2:
+                        share = (options.seconds / options.rounds, 1 + options.calls // options.rounds)
+                        subject.measure(threads, *(share if turn else (0, 1)))
+            if turn == 0:  # which warms up
+                for subject in subjects:
+                    subject.forget()
+    return relate([subject.summarise() for subject in subjects])
 
 
-def cut_episodes(env_id: str, max_steps: int | None) -> EnvSpec:
-    """Return an environment's specification, with this limit on the steps of an episode if one is given."""
-    specification = copy.deepcopy(gymnasium.spec(env_id))
-    specification.max_episode_steps = max_steps or specification.max_episode_steps
-    return specification
+def relate(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each row how many times as fast it is as the stock class at its size, if that was measured."""
+    stock = {row["size"]: best_ms(row) for row in measured if row["name"] == STOCK}
+    for row in measured:
+        if row["size"] in stock:
+            row["times_stock"] = stock[row["size"]] / best_ms(row)
+    return measured
 
 
-def act(folder: Path, episodes: int, max_steps: int | None, device: str) -> dict[str, dict[str, Any]]:
-    """Return each row's returns on the same seeds, and their paired differences to the slow row."""
-    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder).to(device)
-    specification = cut_episodes(pipeline.task["env_id"], max_steps)
-    environments = make_environments(specification, episodes)
-    returns: dict[str, list[float]] = {}
-    for row in sorted((row for row in ROWS if row.plays), key=lambda row: row.name == SLOW):
-        agent = PlanningAgent(pipeline, **row.settings)
-        report = evaluate_agent(agent, environments, range(episodes), description=row.name)
-        returns[row.name] = [episode["return"] for episode in report["episodes"]]
-        Console(stderr=True).print(f"{row.name}: {report['return_mean']:.0f} {report['return_ci95']}", markup=False)
-    environments.close()
-    results = {}
-    for name, values in returns.items():
-        own, difference = summarize(values), compare_pairs(np.array(values) - np.array(returns[SLOW]))
-        results[name] = {
-            "episodes": episodes,
-            "max_episode_steps": specification.max_episode_steps,
-            "return_mean": own.mean,
-            "return_ci95": own.ci95,
-            "minus_slow_mean": difference.difference,
-            "minus_slow_ci95": difference.ci95,
-        }
-    return results
+def prepare(row: Row, folder: Path, older: Worker | None) -> Timed:
+    """Make a row's call, record its network evaluations, and compare its plan with the older version's."""
+    call = KINDS[row.kind](row, folder)
+    if row.kind != "planner":
+        return Timed(row, call, [], None)
+    evaluations = network_calls.record(call)
+    if older is not None:
+        ours, theirs = KINDS[row.kind](row, folder)().actions.cpu().numpy(), np.array(older.ask({"row": row.request()}))
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=1e-3):
+            raise ValueError(f"{row.size}, {row.name}: the older version makes another plan, so it does other work")
+    return Timed(row, call, evaluations, older)
+
+
+def best_ms(row: dict[str, Any]) -> float:
+    """Return the milliseconds of a call with the better number of threads."""
+    return float(row["threads"][str(row["best_threads"])]["ms"])
+
+
+def make_table(measured: list[dict[str, Any]], size: str, options: argparse.Namespace) -> Table:
+    """Return the table of one size of the networks."""
+    table = Table(title=f"{size}: H = {SIZES[size].horizon}, T = {LEVELS}, widths {SIZES[size].widths}")
+    headings = ["row", *(f"ms, {threads} threads" for threads in options.threads)]
+    headings += ["times stock", "plans a second", "of its networks", "p99", "longest"]
+    if options.against:
+        headings.append(f"times {options.against.split('=')[0]}")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=heading == "row")
+    for row in measured:
+        if row["size"] != size:
+            continue
+        best = row["threads"][str(row["best_threads"])]
+        numbers = [row["threads"].get(str(threads), {}).get("ms") for threads in options.threads]
+        numbers += [row.get("times_stock"), row["plans_per_second"], best.get("of_networks")]
+        numbers += [best["p99_ms"], best["longest_ms"]]
+        numbers += [best.get("times_older")] if options.against else []
+        cells = ["" if number is None else f"{number:.2f}" if number < 10 else f"{number:.1f}" for number in numbers]
+        table.add_row(row["name"], *cells)
+    return table
 
 
 def main() -> None:
-    """Measure, print the table, and write it as JSON if a file is given."""
+    """Measure, print the tables, and write the numbers as JSON if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=3, help="of each row with each number of threads")
+    parser.add_argument("--calls", type=int, default=1000, help="the most of each row with each number of threads")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pipeline", type=Path, help="folder whose networks the rows act with")
-    parser.add_argument("--episodes", type=int, default=16)
-    parser.add_argument("--max-steps", type=int, help="cut the episodes to this length")
+    parser.add_argument("--only", action="append", default=[], help="a part of a row's size and name; may be repeated")
+    parser.add_argument("--against", metavar="NAME=PYTHON", help="an older version and its environment's interpreter")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    rows = [row for row in ROWS if all(part in f"{row.size}, {row.name}" for part in options.only)]
+    if not rows:
+        parser.error(f"no row has {options.only} in its size and name")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tempfile.TemporaryDirectory() as folder:
-        make_folder(folder)
-        seconds = measure(make_steps(folder, device), options.rounds, device)
-    played = act(options.pipeline, options.episodes, options.max_steps, device) if options.pipeline is not None else {}
-    plans = {row.name: row.settings["batch_size"] * row.environments for row in ROWS} | {STOCK: 64}
-    results = [
-        {
-            "name": name,
-            "ms_per_step": 1000 * taken,
-            "ratio_to_stock": seconds[STOCK] / taken,
-            "plans_per_second": plans[name] / taken,
-            **played.get(name, {}),
-        }
-        for name, taken in seconds.items()
-    ]
-    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {options.threads} threads"
-    table = Table(title=f"H = {HORIZON}, T = {LEVELS}, widths {WIDTHS}; {name}; median of {options.rounds}")
-    headings = ["row", "ms a step", "times stock", "plans a second"]
-    for heading in headings + (["return", "95 %", "minus slow row", "95 %"] if played else []):
-        table.add_column(heading, justify="left" if heading == "row" else "right")
-    for row in results:
-        cells = [f"{row[key]:.1f}" for key in ("ms_per_step", "ratio_to_stock", "plans_per_second")]
-        for mean, interval in (("return_mean", "return_ci95"), ("minus_slow_mean", "minus_slow_ci95")):
-            if mean in row:
-                cells += [f"{row[mean]:.0f}", "{:.0f} to {:.0f}".format(*row[interval]) if row[interval] else ""]
-        table.add_row(row["name"], *cells)
-    Console().print(table)
+    machine = describe_machine()
+    begin = time.perf_counter()
+    measured = measure(rows, options)
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    for size in SIZES:
+        if any(row["size"] == size for row in measured):
+            console.print(make_table(measured, size, options))
+    console.print(f"{machine['gpu'] or machine['cpu']}; {time.perf_counter() - begin:.0f} s", markup=False)
     if options.json is not None:
-        options.json.write_text(json.dumps({"device": name, "rows": results}, indent=2) + "\n")
+        against = options.against.split("=")[0] if options.against else None
+        sizes = {name: asdict(size) for name, size in SIZES.items()}
+        result = {"machine": machine, "sizes": sizes, "levels": LEVELS, "older": against, "rows": measured}
+        write_report(result, options.json)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,36 @@
 """The benchmarks that no other test runs can be imported, and those that act in environments run on tiny planners."""
 
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 
+import latency
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import composition, endurance, pointmaze
+from benchmarks import (
+    composition,
+    endurance,
+    machine,
+    network_calls,
+    plan_latency,
+    plan_returns,
+    plan_rows,
+    pointmaze,
+    threads,
+)
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
-MODULES = sorted(path.stem for path in Path(pointmaze.__file__).parent.glob("*.py") if path.stem != "__init__")
+# Those that are commands; what they share is imported with them.
+MODULES = sorted(
+    path.stem
+    for path in Path(pointmaze.__file__).parent.glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
 
 
 def write_planner(folder, env_id, actions, observations, guided):
@@ -80,3 +98,147 @@ def test_the_composition_benchmark_plays_with_and_without_each_rule(tmp_path, mo
     names = ["learned value", "learned value + 300 x limit of 2 m/s"]
     assert [row["name"] for row in rows["hopper"]] == names
     assert [row["name"] for row in rows["maze"]] == ["no objective", "keep out of a disc"]
+
+
+# ---------------------------------------------------------------- planning
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks of a size at which a call takes a millisecond."""
+    monkeypatch.setattr(plan_rows, "SIZES", {"small": plan_rows.Size(8, (16, 64))})
+    monkeypatch.setattr(plan_latency, "SIZES", plan_rows.SIZES)
+    settings = plan_rows.DEFAULT | {"batch_size": 3}
+    return [
+        plan_rows.Row("small", plan_rows.STOCK, plan_rows.SLOW | {"batch_size": 2}, kind="stock"),
+        plan_rows.Row("small", "cold", settings),
+        plan_rows.Row("small", "warm and guided", settings | {"n_guide_steps": 2} | plan_rows.WARM, 2, warm=True),
+    ]
+
+
+def test_the_latency_benchmark_measures_each_row_beside_another_version(tmp_path, monkeypatch, small):
+    report = tmp_path / "report.json"
+    monkeypatch.setattr(plan_latency, "ROWS", small)
+    # One thread: two of them take long beside other tests.
+    options = ["--threads", "1", "--seconds", "0.1", "--rounds", "2", "--calls", "10", "--json", str(report)]
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setattr("sys.argv", ["plan_latency", *options, "--against", f"same={sys.executable}"])
+        plan_latency.main()
+    finally:
+        torch.set_num_threads(before)
+    result = json.loads(report.read_text())
+    assert result["machine"]["torch"] == torch.__version__
+    assert result["older"] == "same"
+    stock, *ours = result["rows"]
+    assert "of_networks" not in stock["threads"]["1"]
+    for row in ours:
+        (one,) = row["threads"].values()
+        assert 0 < one["ms"] <= one["p99_ms"] <= one["longest_ms"]
+        assert one["networks_ms"] > 0
+        assert one["times_older"] > 0
+    assert [line.split(" | ")[0] for line in latency.table(result, "small").splitlines()[2:]] == [
+        f"| {row.name}" for row in small
+    ]
+
+
+def test_the_figures_of_a_row_are_those_of_the_better_number_of_threads(small):
+    slow = plan_latency.Timed(small[0], lambda: None, [], None, calls={1: [0.3, 0.5, 0.3]})
+    row = plan_latency.Timed(small[1], lambda: None, [], None)
+    row.calls = {1: [0.004, 0.006, 0.005], 2: [0.010, 0.010, 0.040]}
+    row.networks = {1: [0.004, 0.004, 0.004], 2: [0.005, 0.005, 0.005]}
+    row.olders, row.ratios = {1: [0.010], 2: []}, {1: [2.5, 1.5, 2.0], 2: []}
+    made = row.summarise()
+    assert made["best_threads"] == 1
+    assert made["plans_per_second"] == pytest.approx(3 / 0.005)
+    assert made["threads"]["1"] == pytest.approx(
+        {
+            "ms": 5.0,
+            "p99_ms": 5.98,
+            "longest_ms": 6.0,
+            "calls": 3,
+            "networks_ms": 4.0,
+            "of_networks": 1.25,
+            "older_ms": 10.0,
+            "times_older": 2.0,
+        }
+    )
+    assert made["threads"]["2"]["of_networks"] == pytest.approx(2.0)
+    assert "times_older" not in made["threads"]["2"]
+    rows = plan_latency.relate([slow.summarise(), made])
+    assert [one["times_stock"] for one in rows] == pytest.approx([1, 60])
+
+
+def test_another_version_that_plans_otherwise_is_refused(tmp_path, small):
+    plan_rows.make_folder(plan_rows.SIZES["small"], tmp_path)
+
+    class Other:
+        def ask(self, request):
+            return np.zeros((1, 8, 3)).tolist()
+
+    with pytest.raises(ValueError, match="small, cold: the older version makes another plan"):
+        plan_latency.prepare(small[1], tmp_path, Other())
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_what_is_repeated_is_each_network_evaluation_of_the_call(tmp_path, small, accelerated):
+    plan_rows.make_folder(plan_rows.SIZES["small"], tmp_path)
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(tmp_path)
+    if not accelerated:
+        for network in (pipeline.unet, pipeline.value_function):
+            network.register_forward_hook(lambda *_: None)  # a hook wants diffusers' own evaluation
+    cold, warm = (plan_rows.make_call(pipeline, row.request()) for row in small[1:])
+    # Five denoising steps, and the value of the plans.
+    assert len(network_calls.record(cold)) == 5 + 1
+    # Two of the steps, each with two gradients except at a level below t_stopgrad, and the value.
+    levels = [16, 12, 8, 4, 0][-2:]
+    stop = pipeline.resolve_settings()["t_stopgrad"]
+    evaluations = network_calls.record(warm)
+    assert len(evaluations) == 2 + 2 * sum(level >= stop for level in levels) + 1
+    shapes = [evaluate() for evaluate in evaluations]
+    assert len(shapes) == len(evaluations)
+    network_calls.repeat(evaluations)
+
+
+def test_a_call_whose_networks_are_unknown_has_no_ratio_to_them():
+    with pytest.raises(ValueError, match="no network that is known here"):
+        network_calls.record(lambda: None)
+
+
+def test_the_rows_that_play_do_so_on_the_same_seeds(tmp_path, monkeypatch):
+    folder = write_planner(tmp_path / "hopper", "Hopper-v5", 3, 11, guided=True)
+    report = tmp_path / "report.json"
+    monkeypatch.setattr(plan_returns, "PLAYED", plan_returns.PLAYED[-2:])
+    for row in plan_returns.PLAYED:
+        monkeypatch.setitem(row.settings, "batch_size", 2)
+    options = ["--episodes", "1", "--max-steps", "2", "--json", str(report)]
+    monkeypatch.setattr("sys.argv", ["plan_returns", folder, *options])
+    plan_returns.main()
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["name"] for row in rows][-1] == plan_rows.SAME
+    assert rows[-1]["minus_slow_mean"] == 0
+
+
+def test_the_page_of_planning_has_the_figures_of_the_last_runs():
+    page = latency.PAGE.read_text()
+    assert page == latency.fill(page), "run `python docs/latency.py`"
+
+
+def test_the_machine_is_described():
+    described = machine.describe_machine()
+    assert described["cores"] >= 1
+    assert described["cpu"]
+
+
+def test_the_benchmark_of_threads_measures_idle_and_beside_a_busy_process(tmp_path, monkeypatch, small):
+    report = tmp_path / "report.json"
+    # By default threads wait such that this test would take minutes beside others.
+    for name, value in (("SIZES", plan_rows.SIZES), ("SECONDS", 0.01), ("POLICIES", ("passive",))):
+        monkeypatch.setattr(threads, name, value)
+    monkeypatch.setattr("sys.argv", ["threads", "--rounds", "1", "--plans", "1", "2", "--json", str(report)])
+    threads.main()
+    result = json.loads(report.read_text())
+    keys = [(row["policy"], row["busy"], row["plans"]) for row in result["rows"]]
+    assert keys == [("passive", busy, plans) for busy in (0, 1) for plans in (1, 2)]
+    assert all(row["ratio"] == pytest.approx(row["more_ms"] / row["one_ms"]) for row in result["rows"])
+    assert latency.draw_threads(result).count("| small | passive |") == 2

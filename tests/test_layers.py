@@ -22,7 +22,12 @@ MAY_IMPORT = {
     "pipeline": set(),
     "report": set(),
     "training": {"data", "pipeline", "report"},
-    "agent": {"pipeline", "data", "report"},  # data: a collection writes a dataset; report: films of episodes
+    "agent": {
+        "pipeline",
+        "data",
+        "report",
+        "threads",
+    },  # data: a collection writes a dataset; report: films of episodes
     "export": {"training", "pipeline", "report"},
     "evaluation": {"agent", "pipeline", "report"},  # pipeline: the settings
     "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
@@ -30,10 +35,11 @@ MAY_IMPORT = {
     # the files beside them
     "demo": {"agent", "evaluation", "export", "report", "shipped"},
     "callbacks": {"training"},  # the old door
-    "cli": {"shipped", "given", "options", "failures", "report"},  # it names its verbs as text
+    "cli": {"shipped", "given", "options", "failures", "report", "threads"},  # it names its verbs as text
     "options": {"given", "failures"},
     "given": set(),
     "failures": set(),
+    "threads": set(),
     "__main__": {"cli"},
     "__init__": set(),
     "shipped": set(),

@@ -15,6 +15,7 @@ from vgp_lightning.failures import explain, fail, mark_as_bug
 from vgp_lightning.given import read_options
 from vgp_lightning.options import error_of
 from vgp_lightning.shipped import locate_configs
+from vgp_lightning.threads import own_threads
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class _Verb:
     outcome: str | None = None  # what is printed before the path that is returned
     own_parser: bool = False  # whether the function takes (verb and options, parse_error) and parses them itself
     kept: str = "nothing was written"  # what Ctrl-C leaves
+    plans: bool = False  # whether it plans, with threads that threads.py chooses
 
 
 _GOES_ON = "the episodes that were finished are kept: the same command goes on from there"
@@ -47,14 +49,20 @@ _VERBS = {
         outcome="imported to",
     ),
     "evaluate": _Verb(
-        *("let a pipeline folder act in its environment", "evaluation.evaluation", "evaluate", True), kept=_GOES_ON
+        *("let a pipeline folder act in its environment", "evaluation.evaluation", "evaluate", True),
+        kept=_GOES_ON,
+        plans=True,
     ),
     "compare": _Verb("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
     "tune": _Verb(
-        *("find the settings that return most, within a budget", "tuning.search", "tune", True), kept=_GOES_ON
+        *("find the settings that return most, within a budget", "tuning.search", "tune", True),
+        kept=_GOES_ON,
+        plans=True,
     ),
     "diagnose": _Verb(
-        *("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True), kept=_GOES_ON
+        *("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True),
+        kept=_GOES_ON,
+        plans=True,
     ),
     "demo": _Verb(
         *("all of these in miniature, with a report", "demo", "demo"), kept="the next demo begins anew in its folder"
@@ -125,6 +133,8 @@ def _run(verb: str, args: list[str]) -> None:
         guess = f". Did you mean {near[0]}?" if near else ""
         fail(f"unknown verb {verb!r}: choose from {', '.join(_VERBS)}{guess}")
     entry, options = _VERBS[verb], locate_configs(args)
+    if entry.plans:
+        own_threads()  # before anything loads torch
     parse_error = error_of(verb, read_options(options), _verbs_with)
     function = _function(verb)
     if entry.own_parser:

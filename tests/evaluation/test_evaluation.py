@@ -244,7 +244,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
-        *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes"),
+        *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes", "threads"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),

@@ -26,11 +26,13 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import refuse_links
+from vgp_lightning.threads import use_fastest
 
 # Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
 # environment begins in the same state, so a planner would be evaluated from the initial states of its training data.
 FIRST_SEED = 1_000_000
 _LATENCY_WARM_UP, _LATENCY_CALLS = 2, 7
+_PROBED_PLANS = 256
 
 
 class Deployment:
@@ -86,6 +88,26 @@ class Deployment:
             return PlanningAgent(self.pipeline, conditions=conditions, **settings)
         except ValueError as error:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
+
+    def choose_threads(self, environments: int, **settings: Unpack[Settings]) -> None:
+        """Let ``vgp`` use as many threads as suit calls for so many environments; see ``threads.py``.
+
+        Args:
+            environments: Their number.
+            settings: Those in place of the folder's.
+        """
+        pipeline = self.pipeline
+
+        def plan() -> torch.Tensor:
+            """Take one denoising step of at most so many plans: enough to compare, and soon over."""
+            resolved = pipeline.resolve_settings(**settings)
+            count = min(environments, -(-_PROBED_PLANS // resolved["batch_size"]))
+            observations = pipeline.frame.shift[pipeline.action_dim :].expand(count, -1)
+            generators = [torch.Generator().manual_seed(i) for i in range(count)]
+            return pipeline(observations, generator=generators, **resolved | {"num_inference_steps": 1}).trajectories
+
+        if pipeline.device.type == "cpu":
+            use_fastest(plan)
 
     @contextmanager
     def environments(
@@ -145,7 +167,7 @@ class Deployment:
         }
 
     def describe(self, environments: VectorEnv) -> dict[str, Any]:
-        """Return what a report holds about its origin: environment, folder, weights, versions, device."""
+        """Return what a report holds about its origin: environment, folder, weights, versions, device, threads."""
         return {
             "env_spec": describe_environment(first_of(environments)),
             "pipeline": str(self.folder),
@@ -153,6 +175,7 @@ class Deployment:
             "weights_sha256": hash_weights(self.folder),
             "versions": versions(),
             "device": str(self.pipeline.device),
+            "threads": torch.get_num_threads(),
         }
 
 

@@ -99,6 +99,7 @@ def diagnose(
         if resolved["planning_horizon"] < 2:
             raise ValueError(f"planning_horizon is {resolved['planning_horizon']}: a diagnosis needs at least 2 steps")
         prepare(output)
+        deployed.choose_threads(environments.num_envs, **settings)
         asked = {"settings": dict(resolved), "reach_goal": reach_goal, "seed": seed}
         identity = {"verb": "diagnose", **deployed.identify(environments), **asked}
         with EpisodeStore(output / "episodes", identity, again=again) as store:

@@ -180,6 +180,7 @@ def evaluate(
     output = Path(output_dir) if output_dir is not None else Path("runs", "evaluate", deployed.folder.resolve().name)
     with deployed.environments(count, video, max_episode_steps) as vector:
         prepare(output)
+        deployed.choose_threads(count, **settings)
         asked = {"settings": dict(resolved), "seed": seed, "sampler_seed": sampler_seed}
         identity = {"verb": "evaluate", **deployed.identify(vector), **asked}
         with EpisodeStore(output / "episodes", identity, again=again) as store:

@@ -118,6 +118,7 @@ def tune(
     held_out = range(seed + episodes, seed + episodes + holdout_episodes)
     with deployed.environments(count, max_episode_steps=max_episode_steps) as vector:
         prepare(output)
+        deployed.choose_threads(count)
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             drawn = store.fact("drawn", lambda: drawn)
             asked |= {"space": drawn["space"]}
