@@ -50,6 +50,10 @@ _VERBS = {
         *("let a pipeline folder act in its environment", "evaluation.evaluation", "evaluate", True), kept=_GOES_ON
     ),
     "compare": _Verb("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
+    "distill": _Verb(
+        *("teach a planner's actions to a small network in its folder", "distillation.distillation", "distill", True),
+        kept="the folder is as it was; the same command begins anew",
+    ),
     "tune": _Verb(
         *("find the settings that return most, within a budget", "tuning.search", "tune", True), kept=_GOES_ON
     ),
