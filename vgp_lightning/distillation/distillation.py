@@ -125,6 +125,8 @@ def distill(
     refuse_links(folder)
     resolved = pipeline.resolve_settings(**settings)
     _check_chunk(chunk, resolved)
+    with torch.device("meta"):  # refuses widths before there is any work
+        Habit(pipeline.normalization, chunk, widths)
     names = pipeline.task.get("dataset_id") if dataset_id is None else dataset_id
     if not names:
         raise ValueError(f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]'")
@@ -137,7 +139,7 @@ def distill(
             torch.manual_seed(seed)
             module = HabitModule(pipeline.normalization, chunk, widths, learning_rate, weight_decay, warmup_steps)
         generator = torch.Generator().manual_seed(seed)
-        loaders = make_loaders(samples, validation_share, samples_per_step, generator)
+        loaders = make_loaders(samples, validation_share, samples_per_step, max_steps, generator)
         with _quiet():
             trainer = _make_trainer(output, number, max_steps)
             try:
@@ -212,9 +214,9 @@ def _make_trainer(output: Path, number: int, max_steps: int) -> pl.Trainer:
         accelerator="cpu",
         devices=1,
         max_steps=max_steps,
-        max_epochs=-1,
+        max_epochs=1,
         val_check_interval=min(max_steps, 500),
-        check_val_every_n_epoch=None,
+        log_every_n_steps=min(max_steps, 50),
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(output, name="", version=f"round_{number}", default_hp_metric=False),
         enable_checkpointing=False,

@@ -84,24 +84,26 @@ class HabitModule(pl.LightningModule):
 
 
 def make_loaders(
-    samples: Pairs, validation_share: float, batch_size: int, generator: torch.Generator
+    samples: Pairs, validation_share: float, batch_size: int, batches: int, generator: torch.Generator
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return a loader of shuffled training samples and one of held-out samples.
+    """Return a loader of training samples, drawn with replacement, and one of held-out samples.
 
     Args:
         samples: Observations (S, O) and actions (S, C, A).
         validation_share: Share of the samples that is held out; at least one is.
-        batch_size: Samples in a batch.
-        generator: Draws the held-out samples and the order of the others.
+        batch_size: Samples in a batch of the training.
+        batches: Number of these batches, which are one epoch.
+        generator: Draws the held-out samples, and the batches of the others.
     """
     order = torch.randperm(len(samples[0]), generator=generator)
     held_out = max(1, round(validation_share * len(order)))
     validation, training = (
         TensorDataset(*(part[rows] for part in samples)) for rows in (order[:held_out], order[held_out:])
     )
-    shuffled = RandomSampler(training, generator=generator)
-    return _load(training, BatchSampler(shuffled, batch_size, drop_last=len(training) >= batch_size)), _load(
-        validation, BatchSampler(SequentialSampler(validation), 4096, drop_last=False)
+    drawn = RandomSampler(training, replacement=True, num_samples=batches * batch_size, generator=generator)
+    return (
+        _load(training, BatchSampler(drawn, batch_size, drop_last=True)),
+        _load(validation, BatchSampler(SequentialSampler(validation), 4096, drop_last=False)),
     )
 
 
