@@ -132,19 +132,21 @@ def test_ctrl_c_while_it_trains_leaves_the_folder_as_it_was(folder, tmp_path, ca
 def test_a_kill_at_any_moment_leaves_the_old_habit_or_the_new_one(folder, tmp_path, monkeypatch, moment):
     old = add_habit(folder)
     new = add_habit(shutil.copytree(folder, tmp_path / "other"), chunk=2)
-    rename, left = Path.rename, iter(range(4))
+    rename, remove, calls = Path.rename, shutil.rmtree, iter(range(100))
 
     class Killed(BaseException):
         pass
 
-    def killed(self, target):
-        if next(left) == moment:
-            raise Killed
-        return rename(self, target)
+    def until_killed(function):
+        def call(*arguments, **options):
+            if next(calls) >= moment:  # from then on nothing is done, nor tidied up
+                raise Killed
+            return function(*arguments, **options)
 
-    # As after a kill nothing is tidied up.
-    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: killed(Path(path), Path(f"{path}.removed")))
-    monkeypatch.setattr(Path, "rename", killed)
+        return call
+
+    monkeypatch.setattr(shutil, "rmtree", until_killed(remove))
+    monkeypatch.setattr(Path, "rename", until_killed(rename))
     with pytest.raises(Killed):
         write_habit(new, folder)
     monkeypatch.undo()
