@@ -181,6 +181,7 @@ def test_damaged_weights_are_one_error_that_names_the_folder(tmp_path, damage, w
     ("change", "words"),
     [
         ({"widths": [10**7]}, "widths are"),
+        ({"widths": [65536] * 64}, "describes a habit of 270[0-9]* weights, but"),
         ({"chunk": "4"}, "chunk is 4"),
         ({"normalization": {}}, "normalization lacks"),
         ({"normalization": None}, "normalization is None"),

@@ -224,6 +224,10 @@ def _check_files(folder: Path) -> None:
             network = Habit.from_config(config)
     except Exception as error:  # diffusers raises whatever comes of a wrong entry
         raise ValueError(f"{folder / 'config.json'} describes no habit: {error}") from error
-    if not (folder / "diffusion_pytorch_model.safetensors").is_file():
-        raise ValueError(f"{folder / 'diffusion_pytorch_model.safetensors'} is missing: distill it anew")
+    file = folder / "diffusion_pytorch_model.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: distill it anew")
+    number = sum(weight.numel() for weight in network.parameters())
+    if number > file.stat().st_size:  # whatever its header says
+        raise ValueError(f"{folder / 'config.json'} describes a habit of {number} weights, but {file} is smaller")
     check_stored(HABITS[0], network, folder)
