@@ -5,6 +5,7 @@ Shapes: S states, C actions of an answer, A action and O observation dimensions,
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,12 +228,17 @@ def _make_trainer(output: Path, number: int, max_steps: int) -> pl.Trainer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning from saying which accelerators there are, once for each round."""
+    """Keep Lightning from saying, once for each round, which accelerators there are and what it has deprecated."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            # It counts the cores; a batch is one gather, which needs no worker.
+            warnings.filterwarnings("ignore", message="The '(train|val)_dataloader' does not have many workers")
+            yield
     finally:
         logger.setLevel(level)
 
