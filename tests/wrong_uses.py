@@ -396,7 +396,7 @@ HABITS = [
         "has no habit: make one by vgp distill ",
         "Distil the planner, as the message says ([habit.md](habit.md)).",
     ),
-    Row("distill DIR", "folder is not a pipeline folder: it has no model_index.json"),
+    Row("distill DIR", "is not a pipeline folder: it has no model_index.json"),
     Row("distill PIPE --chunk 99", "chunk is 99: a number between replan_every, which is 1, and planning_horizon"),
     Row("distill PIPE --replan_every 0", "replan_every is 0, one plan per episode, but a habit answers with the first"),
     Row("distill PIPE --widths [0]", "widths are [0]: a list of 1 to 64 whole numbers"),

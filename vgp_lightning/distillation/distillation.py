@@ -132,7 +132,6 @@ def distill(
     if not names:
         raise ValueError(f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]'")
     output = Path(output_dir) if output_dir is not None else Path("runs", "distill", folder.resolve().name)
-    prepare(output)
     say = Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print
 
     def learn(samples: Pairs, number: int) -> tuple[HabitModule, dict[str, float]]:
@@ -155,6 +154,7 @@ def distill(
 
     with deployed.environments(environments, max_episode_steps=max_episode_steps) as vector:
         states = draw_recorded(names, recorded_states, seed)
+        prepare(output)
         say(f"planning from {len(states)} recorded states")
         answers = ask(pipeline, states, chunk, value_temperature, seed, resolved)
         module, errors = learn((torch.from_numpy(states), answers), 0)
