@@ -186,6 +186,7 @@ def test_damaged_weights_are_one_error_that_names_the_folder(tmp_path, damage, w
         ({"normalization": {}}, "normalization lacks"),
         ({"normalization": None}, "normalization is None"),
         ({"chunk": 5}, "layers.4"),
+        ({"teacher": 5}, "teacher is 5"),
     ],
 )
 def test_a_config_that_describes_another_habit_is_refused(tmp_path, change, words):

@@ -40,7 +40,8 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
         chunk: C.
         action_dim: A.
         observation_dim: O.
-        teacher: What it was distilled from: hashes, settings and how.
+        teacher: What it was distilled from: ``sha256``, which ``hash_teacher`` returned of the planner, and
+            ``settings``, in which it planned.
     """
 
     config_name = "config.json"
@@ -62,10 +63,13 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
             teacher: What it is distilled from.
 
         Raises:
-            ValueError: If the chunk or a width is out of range, or the statistics are wrong.
+            ValueError: If the chunk or a width is out of range, the statistics are wrong, or the teacher is no
+                dictionary.
         """
         super().__init__()
         _check_sizes(chunk, widths)
+        if not isinstance(teacher, dict | None):
+            raise ValueError(f"teacher is {shorten(teacher)}: a dictionary is needed")
         channels = len(normalization["shift"]) if _has_vector(normalization) else 0
         self.frame = Frame.of(normalization, channels)
         self.chunk, self.action_dim = chunk, self.frame.action_dim
@@ -173,8 +177,8 @@ def open_habit(origin: str | Path | None, sha256: str | None, device: torch.devi
         device: Where it shall answer.
 
     Raises:
-        ValueError: If there is none, it was distilled from another planner, or a file is damaged; the message names the
-            file.
+        ValueError: If there is none, it was distilled from another planner, or a file is damaged, which the message
+            names.
         OSError: If a file is missing.
     """
     if origin is None:
@@ -182,7 +186,7 @@ def open_habit(origin: str | Path | None, sha256: str | None, device: torch.devi
     remedy = f"distill it anew, vgp distill {origin}"
     options = {"low_cpu_mem_usage": False, "use_safetensors": True, "torch_dtype": torch.float32}
     if Path(origin).is_dir():
-        folder = find_habit(Path(origin))
+        folder = _find(Path(origin))
         with name_folder(folder):
             _check_files(folder)
             habit = Habit.from_pretrained(folder, **options)
@@ -200,7 +204,7 @@ def open_habit(origin: str | Path | None, sha256: str | None, device: torch.devi
     return moved
 
 
-def find_habit(folder: Path) -> Path:
+def _find(folder: Path) -> Path:
     """Return the subfolder of a pipeline folder that holds its habit.
 
     Raises:
