@@ -150,7 +150,8 @@ def test_a_planner_in_half_precision_has_its_habit_in_single(tmp_path):
         ("surplus", "1 have no place in it, the first is more"),
         ("shape", r"layers.0.bias has shape \[3\], and \[16\] is needed"),
         ("nan", "weight layers.0.bias of the habit .* is not finite"),
-        ("torn", "header cannot be read"),
+        ("cut", "Unable to load weights"),
+        ("nearly empty", "is smaller"),
         ("gone", "safetensors is missing"),
     ],
 )
@@ -168,11 +169,13 @@ def test_damaged_weights_are_one_error_that_names_the_folder(tmp_path, damage, w
     elif damage == "nan":
         weights["layers.0.bias"][3] = torch.nan
     save_file(weights, path)
-    if damage == "torn":
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-8])
+    elif damage == "nearly empty":
         path.write_bytes(path.read_bytes()[:40])
     elif damage == "gone":
         path.unlink()
-    with pytest.raises(ValueError, match=words) as refused:
+    with pytest.raises((ValueError, OSError), match=words) as refused:
         load(folder)
     assert str(folder) in str(refused.value)
 
