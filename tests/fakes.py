@@ -19,7 +19,8 @@ from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.agent.playing import Keeping, play
-from vgp_lightning.export.folder import write_folder
+from vgp_lightning.export.folder import write_folder, write_habit
+from vgp_lightning.pipeline.habit import Habit, hash_teacher
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 
@@ -293,3 +294,15 @@ def differences(first, second, where="checkpoint"):
         return [name for i, (a, b) in enumerate(pairs) for name in differences(a, b, f"{where}.{i}")]
     same = first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
     return [] if same else [f"{where}: {first} {second}"]
+
+
+def add_habit(folder, chunk=4, **settings):
+    """Put an untrained habit of its planner into a folder, and return it."""
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    teacher = {
+        "sha256": hash_teacher(pipeline.unet, pipeline.value_function, pipeline.normalization),
+        "settings": dict(pipeline.resolve_settings(**settings)),
+    }
+    habit = Habit(pipeline.normalization, chunk, [16, 16], teacher)
+    write_habit(habit, Path(folder))
+    return habit

@@ -452,7 +452,9 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "unknown verb 'evalute'" in message
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
-    assert "collect, fit, validate, export, import, evaluate, compare, tune, diagnose, demo, configs" in message
+    assert (
+        "collect, fit, validate, export, import, evaluate, compare, distill, tune, diagnose, demo, configs" in message
+    )
     assert "Did you mean" not in message
 
 

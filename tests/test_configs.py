@@ -1,6 +1,7 @@
 """Every file in configs/ fits its base. The datasets are not needed: printing a config loads none."""
 
 import functools
+import inspect
 import re
 import runpy
 import shutil
@@ -48,7 +49,7 @@ def at(tree, path):
 def test_every_file_is_tried_here():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     evaluations = {name for name in found if name.startswith("evaluate/")}
-    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, "smoke.yaml", "demo.yaml"}
+    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, "smoke.yaml", "demo.yaml", "habit.yaml"}
     assert all((DATA, HARDWARE, CPU, INPAINTING, evaluations))
 
 
@@ -131,6 +132,15 @@ def test_a_planner_s_settings_are_options_of_evaluate_and_of_export(path, verb, 
     main([verb, *([str(tmp_path)] if verb == "evaluate" else ["--denoiser=a", "--output=b"]), "-c", str(path)])
     for name, value in yaml.safe_load(path.read_text()).items():
         assert given[name] == value
+
+
+def test_the_config_of_a_habit_holds_the_defaults_of_the_verb():
+    parameters = inspect.signature(import_module("vgp_lightning.distillation.distillation").distill).parameters
+    given = yaml.safe_load((CONFIGS / "habit.yaml").read_text())
+    assert given.pop("widths") == [256, 256]
+    assert given == {name: parameters[name].default for name in given}
+    own = set(parameters) - {"pipeline_folder", "output_dir", "dataset_id", "device", "widths", "settings"}
+    assert set(given) == own - {"env_id", "trust_environment", "environments", "max_episode_steps"}
 
 
 def test_the_settings_of_a_planner_are_named_as_the_dataset_they_are_for():

@@ -30,6 +30,8 @@ MAY_IMPORT = {
     },  # data: a collection writes a dataset; report: films of episodes
     "export": {"training", "pipeline", "report"},
     "evaluation": {"agent", "pipeline", "report"},  # pipeline: the settings
+    # data: recorded states; training: the habit's module; export: it goes into the folder
+    "distillation": {"data", "training", "agent", "export", "pipeline", "report"},
     "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
     "tuning": {"evaluation", "agent", "export", "pipeline", "report"},  # export: the winner goes into the folder
     # the files beside them

@@ -43,6 +43,7 @@ VERBS = {
     "evaluate": "evaluate PIPE",
     "tune": "tune PIPE",
     "diagnose": "diagnose PIPE",
+    "distill": "distill PIPE",
     "collect": "collect --env_id Track-v0 --behaviour random --steps 5 --dataset_id test/new-v0",
     "export": "export --denoiser CKPT --output new",
     "import": "import FILE --statistics FILE --output new",
@@ -62,7 +63,11 @@ TYPED = {
     "evaluate": {
         WHOLE: ("episodes", "seed", "sampler_seed", "environments", *SETTINGS_WHOLE),
         NUMBER: ("ref_min_score", "ref_max_score", *SETTINGS_NUMBER),
-        BOOL: ("video",),
+        BOOL: ("video", "habit"),
+    },
+    "distill": {
+        WHOLE: ("chunk", "recorded_states", "rounds", "visited_states", "max_steps", "samples_per_step", "seed"),
+        NUMBER: ("action_noise", "value_temperature", "learning_rate", "weight_decay", "validation_share"),
     },
     "tune": {
         WHOLE: ("episodes", "configurations", "seed", "holdout_episodes", "environments"),
@@ -385,6 +390,19 @@ FOLDERS = [
         ("planner.yaml", "it is a config, which is given as -c planner.yaml", None),
     )
 ]
+HABITS = [
+    Row(
+        "evaluate PIPE --habit true",
+        "has no habit: make one by vgp distill ",
+        "Distil the planner, as the message says ([habit.md](habit.md)).",
+    ),
+    Row("distill DIR", "is not a pipeline folder: it has no model_index.json"),
+    Row("distill PIPE --chunk 99", "chunk is 99: a number between replan_every, which is 1, and planning_horizon"),
+    Row("distill PIPE --replan_every 0", "replan_every is 0, one plan per episode, but a habit answers with the first"),
+    Row("distill PIPE --widths [0]", "widths are [0]: a list of 1 to 64 whole numbers"),
+    Row("distill PIPE --learning_rate -1", "learning_rate is -1.0: a number between 0 and 1000 is needed"),
+    Row("distill PIPE --dataset_id [no/such-v0]", "dataset 'no/such-v0' is not in "),
+]
 EXPORTS = [
     Row("export --denoiser nothing.ckpt --output new", "nothing.ckpt does not exist: train one with vgp fit"),
     Row("export --denoiser FILE --output new", "cannot be read as a checkpoint"),
@@ -553,5 +571,6 @@ PLACES = [
 ROWS = [
     *(*OTHER_TYPES, *CHOICES, *MAPPINGS, *UNKNOWN, *OF_OTHER_VERBS, *NO_VALUE, *TOO_MANY, *MISSING),
     *(*NO_VERB, *ANY_CONFIG, *KEYS, *NO_CONFIG, *SEEDS, *COUNTS, *RANGES, *SPACES, *DEVICES, *ENVIRONMENTS, *FOLDERS),
+    *HABITS,
     *(*EXPORTS, *COLLECTS, *FITS, *EMPTY, *PLACES),
 ]

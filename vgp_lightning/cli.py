@@ -29,7 +29,7 @@ class _Verb:
     outcome: str | None = None  # what is printed before the path that is returned
     own_parser: bool = False  # whether the function takes (verb and options, parse_error) and parses them itself
     kept: str = "nothing was written"  # what Ctrl-C leaves
-    plans: bool = False  # whether it plans, with threads that threads.py chooses
+    plans: bool = False  # whether it plans, with threads that wait as threads.py says
 
 
 _GOES_ON = "the episodes that were finished are kept: the same command goes on from there"
@@ -54,6 +54,11 @@ _VERBS = {
         plans=True,
     ),
     "compare": _Verb("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
+    "distill": _Verb(
+        *("teach a planner's actions to a small network in its folder", "distillation.distillation", "distill", True),
+        kept="the folder is as it was; the same command begins anew",
+        plans=True,
+    ),
     "tune": _Verb(
         *("find the settings that return most, within a budget", "tuning.search", "tune", True),
         kept=_GOES_ON,

@@ -74,7 +74,7 @@ class FakePipeline:
     def to(self, device):
         return self
 
-    def resolve_settings(self, **settings):
+    def resolve_settings(self, objectives=None, **settings):
         if settings.get("n_guide_steps"):
             raise ValueError("this pipeline has no value function")
         return {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0, "replan_every": 1} | settings

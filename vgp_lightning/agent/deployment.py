@@ -22,6 +22,7 @@ from vgp_lightning.agent.environments import close, environment_of, has_time_lim
 from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.agent.trust import trusted_spec
+from vgp_lightning.pipeline.habit import HABITS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
@@ -78,12 +79,21 @@ class Deployment:
             )
         return found
 
-    def agent(self, conditions: Conditions | None = None, **settings: Unpack[Settings]) -> PlanningAgent:
+    def agent(
+        self, conditions: Conditions | None = None, habit: bool = False, **settings: Unpack[Settings]
+    ) -> PlanningAgent:
         """Return an agent that plans with these settings in place of the folder's.
 
+        Args:
+            conditions: Makes the inpainting conditions of plans from the observations.
+            habit: Answer by the folder's habit in place of planning.
+            settings: Those in place of the folder's.
+
         Raises:
-            ValueError: If a setting is wrong.
+            ValueError: If a setting is wrong, or the folder has no habit that was distilled from its planner.
         """
+        if habit:
+            return PlanningAgent(self.pipeline, conditions=conditions, habit=True, **settings)
         try:
             return PlanningAgent(self.pipeline, conditions=conditions, **settings)
         except ValueError as error:
@@ -284,9 +294,15 @@ def describe_environment(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]
     return described
 
 
-def hash_weights(folder: Path) -> str | None:
-    """Return one hash of the names and contents of the folder's weight files; None if it has none."""
-    files = sorted(path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
+def hash_weights(folder: Path, habit: bool = False) -> str | None:
+    """Return one hash of the names and contents of a folder's weight files; None if it has none.
+
+    Args:
+        folder: The pipeline folder.
+        habit: Those of its habit; else those of its planner.
+    """
+    found = (path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
+    files = sorted(path for path in found if (path.parent.name in HABITS) == habit)
     whole = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -296,9 +312,9 @@ def hash_weights(folder: Path) -> str | None:
 
 
 def hash_configs(folder: Path) -> str:
-    """Return one hash of the folder's configurations: of the networks, the scheduler and the normalisation."""
+    """Return one hash of the planner's configurations: of its networks, its scheduler and its normalisation."""
     whole = hashlib.sha256()
-    for path in sorted(folder.glob("*/*.json")):
+    for path in sorted(path for path in folder.glob("*/*.json") if path.parent.name not in HABITS):
         whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
     index = folder / "model_index.json"
     if index.is_file():

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vgp_lightning.agent.habit import choose_habit
 from vgp_lightning.pipeline.guidance import Weighted
+from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.inputs import as_floats, as_number, shorten
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
@@ -86,6 +88,7 @@ class PlanningAgent:
         action = agent.act(observation[None])[0]
 
     Attributes:
+        resolved: All settings of planning that hold.
         on_plan: Called with the indices of the environments (n,) and their Plan after each planning call; None: not
             used.
     """
@@ -97,6 +100,7 @@ class PlanningAgent:
         conditions: Conditions | None = None,
         controller: Controller | None = None,
         objectives: Weighted | None = None,
+        habit: bool = False,
         **settings: Unpack[Settings],
     ) -> None:
         """Make an agent.
@@ -110,16 +114,26 @@ class PlanningAgent:
             conditions: Makes the inpainting conditions of plans, such as a goal, from the observations.
             controller: Follows the plan's observations; None: the plan's own actions are executed.
             objectives: What guidance climbs and candidates are ranked by, as the pipeline's ``objectives``.
-            settings: Those of ``Settings``; the folder's defaults hold for what is not given.
+            habit: Answer by the habit in the planner's folder, in place of planning: a chunk of actions, of which
+                ``replan_every`` are executed. There are no plans, so ``on_plan`` is not called.
+            settings: Those of ``Settings``; the folder's defaults hold for what is not given. With a habit those of
+                its teacher hold, and only ``replan_every`` may be another.
 
         Raises:
-            ValueError: If a setting is wrong, or the conditions or the controller cannot be called.
+            ValueError: If a setting is wrong, or the conditions or the controller cannot be called; or if there is no
+                habit, or it is given what only a planner can use.
         """
         for name, function in (("conditions", conditions), ("controller", controller)):
             if function is not None and not callable(function):
                 raise ValueError(f"{name} is {shorten(function)}: a function of observations is needed")
-        resolved = pipeline.resolve_settings(objectives=objectives, **settings)
-        self._horizon: int = resolved["planning_horizon"]
+        self._habit: Habit | None = None
+        if habit:
+            unused = {"conditions": conditions, "controller": controller, "objectives": objectives}
+            self._habit, resolved = choose_habit(pipeline, unused, settings)
+        else:
+            resolved = pipeline.resolve_settings(objectives=objectives, **settings)
+        self._horizon: int = resolved["planning_horizon"] if self._habit is None else self._habit.chunk
+        self.resolved: Settings = resolved
         self.pipeline = pipeline
         self.replan_every: int = resolved["replan_every"]
         self.conditions = conditions
@@ -127,7 +141,7 @@ class PlanningAgent:
         self.objectives = objectives
         self.settings = settings
         self.on_plan: Callable[[NDArray[np.int64], Plan], None] | None = None
-        self._warm = resolved["warm_start_strength"] < 1
+        self._warm = self._habit is None and resolved["warm_start_strength"] < 1
         self._generators: list[torch.Generator] | None = None  # until the first reset
 
     def _make_room(self, count: int) -> None:
@@ -148,7 +162,9 @@ class PlanningAgent:
         """
         plain = _check_seeds(seeds)
         if self._generators is None or len(plain) != len(self._generators):
-            self._generators = [torch.Generator(self.pipeline.device) for _ in plain]
+            # Asked for here, not at each call of act: diffusers looks through all modules for it.
+            self._device = self.pipeline.device
+            self._generators = [torch.Generator(self._device) for _ in plain]
             self._make_room(len(plain))
         for i, seed in enumerate(plain):
             if seed is not None:
@@ -196,7 +212,7 @@ class PlanningAgent:
 
     def _check_observations(self, observations: NDArray[np.floating], count: int) -> NDArray[np.floating]:
         """Return the observations as an array, or refuse them."""
-        numbers = as_floats(observations, "observations", self.pipeline.device)
+        numbers = as_floats(observations, "observations", self._device)
         if numbers.ndim and len(numbers) != count:
             raise ValueError(
                 f"{len(numbers)} observations, but reset was given {count} seeds: one for each environment is needed"
@@ -216,7 +232,7 @@ class PlanningAgent:
         active: NDArray[np.bool_],
     ) -> NDArray[np.floating]:
         """Return a controller's actions (N, A), clipped to their bounds; an idle environment's may be anything."""
-        followed = as_floats(controller(observations, planned), "what the controller returned", self.pipeline.device)
+        followed = as_floats(controller(observations, planned), "what the controller returned", self._device)
         needed = (len(observations), self.pipeline.action_dim)
         if followed.shape != needed:
             raise ValueError(f"the controller returned actions of shape {tuple(followed.shape)}: {needed} is needed")
@@ -245,7 +261,12 @@ class PlanningAgent:
     def _plan(
         self, due: NDArray[np.int64], observations: NDArray[np.floating], start: NDArray[np.float32] | None
     ) -> None:
-        """Make plans for these environments."""
+        """Make plans for these environments, or let the habit answer."""
+        if self._habit is not None:
+            answers = self._habit.answer(observations[due])
+            self._plans[due, :, : self.pipeline.action_dim] = answers.cpu().numpy()
+            self._age[due] = 0
+            return
         generators: Any = self._generators
         conditions = None if self.conditions is None else self.conditions(observations[due])
         try:

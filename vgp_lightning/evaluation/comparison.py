@@ -145,7 +145,7 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, lis
     """Return what else differs between the evaluations: {name: [A's, B's]}."""
     sides = []
     for report in (first, second):
-        side = {key: report.get(key) for key in ("weights_sha256", "device")}
+        side = {key: report.get(key) for key in ("weights_sha256", "habit", "device")}
         for group in ("settings", "versions"):
             side |= {f"{group}.{key}": value for key, value in (report.get(group) or {}).items()}
         sides.append(side)

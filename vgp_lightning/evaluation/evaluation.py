@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from vgp_lightning.agent.deployment import FIRST_SEED, Deployment
+from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, hash_weights
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
 from vgp_lightning.agent.played import find_film_error, say_played
@@ -129,10 +129,11 @@ def evaluate(
     ref_max_score: float | None = None,
     video: bool = True,
     again: bool = False,
+    habit: bool = False,
     device: str = "auto",
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
-    """Play episodes with an exported planner, and report their returns.
+    """Play episodes with an exported planner, or with its habit, and report their returns.
 
     The results are evaluation.json, TensorBoard scalars and a video of the first episode. Finished episodes are kept in
     ``episodes`` of the output folder: after an interruption the same command goes on, with more ``--episodes`` it plays
@@ -154,6 +155,8 @@ def evaluate(
         ref_max_score: Return that scores 100.
         video: Draw the first episode as rollout.gif.
         again: Play episodes anew that are kept in the output folder.
+        habit: Let the folder's habit (``vgp distill``) act in place of its planner. The settings of planning are then
+            those of its teacher, and only ``replan_every`` may be another.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
         settings: Those in place of the folder's.
 
@@ -171,17 +174,19 @@ def evaluate(
     check_seed(seed)
     check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
-    agent = deployed.agent(**settings)
+    agent = deployed.agent(habit=habit, **settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
     sampler_seed = seed if sampler_seed is None else sampler_seed
     seeds, agent_seeds = range(seed, seed + episodes), range(sampler_seed, sampler_seed + episodes)
-    resolved = deployed.pipeline.resolve_settings(**settings)
     output = Path(output_dir) if output_dir is not None else Path("runs", "evaluate", deployed.folder.resolve().name)
     with deployed.environments(count, video, max_episode_steps) as vector:
         prepare(output)
-        deployed.choose_threads(count, **settings)
-        asked = {"settings": dict(resolved), "seed": seed, "sampler_seed": sampler_seed}
+        asked = {"settings": dict(agent.resolved), "seed": seed, "sampler_seed": sampler_seed}
+        if habit:
+            asked["habit"] = hash_weights(deployed.folder, habit=True)
+        else:
+            deployed.choose_threads(count, **settings)
         identity = {"verb": "evaluate", **deployed.identify(vector), **asked}
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             items = list_items(seeds, agent_seeds)

@@ -99,7 +99,8 @@ def print_summary(report: dict[str, Any], output: Path) -> None:
         table.add_row("success", f"{report['success_rate']:.0%}{_interval(report['success_rate_ci95'], '.0%')}")
     table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
-    table.add_row("planning", f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
+    acts = "planning" if report.get("habit") is None else "answering by habit"
+    table.add_row(acts, f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
     table.add_row("results", str(output))
     console = Console(markup=False)
     console.print(table)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from vgp_lightning import __version__
 from vgp_lightning.pipeline import planner
+from vgp_lightning.pipeline.habit import HABITS, Habit
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
@@ -42,9 +43,7 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
         _model_card(pipeline).save(building / "README.md")
-        # safetensors gives access to the owner alone, whatever the umask says.
-        for weights in building.rglob("*.safetensors"):
-            weights.chmod((building / "pipeline.py").stat().st_mode & 0o777)
+        _grant_access(building, building / "pipeline.py")
         building.rename(folder)
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
@@ -55,6 +54,53 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def write_habit(habit: Habit, folder: Path) -> None:
+    """Put a habit into a pipeline folder, in place of the one before it, and update the code that travels in it.
+
+    At every moment the folder holds either the old habit or the new one, complete: between two renamings the old one
+    is in ``habit.old``, where it is found too.
+
+    Args:
+        habit: The habit.
+        folder: A folder that ``write_folder`` wrote.
+
+    Raises:
+        ValueError: If the folder has links that lead out of it, or another process has written a habit meanwhile.
+        OSError: If it cannot be written; the message names it.
+    """
+    refuse_links(folder)
+    target, old = (folder / name for name in HABITS)
+    building = folder.parent / f".{folder.name}.building-{uuid4().hex}"
+    try:
+        building.mkdir()
+        habit.save_pretrained(building, safe_serialization=True)
+        _grant_access(building, folder / "model_index.json")
+        _renew_code(folder / "pipeline.py")  # of an older version, which may not know habits
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        building.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise ValueError(f"another process has written {target} meanwhile") from error
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    card = folder / "README.md"
+    if card.is_file():
+        text = _HABIT.sub("", card.read_text()) + _describe_habit(habit)
+        replace_file(card, lambda file: file.write(text.encode()))
+
+
+def _grant_access(folder: Path, like: Path) -> None:
+    """Give the weights of a folder the permissions of a file: safetensors writes them for the owner alone."""
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(like.stat().st_mode & 0o777)
 
 
 def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -168,6 +214,19 @@ plan.actions[0, 0]            # (A,), what to do now
 {_table(pipeline)}"""
     data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+# The section of a card that describes the habit: a heading and one paragraph, at the end.
+_HABIT = re.compile(r"\n## Habit\n\n(?:.+\n?)*")
+
+
+def _describe_habit(habit: Habit) -> str:
+    return f"""
+## Habit
+
+`habit/` answers an observation with {habit.chunk} actions at once, without planning. It was distilled from this planner
+(`vgp distill`): `habit = pipeline.load_habit()`, then `habit.answer(observation)[0, 0]` is what to do now.
+"""
 
 
 def _describe_checkpoints(checkpoints: Mapping[str, Any] | None) -> str:

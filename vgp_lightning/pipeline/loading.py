@@ -49,7 +49,7 @@ def check_folder(folder: Path, given: Collection[str]) -> None:
     Raises:
         ValueError: If a file is not what it should be, with its path and the key.
     """
-    index = _read_json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     if "value_function" not in given and "value_function" not in index and (folder / "value_function").is_dir():
         raise ValueError(
             f"{folder / 'model_index.json'} lacks the key value_function, but the folder has one: export it again, or "
@@ -97,7 +97,12 @@ def name_component(name: str) -> Iterator[None]:
         raise ValueError(f"{name} cannot be evaluated: {shorten(error)}. Check its config.json and weights") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ValueError: If the file is no JSON, or no object.
+    """
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -108,7 +113,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_schedule_file(path: Path) -> None:
-    config = _read_json(path)
+    config = read_object(path)
     if missing := [key for key in _SCHEDULE_KEYS if key not in config]:
         raise ValueError(f"{path} lacks {missing}")
     levels = as_number(config["num_train_timesteps"], whole=True)
@@ -122,7 +127,7 @@ def _check_schedule_file(path: Path) -> None:
 def _check_network_file(name: str, folder: Path) -> None:
     """Compare a network with its weights' file before it is built in memory."""
     path = folder / "config.json"
-    config = _read_json(path)
+    config = read_object(path)
     for key, value in config.items():
         entries = value if isinstance(value, list) else [value]
         numbers = [number for entry in entries if (number := as_number(entry)) is not None]

@@ -27,9 +27,10 @@ from .conditions import Observations, pin, place_conditions
 from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
 from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, total_value
+from .habit import Habit, hash_teacher, open_habit
 from .inputs import check_generators, shorten
 from .loading import check_folder, name_folder, try_networks
-from .networks import check_horizon, weights_device
+from .networks import check_horizon, weights_device, weights_dtype
 from .outcome import find_cause, rank, refuse_unsound
 from .sampling import SAMPLERS, Generators, check_schedule, make_stepper
 from .settings import DEFAULTS, Settings, check_settings
@@ -220,6 +221,18 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ValueError("this pipeline has no value function: export with --value")
         shift, scale = self.normalization["return_shift"], self.normalization["return_scale"]
         return LearnedValue(self.value_function, self.frame, shift, scale, self.scheduler.alphas_cumprod)
+
+    def load_habit(self) -> Habit:
+        """Load the habit that lies in the planner's folder, onto the planner's device.
+
+        Raises:
+            ValueError: If there is none, it was distilled from other networks or statistics, or a file is damaged.
+            OSError: If a file is missing.
+        """
+        # In another precision the weights are not those that it was distilled from, and are not compared.
+        exact = weights_dtype(self.unet) == torch.float32
+        sha256 = hash_teacher(self.unet, self.value_function, self.normalization) if exact else None
+        return open_habit(self.config.get("_name_or_path"), sha256, weights_device(self.unet))
 
     def compile(self, **options: Any) -> None:
         """Compile the networks with ``torch.compile``, on a GPU with CUDA graphs; shapes should then stay the same.

@@ -1,0 +1,1 @@
+from .distillation import distill as distill

@@ -1,0 +1,270 @@
+"""``vgp distill``: train a habit on a planner's own candidates, and put it into the planner's folder.
+
+Shapes: S states, C actions of an answer, A action and O observation dimensions, in the environment's units.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Unpack
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from vgp_lightning.agent.deployment import Deployment
+from vgp_lightning.agent.environments import check_seed
+from vgp_lightning.distillation.states import draw_recorded, visit
+from vgp_lightning.distillation.teaching import ask
+from vgp_lightning.export.folder import write_habit
+from vgp_lightning.pipeline.habit import Habit, hash_teacher
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings
+from vgp_lightning.report.files import refuse_links, write_report
+from vgp_lightning.report.folders import prepare
+from vgp_lightning.training.habit import HabitModule, Pairs, make_loaders
+
+# The episodes in which states are visited begin here: far from those of collected episodes (from 0) and of evaluations
+# (from 1 000 000), and as many further on in each round.
+_FIRST_SEED, _SEEDS_OF_A_ROUND = 2_000_000, 100_000
+_TIMED = 1000  # answers
+
+
+def distill(
+    pipeline_folder: str,
+    output_dir: str | None = None,
+    *,
+    chunk: int = 4,
+    recorded_states: int = 4000,
+    rounds: int = 2,
+    visited_states: int = 2000,
+    action_noise: float = 0.1,
+    value_temperature: float = 1.0,
+    widths: list[int] | None = None,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    warmup_steps: int = 100,
+    samples_per_step: int = 256,
+    max_steps: int = 3000,
+    validation_share: float = 0.05,
+    seed: int = 0,
+    dataset_id: list[str] | None = None,
+    env_id: str | None = None,
+    trust_environment: bool = False,
+    environments: int = 16,
+    max_episode_steps: int | None = None,
+    device: str = "auto",
+    **settings: Unpack[Settings],
+) -> dict[str, Any]:
+    """Add a habit to an exported planner's folder: a small network that answers with a plan's first actions at once.
+
+    The planner is asked in states of its training data, and in states that the habit itself comes to when it acts
+    (DAgger, Ross et al. 2011). The habit learns the mean of the candidates' first actions, weighted by their values.
+    It replaces the habit that was in the folder, atomically; an interrupted run leaves that one as it was, and begins
+    anew. configs/habit.yaml has the options with their reasons.
+
+    Args:
+        pipeline_folder: Folder that ``vgp export`` wrote.
+        output_dir: Where TensorBoard's events and distillation.json go; by default runs/distill/ and the folder's name.
+        chunk: Actions of an answer, at most the plan's steps; an agent executes the first ``replan_every`` of them.
+        recorded_states: States of the training data to plan from.
+        rounds: How often the habit acts, and the planner is asked in the states that it comes to.
+        visited_states: States of each round.
+        action_noise: Standard deviation of the noise with which the habit acts then, in those of the data's actions.
+        value_temperature: Temperature of the softmax that weighs the candidates of a state, in standard deviations of
+            their values; 0: the best candidate alone.
+        widths: Of the hidden layers; by default 256, 256.
+        learning_rate: The highest, after the warm-up; a cosine takes it to zero.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps in which the learning rate rises from zero.
+        samples_per_step: States in a batch of training.
+        max_steps: Training steps of each round, which begins with new weights.
+        validation_share: Share of the states that is held out of the training, to measure the error.
+        seed: Of all random numbers.
+        dataset_id: Where the recorded states come from; by default the datasets of the planner's training.
+        env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
+        trust_environment: Make the environment that the folder specifies even if it is not the one that gymnasium or
+            gymnasium-robotics registers under its id. This runs whatever code the folder names.
+        environments: Environments that the habit acts in at the same time.
+        max_episode_steps: Time limit of an episode; by default the environment's own.
+        device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu. The habit is
+            trained on the CPU.
+        settings: Those of the teacher, in place of the folder's.
+
+    Returns:
+        What distillation.json holds.
+
+    Raises:
+        ValueError: If an option is out of range, the folder is not a planner's, a dataset is missing, or the planner
+            does not fit the environment.
+        OSError: If a folder cannot be written.
+    """
+    start = time.perf_counter()
+    widths = [256, 256] if widths is None else widths
+    _check_options(
+        recorded_states=(recorded_states, 1, 10**7),
+        rounds=(rounds, 0, 100),
+        visited_states=(visited_states, 1, 10**7),
+        action_noise=(action_noise, 0, 1e6),
+        value_temperature=(value_temperature, 0, 1e9),
+        learning_rate=(learning_rate, 0, 1e3),
+        weight_decay=(weight_decay, 0, 1e3),
+        warmup_steps=(warmup_steps, 0, 10**9),
+        samples_per_step=(samples_per_step, 1, 10**7),
+        max_steps=(max_steps, 1, 10**9),
+        validation_share=(validation_share, 0, 0.9),
+        environments=(environments, 1, 10**4),
+    )
+    check_seed(seed)
+    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
+    pipeline, folder = deployed.pipeline, deployed.folder
+    refuse_links(folder)
+    resolved = pipeline.resolve_settings(**settings)
+    _check_chunk(chunk, resolved)
+    with torch.device("meta"):  # refuses widths before there is any work
+        Habit(pipeline.normalization, chunk, widths)
+    names = pipeline.task.get("dataset_id") if dataset_id is None else dataset_id
+    if not names:
+        raise ValueError(f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]'")
+    output = Path(output_dir) if output_dir is not None else Path("runs", "distill", folder.resolve().name)
+    say = Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print
+
+    def learn(samples: Pairs, number: int) -> tuple[HabitModule, dict[str, float]]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = HabitModule(pipeline.normalization, chunk, widths, learning_rate, weight_decay, warmup_steps)
+        generator = torch.Generator().manual_seed(seed)
+        loaders = make_loaders(samples, validation_share, samples_per_step, max_steps, generator)
+        with _quiet():
+            trainer = _make_trainer(output, number, max_steps)
+            try:
+                trainer.fit(module, *loaders)
+            except SystemExit as end:  # how Lightning ends after Ctrl-C
+                if isinstance(end.__context__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from end
+                raise
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        say(f"round {number}: {len(samples[0])} states, error {found['val/habit_loss']:.4f} on those held out")
+        return module, found
+
+    with deployed.environments(environments, max_episode_steps=max_episode_steps) as vector:
+        states = draw_recorded(names, recorded_states, seed)
+        prepare(output)
+        say(f"planning from {len(states)} recorded states")
+        answers = ask(pipeline, states, chunk, value_temperature, seed, resolved)
+        module, errors = learn((torch.from_numpy(states), answers), 0)
+        for number in range(1, rounds + 1):
+            first = _FIRST_SEED + number * _SEEDS_OF_A_ROUND + seed
+            student = module.network.eval()
+            new = visit(student, vector, visited_states, max(1, resolved["replan_every"]), action_noise, first)
+            say(f"planning from {len(new)} states that the habit came to")
+            states = np.concatenate([states, new])
+            answers = torch.cat([answers, ask(pipeline, new, chunk, value_temperature, seed + number, resolved)])
+            module, errors = learn((torch.from_numpy(states), answers), number)
+    teacher = {
+        "sha256": hash_teacher(pipeline.unet, pipeline.value_function, pipeline.normalization),
+        "settings": dict(resolved),
+    }
+    habit = Habit(pipeline.normalization, chunk, widths, teacher)
+    habit.load_state_dict(module.network.state_dict())
+    write_habit(habit, folder)
+    report = {
+        "pipeline": str(folder),
+        "settings": dict(resolved),
+        "states": len(states),
+        "error": errors["val/habit_loss"],
+        "error_first_action": errors["val/habit_first_action"],
+        "variance": float(((answers / pipeline.frame.scale[: pipeline.action_dim]).var(0, correction=0)).mean()),
+        "answers_per_second": count_answers(habit, pipeline),
+        "seconds": time.perf_counter() - start,
+    }
+    write_report(report, output / "distillation.json")
+    _print(report, folder, output, settings)
+    return report
+
+
+def _check_options(**options: tuple[float, float, float]) -> None:
+    """Refuse an option that is out of its range, given as (value, smallest, largest)."""
+    for name, (value, low, high) in options.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}: a number between {low:g} and {high:g} is needed")
+
+
+def _check_chunk(chunk: int, settings: Settings) -> None:
+    """Refuse a chunk that is longer than the plans, or shorter than what an agent executes of it."""
+    horizon, every = settings["planning_horizon"], settings["replan_every"]
+    if every == 0:
+        raise ValueError(
+            "replan_every is 0, one plan per episode, but a habit answers with the first actions of a plan: give "
+            f"--replan_every between 1 and {horizon}"
+        )
+    if not every <= chunk <= horizon:
+        raise ValueError(
+            f"chunk is {chunk}: a number between replan_every, which is {every}, and planning_horizon, which is "
+            f"{horizon}, is needed"
+        )
+
+
+def _make_trainer(output: Path, number: int, max_steps: int) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        max_epochs=1,
+        val_check_interval=min(max_steps, 500),
+        log_every_n_steps=min(max_steps, 50),
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(output, name="", version=f"round_{number}", default_hp_metric=False),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=Console(stderr=True).is_terminal,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from saying, once for each round, which accelerators there are and what it has deprecated."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            # It counts the cores; a batch is one gather, which needs no worker.
+            warnings.filterwarnings("ignore", message="The '(train|val)_dataloader' does not have many workers")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def count_answers(habit: Habit, pipeline: ValueGuidedPlannerPipeline) -> float:
+    """Return how many observations a habit answers in a second, one after the other: one by the median time."""
+    observation = pipeline.frame.shift[pipeline.action_dim :].numpy()  # the mean of the data
+    seconds = []
+    for _ in range(_TIMED):
+        begin = time.perf_counter()
+        habit.answer(observation)
+        seconds.append(time.perf_counter() - begin)
+    return 1 / float(np.median(seconds))
+
+
+def _print(report: dict[str, Any], folder: Path, output: Path, settings: Settings) -> None:
+    """Print what the habit learned, and the commands that compare it with its teacher."""
+    options = "".join(f" --{name} {'null' if value is None else value}" for name, value in settings.items())
+    evaluation = f"vgp evaluate {folder} --episodes 50{options}"
+    Console(markup=False, highlight=False, soft_wrap=True).print(
+        f"habit written to {folder / 'habit'}, from {report['states']} states in {report['seconds']:.0f} s\n"
+        f"squared error on held-out states: {report['error']:.4f}, {report['error_first_action']:.4f} of the first "
+        f"action (variance {report['variance']:.3f})\n"
+        f"answers: {report['answers_per_second']:.0f} a second\n"
+        "compare it with its teacher:\n"
+        f"  {evaluation} --output_dir {output}/teacher\n"
+        f"  {evaluation} --output_dir {output}/habit --habit true\n"
+        f"  vgp compare {output}/teacher {output}/habit"
+    )

@@ -1,0 +1,237 @@
+"""A habit: a small network that answers an observation with a plan's first actions at once, without planning.
+
+It is distilled from a planner (``vgp distill``) and lies in the planner's folder, in ``habit/``.
+
+Shapes: N observations, C actions of an answer (the chunk), A action and O observation dimensions, T = A + O.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, UNet1DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import nn
+
+from .conditions import Observations
+from .frame import Frame
+from .inputs import as_floats, as_number, shorten
+from .loading import name_folder, read_object
+from .networks import weights_device
+from .weights import check_stored, find_unsound_weight
+
+# The subfolder of a pipeline folder; and where the habit before it lies while it is being replaced.
+HABITS = ("habit", "habit.old")
+# Far above any habit: the chunk is part of a plan, and the networks have to answer in less than a millisecond.
+_LARGEST_CHUNK, _LARGEST_WIDTH, _MOST_LAYERS = 1024, 65_536, 64
+
+
+class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """A multilayer perceptron from an observation to a chunk of actions.
+
+    ``pipeline.load_habit()`` loads that of a folder.
+
+    Attributes:
+        frame: The normaliser and the action bounds, those of its teacher.
+        chunk: C.
+        action_dim: A.
+        observation_dim: O.
+        teacher: What it was distilled from: ``sha256``, which ``hash_teacher`` returned of the planner, and
+            ``settings``, in which it planned.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        normalization: dict[str, Any],
+        chunk: int,
+        widths: list[int],
+        teacher: dict[str, Any] | None = None,
+    ) -> None:
+        """Make an untrained one.
+
+        Args:
+            normalization: The teacher's, as ``model_index.json`` holds it.
+            chunk: C.
+            widths: Of the hidden layers.
+            teacher: What it is distilled from.
+
+        Raises:
+            ValueError: If the chunk or a width is out of range, the statistics are wrong, or the teacher is no
+                dictionary.
+        """
+        super().__init__()
+        _check_sizes(chunk, widths)
+        if not isinstance(teacher, dict | None):
+            raise ValueError(f"teacher is {shorten(teacher)}: a dictionary is needed")
+        channels = len(normalization["shift"]) if _has_vector(normalization) else 0
+        self.frame = Frame.of(normalization, channels)
+        self.chunk, self.action_dim = chunk, self.frame.action_dim
+        self.observation_dim = channels - self.action_dim
+        self.teacher: dict[str, Any] = teacher or {}
+        sizes = [self.observation_dim, *widths]
+        layers: list[nn.Module] = []
+        for size, width in pairwise(sizes):
+            layers += [nn.Linear(size, width), nn.Mish()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], chunk * self.action_dim))
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return normalised actions (N, C, A) for normalised observations (N, O)."""
+        actions: torch.Tensor = self.layers(observations).unflatten(-1, (self.chunk, self.action_dim))
+        return actions
+
+    @torch.inference_mode()
+    def answer(self, observation: Observations) -> torch.Tensor:
+        """Answer each observation with a chunk of actions.
+
+        Args:
+            observation: (O,) or (N, O), in the environment's units, flat.
+
+        Returns:
+            (N, C, A) in float32, in the environment's units and within the action bounds.
+
+        Raises:
+            ValueError: If the observations are not (O,) or (N, O) finite numbers.
+        """
+        device = weights_device(self)
+        numbers = as_floats(observation, "observation", device)
+        shape = tuple(numbers.shape)
+        if numbers.ndim not in (1, 2) or shape[-1] != self.observation_dim or numbers.numel() == 0:
+            raise ValueError(
+                f"observation has shape {shape}: ({self.observation_dim},) or (N, {self.observation_dim}) is needed, "
+                "in the environment's units"
+            )
+        frame = self.frame.to(device)
+        actions, split = self.frame.action_dim, numbers.to(device).reshape(-1, self.observation_dim)
+        normalised = (split - frame.shift[actions:]) / frame.scale[actions:]
+        raw = self(normalised) * frame.scale[:actions] + frame.shift[:actions]
+        answers = frame.clip_actions(raw)
+        # One number is read, in place of a look at all of the input: what is not finite makes an answer that is not.
+        if not answers.sum().isfinite():
+            self._refuse(numbers, answers)
+        return answers
+
+    def _refuse(self, observations: torch.Tensor, answers: torch.Tensor) -> None:
+        """Say why answers are not finite. A sum that alone is too large for float32 is no fault.
+
+        Raises:
+            ValueError: If an observation, a weight or an answer is not finite.
+        """
+        if not observations.isfinite().all():
+            raise ValueError(f"observation is not finite in float32: {shorten(observations.tolist())}")
+        if weight := find_unsound_weight(self):
+            raise ValueError(f"weight {weight} of the habit is not finite: load it again, or distill it anew")
+        if not answers.isfinite().all():
+            raise ValueError(
+                f"the habit's answer to {shorten(observations.tolist())} is not finite: the observation is too far "
+                "from the training data"
+            )
+
+
+def _has_vector(normalization: Any) -> bool:
+    return isinstance(normalization, Mapping) and isinstance(normalization.get("shift"), Sequence)
+
+
+def _check_sizes(chunk: Any, widths: Any) -> None:
+    """Refuse sizes that no habit has, before memory is taken for them."""
+    number = as_number(chunk, whole=True)
+    if number is None or not 1 <= number <= _LARGEST_CHUNK:
+        raise ValueError(f"chunk is {shorten(chunk)}: a whole number between 1 and {_LARGEST_CHUNK} is needed")
+    entries = list(widths) if isinstance(widths, list | tuple) else []
+    sizes = [as_number(width, whole=True) for width in entries]
+    if not 1 <= len(sizes) <= _MOST_LAYERS or not all(size and 1 <= size <= _LARGEST_WIDTH for size in sizes):
+        raise ValueError(
+            f"widths are {shorten(widths)}: a list of 1 to {_MOST_LAYERS} whole numbers between 1 and {_LARGEST_WIDTH} "
+            "is needed"
+        )
+
+
+# ---------------------------------------------------------------- its teacher
+
+
+def hash_teacher(denoiser: UNet1DModel, value_function: UNet1DModel | None, normalization: Mapping[str, Any]) -> str:
+    """Return one hash of a planner's weights, by name, in float32, and of its statistics."""
+    whole = hashlib.sha256(json.dumps(normalization, sort_keys=True).encode())
+    for network in (denoiser, value_function):
+        for name, weight in sorted((network.state_dict() if network is not None else {}).items()):
+            whole.update(f"{name} {tuple(weight.shape)}\n".encode())
+            whole.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+# ---------------------------------------------------------------- in a folder
+
+
+def open_habit(origin: str | Path | None, sha256: str | None, device: torch.device) -> Habit:
+    """Load the habit of a pipeline folder.
+
+    Args:
+        origin: The folder, or the name of one on the Hugging Face Hub; None: the planner was not loaded from one.
+        sha256: Of the planner that asks for it, as ``hash_teacher`` returns it; None: it is not compared.
+        device: Where it shall answer.
+
+    Raises:
+        ValueError: If there is none, it was distilled from another planner, or a file is damaged, which the message
+            names.
+        OSError: If a file is missing.
+    """
+    if origin is None:
+        raise ValueError("this planner was not loaded from a folder, so it has no habit: load it from one")
+    remedy = f"distill it anew, vgp distill {origin}"
+    options = {"low_cpu_mem_usage": False, "use_safetensors": True, "torch_dtype": torch.float32}
+    if Path(origin).is_dir():
+        folder = _find(Path(origin))
+        with name_folder(folder):
+            _check_files(folder)
+            habit = Habit.from_pretrained(folder, **options)
+    else:
+        habit = Habit.from_pretrained(str(origin), subfolder=HABITS[0], **options)
+    if weight := find_unsound_weight(habit):
+        raise ValueError(f"weight {weight} of the habit in {origin} is not finite: {remedy}")
+    if sha256 is not None and habit.teacher.get("sha256") != sha256:
+        raise ValueError(
+            f"the habit in {origin} was distilled from another planner than the one there, whose networks or "
+            f"statistics have changed since: {remedy}"
+        )
+    habit.requires_grad_(False)
+    moved: Habit = habit.to(device).eval()
+    return moved
+
+
+def _find(folder: Path) -> Path:
+    """Return the subfolder of a pipeline folder that holds its habit.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    for name in HABITS:
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    raise ValueError(f"{folder} has no habit: make one by vgp distill {folder}")
+
+
+def _check_files(folder: Path) -> None:
+    """Compare a habit with its weights' file before it is built in memory.
+
+    Raises:
+        ValueError: If its config describes none, or the weights do not fit it.
+    """
+    config = read_object(folder / "config.json")
+    try:
+        with torch.device("meta"):  # names and shapes, without memory
+            network = Habit.from_config(config)
+    except Exception as error:  # diffusers raises whatever comes of a wrong entry
+        raise ValueError(f"{folder / 'config.json'} describes no habit: {error}") from error
+    file = folder / "diffusion_pytorch_model.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: distill it anew")
+    number = sum(weight.numel() for weight in network.parameters())
+    if number > file.stat().st_size:  # whatever its header says
+        raise ValueError(f"{folder / 'config.json'} describes a habit of {number} weights, but {file} is smaller")
+    check_stored(HABITS[0], network, folder)
