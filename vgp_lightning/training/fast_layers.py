@@ -68,7 +68,6 @@ class _Matrices:
 
     spread: Tensor
     taps: Tensor
-    taps_transposed: Tensor
     gather: Tensor
     gather_transposed: Tensor
     spread_back: Tensor | None  # None: the gradient of the products needs no transform
@@ -87,7 +86,6 @@ def _make_matrices(length: int) -> _Matrices:
         return _Matrices(
             spread=made.spread,
             taps=taps,
-            taps_transposed=taps.T.contiguous(),
             gather=made.gather,
             gather_transposed=made.gather.T.contiguous(),
             spread_back=None if single else made.spread_back,
@@ -114,11 +112,12 @@ def _from_points(products: Tensor, gather: Tensor, batch: int, length: int) -> T
 
 
 def _taps_at_points(weight: Tensor, groups: int, length: int, matrices: _Matrices) -> Tensor:
-    """Return the weight (out, in, 5) at the points: (out, points, in)."""
+    """Return the weight (out, in, 5) at the points: (points, out, in)."""
     if length == 1:  # here, and for the bias, see _ConvolutionBlock of pipeline/fast_networks.py
         weight = without_mean(weight, groups)
-    # One product per output: far faster than a single one, whose inner dimension is only five.
-    return multiply("taps", matrices.taps.expand(len(weight), -1, -1), weight.transpose(1, 2))
+    out = _buffers.take("taps", matrices.points, *weight.shape[:2])
+    torch.mm(matrices.taps, weight.reshape(-1, KERNEL).T, out=out.view(matrices.points, -1))
+    return out
 
 
 class ConvolutionBlock(torch.autograd.Function):
@@ -142,7 +141,7 @@ class ConvolutionBlock(torch.autograd.Function):
         matrices = _make_matrices(length)
         taps = _taps_at_points(weight, groups, length, matrices)
         points = _to_points(x, matrices.spread, matrices)
-        products = multiply("products", points, taps.permute(1, 2, 0))
+        products = multiply("products", points, taps.transpose(1, 2))
         products[0].add_(without_mean(bias, groups))
         y = as_image(_from_points(products, matrices.gather, batch, length))
         sizes = (batch, len(weight), length, groups)
@@ -185,13 +184,12 @@ class ConvolutionBlock(torch.autograd.Function):
             d_products = multiply("gradients", matrices.gather_transposed.expand(tiles, -1, -1), whole).transpose(0, 1)
         if of_weight:
             d_taps = multiply("taps", d_products.transpose(1, 2), points)  # (points, out, in)
-            five = matrices.taps_transposed.expand(out_channels, -1, -1)
-            d_weight = multiply("five", five, d_taps.transpose(0, 1)).transpose(1, 2).contiguous()
+            d_weight = torch.mm(d_taps.view(matrices.points, -1).T, matrices.taps).view_as(weight)
         if of_x:
             taps = _taps_at_points(weight, groups, length, matrices)
             if matrices.spread_back is not None:
                 d_products = _to_points(dy, matrices.spread_back, matrices)
-            d_points = multiply("products", d_products, taps.transpose(0, 1))
+            d_points = multiply("products", d_products, taps)
             dx = _from_points(d_points, matrices.gather_back, batch, length)
         d_norm_weight = d_norm_weight.neg_() if of_norm_weight else None
         d_norm_bias = d_norm_bias.neg_() if of_norm_bias else None
