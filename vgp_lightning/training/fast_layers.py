@@ -8,7 +8,7 @@ Shapes: B trajectories, L time steps, C channels; activations are (B, L, C), con
   inputs is a convolution with the transposed U.
 * Intermediate results that are used within one layer lie in buffers that are kept: allocating and freeing megabytes at
   each layer would cost as much as the products.
-* P and U are computed again in the backward pass: they are larger than the input and the weight.
+* U is kept from the forward to the backward pass; P is computed again there: it is larger than the input.
 """
 
 import threading
@@ -115,9 +115,7 @@ def _taps_at_points(weight: Tensor, groups: int, length: int, matrices: _Matrice
     """Return the weight (out, in, 5) at the points: (points, out, in)."""
     if length == 1:  # here, and for the bias, see _ConvolutionBlock of pipeline/fast_networks.py
         weight = without_mean(weight, groups)
-    out = _buffers.take("taps", matrices.points, *weight.shape[:2])
-    torch.mm(matrices.taps, weight.reshape(-1, KERNEL).T, out=out.view(matrices.points, -1))
-    return out
+    return torch.mm(matrices.taps, weight.reshape(-1, KERNEL).T).view(-1, *weight.shape[:2])
 
 
 class ConvolutionBlock(torch.autograd.Function):
@@ -149,7 +147,7 @@ class ConvolutionBlock(torch.autograd.Function):
         z, mean, rstd = torch.native_group_norm(y, norm_weight, norm_bias.neg(), *sizes, eps)
         if recorded:
             z, slope = mish_and_slope(z)
-            ctx.save_for_backward(x, weight, y, mean, rstd, norm_weight, slope)
+            ctx.save_for_backward(x, weight, y, mean, rstd, norm_weight, slope, taps)
             ctx.sizes, ctx.addend_shape = sizes, None if addend is None else addend.shape
         else:
             z = mish(z)
@@ -160,8 +158,8 @@ class ConvolutionBlock(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments for that of the output."""
-        x, weight, y, mean, rstd, norm_weight, slope = ctx.saved_tensors
-        batch, out_channels, length, groups = ctx.sizes
+        x, weight, y, mean, rstd, norm_weight, slope, taps = ctx.saved_tensors
+        batch, out_channels, length, _ = ctx.sizes
         matrices = _make_matrices(length)
         of_x, of_addend, of_weight, of_bias, of_norm_weight, of_norm_bias = ctx.needs_input_grad[:6]
         gradient = gradient.contiguous()
@@ -186,7 +184,6 @@ class ConvolutionBlock(torch.autograd.Function):
             d_taps = multiply("taps", d_products.transpose(1, 2), points)  # (points, out, in)
             d_weight = torch.mm(d_taps.view(matrices.points, -1).T, matrices.taps).view_as(weight)
         if of_x:
-            taps = _taps_at_points(weight, groups, length, matrices)
             if matrices.spread_back is not None:
                 d_products = _to_points(dy, matrices.spread_back, matrices)
             d_points = multiply("products", d_products, taps)
