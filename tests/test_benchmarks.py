@@ -9,6 +9,7 @@ import latency
 import numpy as np
 import pytest
 import torch
+from learners import make_module
 
 from benchmarks import (
     composition,
@@ -20,6 +21,7 @@ from benchmarks import (
     plan_rows,
     pointmaze,
     threads,
+    train_throughput,
 )
 from vgp_lightning.export.folder import write_folder
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
@@ -73,6 +75,17 @@ def test_the_maze_benchmark_measures_both_actors_planning_once_and_repeatedly(tm
         for actor in ("position controller", "plan's own actions")
         for plans in ("once", "every 15 steps")
     ]
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_the_training_benchmark_measures_the_evaluation_that_a_row_names(
+    make_data, make_trainer, monkeypatch, tmp_path, accelerated
+):
+    monkeypatch.setenv(train_throughput.REPORT, str(tmp_path / "report.json"))
+    module, clock = make_module(), train_throughput.Clock(accelerated)
+    make_trainer(max_steps=train_throughput.WARM_UP + 3, callbacks=[clock]).fit(module, make_data())
+    assert module.accelerated is accelerated
+    assert json.loads((tmp_path / "report.json").read_text()).keys() == {"wall", "cpu"}
 
 
 def test_the_endurance_benchmark_calls_loads_and_resumes(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import NUMPY_2, OBSERVATION, UNITS, H, O, T, denoiser, planner, seeded, value_network, write_tiny
+from learners import make_module
 
 from vgp_lightning import cli
 from vgp_lightning.pipeline.sampling import SAMPLERS
@@ -125,6 +126,19 @@ def test_a_fit_an_export_and_an_evaluation_run_there(precision, make_data, make_
     report = json.loads((tmp_path / "runs/evaluate/folder/evaluation.json").read_text())
     assert report["device"].startswith("cuda")
     assert np.isfinite(report["return_mean"])
+
+
+def test_batches_that_are_gathered_there_are_those_from_the_host_to_the_bit(make_data, make_trainer):
+    found = {}
+    for on_device in (True, False):
+        data = make_data(on_device=on_device, **{} if on_device else {"dataset_id": "test/tiny-v0"})
+        trainer = make_trainer(accelerator="gpu", max_steps=1)
+        trainer.fit(make_module(), data)
+        found[on_device] = [trainer.strategy.batch_to_device(batch) for batch in data.train_dataloader()]
+    for there, host in zip(*found.values(), strict=True):
+        assert there.trajectories.device.type == "cuda"
+        assert torch.equal(there.trajectories, host.trajectories)
+        assert torch.equal(there.returns, host.returns)
 
 
 def test_a_run_that_is_resumed_there_ends_near_the_unbroken_one(make_data, make_episode, tmp_path, monkeypatch):

@@ -312,7 +312,7 @@ def test_a_warm_start_reads_no_episode_and_computes_no_return(make_data, monkeyp
 
 def test_rows_and_returns_are_memory_mapped(make_data):
     windows = prepared(make_data()).train_windows
-    for array in (windows._rows, windows._returns):
+    for array in (windows.rows, windows.returns):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
 

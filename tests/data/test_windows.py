@@ -360,8 +360,8 @@ def test_a_worker_that_is_spawned_maps_the_rows_again_and_gets_no_copy_of_them(m
         sent = pickle.dumps(windows)
         assert len(sent) < 4000 < 8 * 501 * 3 * 4  # bytes of all rows
         found, every = pickle.loads(sent), range(len(windows))
-        assert isinstance(found._rows, np.memmap)
-        assert isinstance(found._returns, np.memmap)
+        assert isinstance(found.rows, np.memmap)
+        assert isinstance(found.returns, np.memmap)
         assert len(found) == len(windows)
         for given, expected in zip(found.batch(every)[:2], windows.batch(every)[:2], strict=True):
             assert torch.equal(given, expected)
@@ -446,7 +446,7 @@ def test_batches_are_pinned_where_the_trainer_uses_a_gpu_and_not_where_the_machi
     make_data, monkeypatch, accelerator, pinned
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    data = make_data()
+    data = make_data(on_device=False)
     data.prepare_data()
     data.setup("fit")
     strategy = SimpleNamespace(root_device=torch.device(accelerator), broadcast=lambda seed: seed)

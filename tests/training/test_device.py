@@ -24,6 +24,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from vgp_lightning.data.resident import ResidentWindows
+from vgp_lightning.data.windows import WindowDataset
 from vgp_lightning.training import health
 from vgp_lightning.training.callbacks import EMA, Throughput
 from vgp_lightning.training.checkpoints import LastCheckpoint
@@ -142,7 +144,7 @@ def fit_there(make_data, monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())
     monkeypatch.setattr(health, "ASK_EVERY", CHECKED)  # rather than 20
 
-    def fit(module, steps=STEPS):
+    def fit(module, steps=STEPS, on_device="auto"):
         with fake_device() as device:
             watch = Watch(device)
             callbacks = [
@@ -164,7 +166,7 @@ def fit_there(make_data, monkeypatch, tmp_path):
                 logger=TensorBoardLogger(tmp_path, name="run", version=0, default_hp_metric=False),
                 callbacks=callbacks,
             )
-            trainer.fit(module, make_data(validation_share=0.25, batch_size=8))
+            trainer.fit(module, make_data(validation_share=0.25, batch_size=8, on_device=on_device))
             return trainer, {phase: waits for phase, waits in watch.waits.items() if phase[0] in ("step", "validation")}
 
     return fit
@@ -191,10 +193,15 @@ def unexpected(found):
     return {phase: waits for phase, waits in excess.items() if waits}
 
 
-@pytest.mark.parametrize("kind", [PlannerModule, DenoiserModule, ValueModule])
-def test_a_fit_leaves_nothing_on_the_host_and_waits_for_what_is_listed_alone(fit_there, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "on_device"),
+    [(PlannerModule, "auto"), (PlannerModule, True), (DenoiserModule, "auto"), (ValueModule, True)],
+)
+def test_a_fit_leaves_nothing_on_the_host_and_waits_for_what_is_listed_alone(fit_there, tmp_path, kind, on_device):
     widths = {"widths": [16, 16], "value_widths": [16, 64]} if kind is PlannerModule else {}
-    trainer, waits = fit_there(make_module(kind, **widths))
+    trainer, waits = fit_there(make_module(kind, **widths), on_device=on_device)
+    source = trainer.train_dataloader._loader.dataset
+    assert isinstance(source, ResidentWindows if on_device is True else WindowDataset)
     assert [number for kind, number in waits if kind == "step"] == list(range(1, STEPS + 1))
     assert [number for kind, number in waits if kind == "validation"] == [VALIDATED]
     assert unexpected(waits) == {}

@@ -230,7 +230,16 @@ def test_a_dataset_that_has_changed_under_its_name_is_refused(fit, refused, make
 def test_options_that_do_not_decide_the_weights_may_differ(fit, tmp_path):
     fit(runs="whole")
     fit(step=4)
-    options = ["--data.num_workers", "1", "--trainer.val_check_interval", "6", "--trainer.log_every_n_steps", "3"]
+    options = [
+        "--data.num_workers",
+        "1",
+        "--data.on_device",
+        "false",
+        "--trainer.val_check_interval",
+        "6",
+        "--trainer.log_every_n_steps",
+        "3",
+    ]
     options += ["--trainer.limit_val_batches", "1", "--checkpoint.every_n_train_steps", "3", "--trainer.devices", "1"]
     options += ["--data.cache_dir", str(tmp_path / "cache2"), "--health.max_growth", "50"]
     with warnings.catch_warnings():

@@ -29,6 +29,7 @@ from vgp_lightning.data.normalizer import (
 )
 from vgp_lightning.data.options import check_options
 from vgp_lightning.data.order import DrawOrder, WindowLoader
+from vgp_lightning.data.resident import OnDevice, ResidentWindows, can_reside, copy_to
 from vgp_lightning.data.returns import Truncation, returns_by_row
 from vgp_lightning.data.spaces import action_bounds, check_spaces, one_line
 from vgp_lightning.data.windows import Padding, WindowDataset
@@ -65,6 +66,7 @@ class MinariDataModule(pl.LightningDataModule):
         validation_windows: int = 2048,
         split_seed: int = 0,
         num_workers: int = 0,
+        on_device: OnDevice = "auto",
         download: bool = False,
         cache_dir: str | None = None,
     ) -> None:
@@ -89,6 +91,10 @@ class MinariDataModule(pl.LightningDataModule):
             validation_windows: Largest number of windows of the held-out episodes to validate on, evenly spread.
             split_seed: Decides which episodes are held out.
             num_workers: Processes that gather batches; 0 is usually best, since a batch is a single gather.
+            on_device: Keep the rows of all episodes on the device that trains, so that a batch is one gather there and
+                no copy: ``true``; ``auto``: on a GPU, if they take at most a quarter of its free memory and there are
+                no workers; ``false``: batches are gathered on the host. Batches are the same. On a CPU it has no
+                effect. Of several processes each has a copy.
             download: Download missing datasets from Minari's remote; processes with the same ``cache_dir`` wait for
                 each other.
             cache_dir: Folder of the flat arrays; default ``$XDG_CACHE_HOME/vgp_lightning`` or
@@ -114,11 +120,13 @@ class MinariDataModule(pl.LightningDataModule):
             validation_windows=validation_windows,
             split_seed=split_seed,
             num_workers=num_workers,
+            on_device=on_device,
         )
         self.weights = weights
         self.horizon, self.discount, self.termination_penalty = horizon, discount, termination_penalty
         self.truncation, self.padding, self.normalizer = truncation, padding, normalizer
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.on_device = batch_size, num_workers, on_device
+        self._resident: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}  # rows and returns
         self.validation_share, self._validation_limit = validation_share, validation_windows
         self.split_seed = split_seed
         try:
@@ -267,13 +275,18 @@ class MinariDataModule(pl.LightningDataModule):
         return self._loader(self.validation_windows) if len(self.validation_windows) else []
 
     def _loader(self, windows: WindowDataset, **options: Any) -> WindowLoader:
-        part, parts, on_gpu = 0, 1, False
+        part, parts, device = 0, 1, torch.device("cpu")
         if self.trainer is not None:
             part, parts = self.trainer.global_rank, self.trainer.world_size
-            # That the machine has a GPU is not enough: pinning would open a CUDA context in a run on the CPU.
-            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+            device = self.trainer.strategy.root_device
         order = DrawOrder(windows, self.batch_size, part, parts, **options)
-        return WindowLoader(windows, order, self.num_workers, pin_memory=on_gpu)
+        size = windows.rows.nbytes + windows.returns.nbytes
+        if device not in self._resident and can_reside(self.on_device, device, size, self.num_workers):
+            self._resident[device] = copy_to(device, windows.rows), copy_to(device, windows.returns)
+        if device in self._resident:
+            return WindowLoader(ResidentWindows(windows, *self._resident[device]), order)
+        # That the machine has a GPU is not enough: pinning would open a CUDA context in a run on the CPU.
+        return WindowLoader(windows, order, self.num_workers, pin_memory=device.type == "cuda")
 
     def _split(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the indices of the held-out episodes and of the others, ascending; the split's seed draws them."""

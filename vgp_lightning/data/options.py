@@ -51,6 +51,8 @@ def check_options(dataset_ids: Sequence[Any], weights: Any, **options: Any) -> N
             "data.truncation is 'continue' and data.discount is 1: the sum of rewards that continue for ever needs a "
             "discount below 1"
         )
+    if options["on_device"] != "auto" and not isinstance(options["on_device"], bool):
+        raise ValueError(f"data.on_device is {options['on_device']!r}: choose from ('auto', true, false)")
     _check_datasets(dataset_ids, weights)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vgp_lightning.data.windows import Batch, Draw, WindowDataset
 
@@ -187,12 +187,12 @@ class WindowLoader:
     """
 
     def __init__(
-        self, windows: WindowDataset, order: DrawOrder, num_workers: int = 0, pin_memory: bool = False
+        self, windows: Dataset[Batch], order: DrawOrder, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
         """Make the DataLoader.
 
         Args:
-            windows: The windows to draw from.
+            windows: The windows to draw from: a WindowDataset, or ResidentWindows.
             order: The draws, one for each batch; its ``drawn`` is the position.
             num_workers: Processes that gather batches; 0: this process does.
             pin_memory: Put batches into page-locked memory, from which they are copied to a GPU without blocking.

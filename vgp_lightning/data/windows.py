@@ -59,7 +59,7 @@ class WindowDataset(Dataset[Batch]):
             padding: Windows may run past the end of which episodes: ``none``, ``terminated`` ones or ``all``.
         """
         self.horizon = horizon
-        self._rows, self._returns = episodes.rows, returns
+        self.rows, self.returns = episodes.rows, returns
         last_rows = np.cumsum(episodes.lengths + 1) - 1
         lengths = episodes.lengths[chosen]
         self._last_rows = last_rows[chosen]
@@ -88,9 +88,13 @@ class WindowDataset(Dataset[Batch]):
 
     def __getitem__(self, draw: Draw) -> Batch:
         """Return the drawn windows as one batch."""
-        first, last = self._first(draw.windows * self.total // max(self._length, 1))
+        first, last = self.bounds(draw)
         rows = np.minimum(first[:, None] + np.arange(self.horizon), last[:, None])
-        return Batch(torch.from_numpy(self._rows[rows]), torch.from_numpy(self._returns[first]), draw)
+        return Batch(torch.from_numpy(self.rows[rows]), torch.from_numpy(self.returns[first]), draw)
+
+    def bounds(self, draw: Draw) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first row (B,) of each drawn window, and the last row (B,) of its episode."""
+        return self._first(draw.windows * self.total // max(self._length, 1))
 
     def limited(self, limit: int) -> "WindowDataset":
         """Return a dataset of at most ``limit`` of these windows, evenly spread."""

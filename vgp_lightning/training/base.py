@@ -210,11 +210,10 @@ class LearningModule(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip each network's gradients separately, as in two runs; Lightning refuses to clip for a fused AdamW."""
-        del optimizer
         if not gradient_clip_val:
             return
-        for part in self.parts:
-            parameters = list(part.network.parameters())
+        for group in optimizer.param_groups:  # one for each network; walking its modules again would take longer
+            parameters = group["params"]
             if gradient_clip_algorithm == "value":
                 torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
                 continue

@@ -8,7 +8,7 @@ Shapes: B trajectories, L time steps, C channels; activations are (B, L, C), con
   inputs is a convolution with the transposed U.
 * Intermediate results that are used within one layer lie in buffers that are kept: allocating and freeing megabytes at
   each layer would cost as much as the products.
-* P and U are computed again in the backward pass: they are larger than the input and the weight.
+* U is kept from the forward to the backward pass; P is computed again there: it is larger than the input.
 """
 
 import threading
@@ -68,7 +68,6 @@ class _Matrices:
 
     spread: Tensor
     taps: Tensor
-    taps_transposed: Tensor
     gather: Tensor
     gather_transposed: Tensor
     spread_back: Tensor | None  # None: the gradient of the products needs no transform
@@ -87,7 +86,6 @@ def _make_matrices(length: int) -> _Matrices:
         return _Matrices(
             spread=made.spread,
             taps=taps,
-            taps_transposed=taps.T.contiguous(),
             gather=made.gather,
             gather_transposed=made.gather.T.contiguous(),
             spread_back=None if single else made.spread_back,
@@ -114,11 +112,10 @@ def _from_points(products: Tensor, gather: Tensor, batch: int, length: int) -> T
 
 
 def _taps_at_points(weight: Tensor, groups: int, length: int, matrices: _Matrices) -> Tensor:
-    """Return the weight (out, in, 5) at the points: (out, points, in)."""
+    """Return the weight (out, in, 5) at the points: (points, out, in)."""
     if length == 1:  # here, and for the bias, see _ConvolutionBlock of pipeline/fast_networks.py
         weight = without_mean(weight, groups)
-    # One product per output: far faster than a single one, whose inner dimension is only five.
-    return multiply("taps", matrices.taps.expand(len(weight), -1, -1), weight.transpose(1, 2))
+    return torch.mm(matrices.taps, weight.reshape(-1, KERNEL).T).view(-1, *weight.shape[:2])
 
 
 class ConvolutionBlock(torch.autograd.Function):
@@ -142,7 +139,7 @@ class ConvolutionBlock(torch.autograd.Function):
         matrices = _make_matrices(length)
         taps = _taps_at_points(weight, groups, length, matrices)
         points = _to_points(x, matrices.spread, matrices)
-        products = multiply("products", points, taps.permute(1, 2, 0))
+        products = multiply("products", points, taps.transpose(1, 2))
         products[0].add_(without_mean(bias, groups))
         y = as_image(_from_points(products, matrices.gather, batch, length))
         sizes = (batch, len(weight), length, groups)
@@ -150,7 +147,7 @@ class ConvolutionBlock(torch.autograd.Function):
         z, mean, rstd = torch.native_group_norm(y, norm_weight, norm_bias.neg(), *sizes, eps)
         if recorded:
             z, slope = mish_and_slope(z)
-            ctx.save_for_backward(x, weight, y, mean, rstd, norm_weight, slope)
+            ctx.save_for_backward(x, weight, y, mean, rstd, norm_weight, slope, taps)
             ctx.sizes, ctx.addend_shape = sizes, None if addend is None else addend.shape
         else:
             z = mish(z)
@@ -161,8 +158,8 @@ class ConvolutionBlock(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments for that of the output."""
-        x, weight, y, mean, rstd, norm_weight, slope = ctx.saved_tensors
-        batch, out_channels, length, groups = ctx.sizes
+        x, weight, y, mean, rstd, norm_weight, slope, taps = ctx.saved_tensors
+        batch, out_channels, length, _ = ctx.sizes
         matrices = _make_matrices(length)
         of_x, of_addend, of_weight, of_bias, of_norm_weight, of_norm_bias = ctx.needs_input_grad[:6]
         gradient = gradient.contiguous()
@@ -185,13 +182,11 @@ class ConvolutionBlock(torch.autograd.Function):
             d_products = multiply("gradients", matrices.gather_transposed.expand(tiles, -1, -1), whole).transpose(0, 1)
         if of_weight:
             d_taps = multiply("taps", d_products.transpose(1, 2), points)  # (points, out, in)
-            five = matrices.taps_transposed.expand(out_channels, -1, -1)
-            d_weight = multiply("five", five, d_taps.transpose(0, 1)).transpose(1, 2).contiguous()
+            d_weight = torch.mm(d_taps.view(matrices.points, -1).T, matrices.taps).view_as(weight)
         if of_x:
-            taps = _taps_at_points(weight, groups, length, matrices)
             if matrices.spread_back is not None:
                 d_products = _to_points(dy, matrices.spread_back, matrices)
-            d_points = multiply("products", d_products, taps.transpose(0, 1))
+            d_points = multiply("products", d_products, taps)
             dx = _from_points(d_points, matrices.gather_back, batch, length)
         d_norm_weight = d_norm_weight.neg_() if of_norm_weight else None
         d_norm_bias = d_norm_bias.neg_() if of_norm_bias else None

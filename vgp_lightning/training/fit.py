@@ -33,7 +33,7 @@ _DECIDING = (
     *("trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
-_FREE = ("model.init_args.compile", "data.num_workers", "data.download", "data.cache_dir")
+_FREE = ("model.init_args.compile", "data.num_workers", "data.on_device", "data.download", "data.cache_dir")
 
 
 def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
