@@ -56,6 +56,10 @@ _VERBS = {
     "diagnose": _Verb(
         *("show why a planner returns what it returns", "diagnostics.diagnosis", "diagnose", True), kept=_GOES_ON
     ),
+    "program": _Verb(
+        *("write a folder's planner as a program without Python", "export.program_folder", "make_program", True),
+        outcome="written to",
+    ),
     "demo": _Verb(
         *("all of these in miniature, with a report", "demo", "demo"), kept="the next demo begins anew in its folder"
     ),
