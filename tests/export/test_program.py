@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -335,3 +338,47 @@ def test_a_program_beside_another_note_is_refused(exported, tmp_path):
     (tmp_path / "plan.onnx").write_bytes((exported / "program" / "warm.onnx").read_bytes())
     with pytest.raises(ValueError, match="is not the program that its note describes"):
         example().Program(tmp_path / "plan.onnx")
+
+
+# ---------------------------------------------------------------- elsewhere
+
+
+def run(*command, **options):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=500, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_example_plans_where_there_is_no_torch(exported, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "robot")
+    python = tmp_path / "robot" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime")
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = "import importlib.util as i; print([i.find_spec(name) is not None for name in ('torch', 'onnxruntime')])"
+    assert run(python, "-c", found, env=alone, cwd=tmp_path) == "[False, True]\n"
+    assert run(python, EXAMPLES / "plan.py", exported / "program", env=alone, cwd=tmp_path).count(" ms\n") == 5
+    # The same plan as the pipeline's.
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(exported)
+    inputs = PlanProgram(pipeline, pipeline.resolve_settings()).draw_inputs(5)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    script = f"""
+import json, sys; sys.path.insert(0, {str(EXAMPLES)!r})
+import numpy, plan
+outputs = plan.Program({str(exported / "program" / "plan.onnx")!r})(**numpy.load("inputs.npz"))
+print(json.dumps(outputs["actions"].tolist()))
+"""
+    actions = json.loads(run(python, "-c", script, env=alone, cwd=tmp_path))
+    expected = pipeline(inputs["observation"], generator=seeded(5)).actions[0]
+    np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_example_in_cpp_is_built_and_plans(tmp_path):
+    folder = write_tiny(tmp_path / "planner", n_guide_steps=0)
+    make_program(str(folder), "pt2")
+    torch_folder = Path(torch.__file__).parent
+    (build,) = re.findall(r"^(g\+\+ .*?)^\./plan", (EXAMPLES.parent / "deploy.md").read_text(), flags=re.M | re.S)
+    build = build.replace("docs/deploy", str(EXAMPLES)).replace("\\\n", " ")
+    run("bash", "-c", build, cwd=tmp_path, env=os.environ | {"TORCH": str(torch_folder)})
+    assert run(tmp_path / "plan", folder / "program" / "plan.pt2").count(" ms\n") == 5
