@@ -95,7 +95,7 @@ def test_what_the_denoiser_predicts_and_the_sampler_are_inside(prediction_type, 
     [
         {"guide_on": "noisy"},
         {"guide_on": "clean", "n_guide_steps": 2},
-        {"max_grad_norm": 0.01, "guide_scaling": "std"},
+        {"max_grad_norm": 0.01, "guide_scaling": "std", "scale": 1.0},
         {"sampler": "ddpm", "t_stopgrad": 8},
     ],
 )
@@ -287,10 +287,8 @@ def example():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with the ONNX programs of a guided planner with warm starts."""
-    folder = write_tiny(
-        tmp_path_factory.mktemp("exported") / "planner", n_guide_steps=1, scale=1, warm_start_strength=0.5
-    )
+    """A folder with the ONNX programs of a planner with warm starts."""
+    folder = write_tiny(tmp_path_factory.mktemp("exported") / "planner", n_guide_steps=0, warm_start_strength=0.5)
     make_program(str(folder), "onnx")
     return folder
 
@@ -347,6 +345,14 @@ def run(*command, **options):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=500, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_guidance_is_inside_an_onnx_program(tmp_path):
+    folder = write_tiny(tmp_path / "planner", n_guide_steps=1, scale=1, sampler="ddpm")
+    make_program(str(folder), "onnx")  # which refuses one that does not agree with the pipeline
+    note = json.loads((folder / "program" / "plan.onnx.json").read_text())
+    assert (note["settings"]["n_guide_steps"], note["inputs"]["noise"]["shape"]) == (1, [2, 2, 8, 3])
 
 
 @pytest.mark.slow
