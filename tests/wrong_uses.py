@@ -100,6 +100,7 @@ CHOICES = [
         ("diagnose", "sampler", "ddpm, ddim, dpmsolver, unipc"),
         ("export", "sampler", "ddpm, ddim, dpmsolver, unipc"),
         ("export", "guide_on", "noisy, clean"),
+        ("export", "program", "onnx, pt2"),
         ("import", "weights", "ema, model"),
         ("compare", "metric", "return, normalized_score, length, success"),
     )
@@ -194,6 +195,7 @@ MISSING = [
     Row("collect --env_id Track-v0 --steps 5", "vgp collect needs --behaviour and --dataset_id"),
     Row("export --output new", "vgp export needs --denoiser"),
     Row("export --denoiser CKPT", "vgp export needs --output"),
+    Row("program PIPE", "vgp program needs program"),
     Row("import FILE", "vgp import needs --statistics and --output"),
 ]
 NO_VERB = [

@@ -69,6 +69,10 @@ _VERBS = {
         kept=_GOES_ON,
         plans=True,
     ),
+    "program": _Verb(
+        *("write a folder's planner as a program without Python", "export.program_folder", "make_program", True),
+        outcome="written to",
+    ),
     "demo": _Verb(
         *("all of these in miniature, with a report", "demo", "demo"), kept="the next demo begins anew in its folder"
     ),

@@ -376,6 +376,27 @@ def test_a_default_that_cannot_work_is_refused(trained, tmp_path, options, words
     refused(tmp_path, words, paths["denoiser"], str(tmp_path / "planner"), paths["value"], **options)
 
 
+def test_a_planner_that_cannot_be_a_program_is_refused_where_one_is_wanted(trained, tmp_path, monkeypatch):
+    paths, _ = trained
+    monkeypatch.setattr("vgp_lightning.export.trained.check_format", lambda kind: None)
+    output = str(tmp_path / "planner")
+    words = "a program cannot have the sampler unipc"
+    refused(tmp_path, words, paths["denoiser"], output, paths["value"], "onnx", sampler="unipc")
+
+
+def test_a_program_is_written_with_the_folder(trained, tmp_path, monkeypatch):
+    paths, _ = trained
+
+    def write(pipeline, folder, kind, weights):
+        assert (weights / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+        (folder / f"plan.{kind}").write_text(f"plans {pipeline.action_dim} action")
+
+    monkeypatch.setattr("vgp_lightning.export.trained.check_format", lambda kind: None)
+    monkeypatch.setattr("vgp_lightning.export.trained.write_programs", write)
+    folder = export(paths["denoiser"], str(tmp_path / "planner"), paths["value"], "onnx")
+    assert (folder / "program" / "plan.onnx").read_text() == "plans 1 action"
+
+
 @pytest.mark.parametrize("where", ["huggingface_hub.ModelCard.save", "pathlib.Path.write_text"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
 def test_an_interruption_leaves_nothing(trained, tmp_path, monkeypatch, where, error):

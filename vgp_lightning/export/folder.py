@@ -6,13 +6,14 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeGuard
 from uuid import uuid4
 
 from huggingface_hub import ModelCard, ModelCardData
+from rich.console import Console
 from safetensors import SafetensorError
 
 from vgp_lightning import __version__
@@ -23,11 +24,23 @@ from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import refuse_links, replace_file
 
+PROGRAMS = "program"  # the subfolder of programs
 _NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
-def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str], folder: Path) -> Path:
+def write_folder(
+    pipeline: ValueGuidedPlannerPipeline,
+    configs: Mapping[str, str],
+    folder: Path,
+    finish: Callable[[Path], object] | None = None,
+) -> Path:
     """Write a pipeline and the YAML texts of its training as a folder, atomically.
+
+    Args:
+        pipeline: The pipeline.
+        configs: The YAML texts, by name.
+        folder: The folder to write.
+        finish: Writes what else belongs into the folder that it is given; None: nothing.
 
     Raises:
         ValueError: If another process has written the folder meanwhile.
@@ -44,6 +57,8 @@ def write_folder(pipeline: ValueGuidedPlannerPipeline, configs: Mapping[str, str
             (building / "training" / f"{name}.yaml").write_text(config)
         _model_card(pipeline).save(building / "README.md")
         _grant_access(building, building / "pipeline.py")
+        if finish is not None:
+            finish(building)
         building.rename(folder)
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from error
@@ -109,6 +124,7 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     ``model_index.json`` and the table of the model card get the new settings; the rest of both files stays, and a card
     without the table stays as it is. The code becomes this package's, because an older folder's may not know all
     settings. Each file is replaced atomically. The code is replaced first, because it also accepts the old defaults.
+    Programs stay as they are; a warning names those that were made for other settings.
 
     Args:
         folder: A folder that ``write_folder`` wrote.
@@ -133,6 +149,33 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
         table = _table(new)
         text = _TABLE.sub(lambda _: table, card.read_text())
         replace_file(card, lambda file: file.write(text.encode()))
+    _warn_of_stale_programs(folder, new.resolve_settings())
+
+
+def _warn_of_stale_programs(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Say which programs of a folder were made for other settings than its defaults; they stay as they are.
+
+    A robot may be using them, and each note tells what its program was made for.
+
+    Args:
+        folder: The pipeline folder.
+        settings: Its defaults.
+    """
+    for note in sorted((folder / PROGRAMS).glob("plan.*.json")):
+        made_for = read_json(note).get("settings", {})
+        changed = [
+            f"{name} {made_for[name]}, now {settings[name]}"
+            for name in made_for
+            if name in settings and json.dumps(made_for[name]) != json.dumps(settings[name])
+        ]
+        if changed:
+            kind = note.stem.rpartition(".")[2]
+            Console(stderr=True).print(
+                f"{note.with_suffix('')} was made for other settings than the folder's new defaults "
+                f"({'; '.join(changed)}) and stays as it is. To renew it: vgp program {folder} {kind}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _renew_code(path: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Any, Unpack
 import torch
 import yaml
 
-from vgp_lightning.export.folder import write_folder
+from vgp_lightning.export.folder import PROGRAMS, write_folder
+from vgp_lightning.export.program_folder import write_programs
+from vgp_lightning.export.program_formats import Format, check_format
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS, Settings
 from vgp_lightning.training.checkpoints import load_module, read_checkpoint
@@ -16,7 +18,9 @@ from vgp_lightning.training.runs import find_checkpoint
 from vgp_lightning.training.value import ValueModule
 
 
-def export(denoiser: str, output: str, value: str | None = None, **settings: Unpack[Settings]) -> Path:
+def export(
+    denoiser: str, output: str, value: str | None = None, program: Format | None = None, **settings: Unpack[Settings]
+) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
     The folder is written atomically. Its defaults of planning are those of an export (``EXPORT_DEFAULTS``), else the
@@ -27,6 +31,8 @@ def export(denoiser: str, output: str, value: str | None = None, **settings: Unp
         denoiser: Checkpoint of a DenoiserModule, or of a PlannerModule, which holds both networks; or a run's folder.
         output: The folder to write; it must not exist.
         value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
+        program: Format of a program to write too, as ``vgp program`` does for an existing folder: onnx or pt2; None:
+            none.
         settings: The folder's defaults, in place of an export's.
 
     Returns:
@@ -34,8 +40,10 @@ def export(denoiser: str, output: str, value: str | None = None, **settings: Unp
 
     Raises:
         ValueError: If a checkpoint is of the wrong kind, the two do not belong together, a default cannot work, or the
-            folder exists.
+            folder exists; if the planner cannot be a program of that format.
     """
+    if program is not None:
+        check_format(program)
     folder = Path(output)
     if folder.exists():
         raise ValueError(f"{folder} exists already: choose another --output, or remove it first")
@@ -67,7 +75,13 @@ def export(denoiser: str, output: str, value: str | None = None, **settings: Unp
         task=(value_module or denoiser_module).hparams["task"]
         | {"checkpoints": {"planner" if together else name: which for name, (_, which) in read.items()}},
     )
-    return write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder)
+
+    def add_program(building: Path) -> None:
+        if program is not None:
+            (building / PROGRAMS).mkdir()
+            write_programs(pipeline, building / PROGRAMS, program, building)
+
+    return write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder, add_program)
 
 
 def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule | None]:

@@ -1,0 +1,187 @@
+"""Programs in a pipeline folder: made, tried beside the pipeline, and written with a note of what they take and return.
+
+``FOLDER/program/plan.onnx`` plans from noise, and ``warm.onnx`` from the last plan, where the planner has warm starts.
+Beside each lies its note, ``plan.onnx.json``.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Unpack, cast
+
+import numpy as np
+import torch
+
+from vgp_lightning import __version__
+from vgp_lightning.export.folder import PROGRAMS
+from vgp_lightning.export.program import PlanProgram
+from vgp_lightning.export.program_formats import PACKAGES, Format, Run, check_format, load, trace, write
+from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings, warm_steps
+from vgp_lightning.report.files import refuse_links, replace_file, write_report
+
+TOLERANCE = 1e-4  # in standard deviations of the training data
+_TRIALS = 3
+# Settings of the agent: a program does not contain them.
+_AGENTS = {"replan_every"}
+_UNITS = {
+    "observation": "the environment's",
+    "noise": "standard normal: what sampling begins from, then what each step adds",
+    "previous": "the environment's, action first: the last plan, moved on by the steps that were executed",
+    "actions": "the environment's, within the action bounds",
+    "observations": "the environment's; step 0 is the present observation",
+    "value": "predicted discounted return; NaN without a value function",
+}
+
+
+def make_program(folder: str, program: Format, **settings: Unpack[Settings]) -> Path:
+    """Write the planner of a pipeline folder as a program that needs no Python, into the folder.
+
+    It takes an observation and noise, and returns the best plan: statistics, sampler, guidance, best-of-K selection and
+    action bounds are inside. It is tried beside the pipeline on the same noise. docs/deploy.md shows how it is used.
+
+    Args:
+        folder: Folder that ``vgp export`` wrote.
+        program: Format: onnx, for ONNX Runtime; pt2, PyTorch's AOTInductor package, which holds compiled code for
+            machines like this one.
+        settings: Settings that the program has built in, in place of the folder's.
+
+    Returns:
+        The program's file.
+
+    Raises:
+        ValueError: If a package or a compiler is missing, the planner cannot be such a program, or the program does not
+            agree with the pipeline; nothing is written then.
+    """
+    check_format(program)
+    path = Path(folder)
+    if not (path / "model_index.json").is_file():
+        raise ValueError(f"{path} is no pipeline folder, it has no model_index.json; make one: vgp export")
+    refuse_links(path)
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(path)
+    with TemporaryDirectory(prefix="vgp-program-") as building:
+        written = write_programs(pipeline, Path(building), program, path, **settings)
+        (path / PROGRAMS).mkdir(exist_ok=True)
+        for file in written:
+            _copy(file, path / PROGRAMS / file.name)
+        names = {file.name for file in written}
+        if f"warm.{program}" not in names:  # one of other settings
+            for name in (f"warm.{program}", f"warm.{program}.json"):
+                (path / PROGRAMS / name).unlink(missing_ok=True)
+    return path / PROGRAMS / f"plan.{program}"
+
+
+def write_programs(
+    pipeline: ValueGuidedPlannerPipeline, folder: Path, kind: Format, weights: Path, **given: Unpack[Settings]
+) -> list[Path]:
+    """Write a pipeline's programs and their notes, after each has been tried beside the pipeline.
+
+    Args:
+        pipeline: On the CPU.
+        folder: Where to write them.
+        kind: Their format.
+        weights: The pipeline's folder.
+        given: Settings in place of the pipeline's.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: If the planner cannot be such a program, or a program does not agree with the pipeline.
+    """
+    settings = pipeline.resolve_settings(**given)
+    programs = {"plan": PlanProgram(pipeline, settings)}
+    if warm_steps(settings) < cast(int, settings["num_inference_steps"]):
+        programs["warm"] = PlanProgram(pipeline, settings, warm=True)
+    files: list[Path] = []
+    for name, program in programs.items():
+        path = folder / f"{name}.{kind}"
+        traced = trace(program.eval(), list(program.draw_inputs(0).values()))
+        write(traced, kind, path, program.inputs, list(program.outputs))
+        difference = compare(program, load(path, kind), pipeline)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"the program does not agree with the pipeline: on the same noise its plans differ by {difference:.2g} "
+                f"standard deviations of the training data, and {TOLERANCE:g} is allowed. Nothing is written. Try "
+                "fewer denoising steps, less guidance (--scale, --n_guide_steps 0) or the other format"
+            )
+        note = path.with_name(f"{path.name}.json")
+        write_report(_describe(program, kind, path, weights, pipeline, difference), note)
+        files += [path, note]
+    return files
+
+
+def compare(program: PlanProgram, run: Run, pipeline: ValueGuidedPlannerPipeline) -> float:
+    """Return the largest difference of a program's plans from the pipeline's, on the same observations and noise.
+
+    It is in standard deviations of the training data, for actions and observations, and of the return for values.
+    Candidates whose values agree within the tolerance count as equally good: rounding may choose either.
+    """
+    settings = program.settings | {"batch_size": program.inputs["noise"][1]}
+    actions, return_scale = program.action_dim, pipeline.normalization["return_scale"]
+    scale = program.frame.scale.numpy()
+    largest = 0.0
+    for seed in range(_TRIALS):
+        inputs = program.draw_inputs(seed)
+        plan = pipeline(
+            inputs["observation"],
+            warm_start=inputs["previous"][None] if program.warm else None,
+            generator=torch.Generator().manual_seed(seed),
+            return_candidates=True,
+            **settings,
+        )
+        ours, (acted, observed, value) = cast(Plan, plan.candidates), run(inputs)
+        planned = np.abs(np.concatenate((acted, observed), axis=1) - ours.trajectories[0].numpy()) / scale
+        of_candidates = planned[..., :actions].max((1, 2)), planned[..., actions:].max((1, 2))
+        differences = np.maximum(*of_candidates)  # (K,)
+        if pipeline.value_function is not None:
+            values = ours.values[0].numpy()
+            differences = differences[values >= values[0] - TOLERANCE * return_scale]
+            differences = np.append(differences.min(), np.abs(value - values[0]) / return_scale)
+        largest = np.fmax(largest, differences.max()) if np.isfinite(differences).all() else np.inf
+    return float(largest)
+
+
+def _describe(
+    program: PlanProgram,
+    kind: Format,
+    path: Path,
+    weights: Path,
+    pipeline: ValueGuidedPlannerPipeline,
+    difference: float,
+) -> dict[str, Any]:
+    """Return the note of a program."""
+
+    def list_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        return {
+            name: {"shape": list(shape), "dtype": "float32", "units": _UNITS[name]} for name, shape in shapes.items()
+        }
+
+    packages = ["torch", "diffusers", *PACKAGES[kind]]
+    return {
+        "program": path.name,
+        "program_sha256": _hash(path),
+        "env_id": pipeline.task.get("env_id"),
+        "inputs": list_tensors(program.inputs),
+        "outputs": list_tensors(program.outputs),
+        "settings": {name: value for name, value in program.settings.items() if name not in _AGENTS},
+        "difference_from_pipeline": difference,
+        "weights_sha256": {
+            str(file.relative_to(weights)): _hash(file)
+            for part in ("unet", "value_function")
+            for file in sorted((weights / part).glob("*.safetensors"))
+        },
+        "versions": {"vgp_lightning": __version__} | {package: version(package) for package in packages},
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    content = source.read_bytes()
+    replace_file(target, lambda file: file.write(content))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
