@@ -76,14 +76,16 @@ class Deployment:
             )
         return found
 
-    def agent(self, conditions: Conditions | None = None, **settings: Unpack[Settings]) -> PlanningAgent:
+    def agent(
+        self, conditions: Conditions | None = None, *, delay: int = 0, **settings: Unpack[Settings]
+    ) -> PlanningAgent:
         """Return an agent that plans with these settings in place of the folder's.
 
         Raises:
-            ValueError: If a setting is wrong.
+            ValueError: If a setting or the delay is wrong.
         """
         try:
-            return PlanningAgent(self.pipeline, conditions=conditions, **settings)
+            return PlanningAgent(self.pipeline, conditions=conditions, delay=delay, **settings)
         except ValueError as error:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
 

@@ -130,6 +130,7 @@ def evaluate(
     video: bool = True,
     again: bool = False,
     device: str = "auto",
+    delay: int = 0,
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
     """Play episodes with an exported planner, and report their returns.
@@ -155,6 +156,8 @@ def evaluate(
         video: Draw the first episode as rollout.gif.
         again: Play episodes anew that are kept in the output folder.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
+        delay: Steps between the observation that a plan is made from and the first step at which it is executed, as for
+            a planner that plans while it acts (at most replan_every); 0: the environment waits for the plan.
         settings: Those in place of the folder's.
 
     Returns:
@@ -171,7 +174,7 @@ def evaluate(
     check_seed(seed)
     check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
-    agent = deployed.agent(**settings)
+    agent = deployed.agent(delay=delay, **settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
     sampler_seed = seed if sampler_seed is None else sampler_seed
@@ -181,7 +184,8 @@ def evaluate(
     with deployed.environments(count, video, max_episode_steps) as vector:
         prepare(output)
         asked = {"settings": dict(resolved), "seed": seed, "sampler_seed": sampler_seed}
-        identity = {"verb": "evaluate", **deployed.identify(vector), **asked}
+        # Without a delay the identity is that of versions which had none, whose episodes are the same.
+        identity = {"verb": "evaluate", **deployed.identify(vector), **asked, **({"delay": delay} if delay else {})}
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             items = list_items(seeds, agent_seeds)
             say_played(store, sum(item in store.finished for item in items), episodes)
@@ -204,6 +208,7 @@ def evaluate(
                 "env_id": deployed.env_id,
                 **deployed.describe(vector),
                 **asked,
+                "delay": delay,
                 "video": "rollout.gif" if video and film is not None and film["error"] is None else None,
                 "video_error": find_film_error(film) if video else None,
                 "seconds": time.perf_counter() - start,

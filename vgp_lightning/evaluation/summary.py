@@ -100,6 +100,8 @@ def print_summary(report: dict[str, Any], output: Path) -> None:
     table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     table.add_row("planning", f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
+    if report["delay"]:
+        table.add_row("delay", f"{report['delay']} steps between a plan's observation and its first action")
     table.add_row("results", str(output))
     console = Console(markup=False)
     console.print(table)
