@@ -182,19 +182,15 @@ def test_plans_are_made_one_after_the_other_in_one_thread_and_announced_in_the_c
 
 
 def test_the_thread_ends_with_the_agent():
-    def threads():
-        return [thread for thread in threading.enumerate() if thread.name.startswith("vgp-planning")]
-
-    before = len(threads())
+    before = set(threading.enumerate())
     agent = made(asynchronous=True)
     acted(agent, 3)
-    assert len(threads()) == before + 1
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.name.startswith("vgp-planning")
     del agent
     gc.collect()
-    until = time.monotonic() + 10
-    while len(threads()) > before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert len(threads()) == before
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 # ---------------------------------------------------------------- episodes that begin, and idle environments
@@ -212,6 +208,20 @@ def test_a_reset_drops_the_plan_that_is_being_made_and_keeps_the_others_of_its_b
     assert actions[:4, 1, 0].tolist() == [300, 301, 302, 303]
     fresh = made(seeds=(7,), replan_every=2, delay=2)
     np.testing.assert_array_equal(acted(fresh, 6)[:, 0, 1], actions[:, 1, 1])  # its random numbers
+
+
+def test_a_plan_that_nobody_wants_any_more_is_not_begun():
+    gate = threading.Event()
+    agent = made(FakePipeline(gate=gate), seeds=(0, 1), replan_every=2, delay=2, asynchronous=True)
+    acted(agent, 1, 2)
+    agent.reset([None, 1])
+    acted(agent, 3, 2, start=1)  # the first's plan of step 2 waits at the gate, the second's of step 3 waits for it
+    agent.reset([None, 2])
+    gate.set()
+    acted(agent, 4, 2, start=4)
+    observed = [observation[:, 0].tolist() for observation, *_ in agent.pipeline.calls]
+    assert [3.0] not in observed
+    assert [2.0] in observed
 
 
 def test_another_number_of_environments_begins_anew():
@@ -308,7 +318,7 @@ def test_conditions_are_made_in_the_callers_thread_and_may_change_afterwards():
     goal[:] = 99
     gate.set()
     acted(agent, 2, start=3)
-    assert [float(given[-1][0, 0]) for *_, given in agent.pipeline.calls[:2]] == [0, 2]
+    assert float(agent.pipeline.calls[1][3][-1][0, 0]) == 2
     assert set(threads) == {threading.current_thread()}
 
 

@@ -253,6 +253,15 @@ def test_the_one_file_of_an_exported_folder_commits_too(tmp_path):
 # ---------------------------------------------------------------- what is refused
 
 
+def test_a_committed_plan_that_overflows_is_named():
+    plans = previous(2)
+    plans[1, 3, A + 1] = 3e38  # with a scale of 0.5 infinite, as normalised
+    with pytest.raises(
+        ValueError, match=r"for observations \[1\].*the committed plan of row 1: entry 1 of the observ.*3"
+    ):
+        planner(Stub(zeros), normalization=UNITS)(OBSERVATIONS, committed=(plans, np.full(H, 0.5)))
+
+
 @pytest.mark.parametrize(
     ("observation", "committed", "words"),
     [

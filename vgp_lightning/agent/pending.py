@@ -49,11 +49,14 @@ class PendingPlans:
         self.delay = delay
         # The executor ends its thread when nobody refers to the executor any more.
         self._executor = ThreadPoolExecutor(1, "vgp-planning") if asynchronous else None
+        self._jobs: list[_Job] = []
         self.resize(0)
 
     def resize(self, count: int) -> None:
         """Prepare for so many environments, none of which waits for a plan."""
-        self._jobs: list[_Job] = []
+        for job in self._jobs:
+            job.plan.cancel()
+        self._jobs = []
         self._steps: NDArray[np.int64] = np.full(count, -1)  # of each environment since its plan's start; -1: no plan
 
     @property
@@ -85,10 +88,12 @@ class PendingPlans:
         self._steps[active & self.started] += 1
 
     def drop(self, row: int) -> None:
-        """Forget an environment's plan; the plans of its batch are made to their end."""
+        """Forget an environment's plan. A batch is not begun any more if no environment wants its plan."""
         self._steps[row] = -1
         for job in self._jobs:
             job.wanted &= job.rows != row
+            if not job.wanted.any():
+                job.plan.cancel()
 
     def arrivals(self, active: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], Plan]]:
         """Yield the plans that arrive now for active environments (N,), and wait for those that are not ready.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vgp_lightning.agent.controllers import Controller
 from vgp_lightning.agent.pending import PendingPlans
-from vgp_lightning.pipeline.commitment import commitment_weights
+from vgp_lightning.pipeline.commitment import Committed, commitment_weights
 from vgp_lightning.pipeline.guidance import Weighted
 from vgp_lightning.pipeline.inputs import as_floats, as_number, shorten
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
@@ -218,15 +218,13 @@ class PlanningAgent:
         for rows, start in ((missing & ~warm, None), (warm, self._shifted(warm))):
             if rows.any():
                 due = np.flatnonzero(rows)
-                self._take(due, self._request(due, observations, warm_start=start)(), 0)
+                self._take(due, self._request(due, observations, start)(), 0)
         if ending.any():
             due, previous = np.flatnonzero(ending), self._shifted(ending)
             start = previous if self._warm else None
-            self._pending.start(
-                due, self._request(due, observations, warm_start=start, committed=self._commit(previous))
-            )
+            self._pending.start(due, self._request(due, observations, start, self._commit(previous)))
 
-    def _commit(self, previous: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _commit(self, previous: NDArray[np.float32]) -> Committed:
         """Return the commitment to what is executed of previous plans (n, H, T): their actions."""
         committed = previous.copy()
         overlap = self._horizon - self.replan_every
@@ -239,13 +237,20 @@ class PlanningAgent:
         return committed, np.array(weights, np.float32)
 
     def _request(
-        self, due: NDArray[np.int64], observations: NDArray[np.floating], **options: Any
+        self,
+        due: NDArray[np.int64],
+        observations: NDArray[np.floating],
+        start: NDArray[np.float32] | None,
+        committed: Committed | None = None,
     ) -> Callable[[], Plan]:
         """Return the function that makes plans for these environments from what they observe now."""
         everyone = len(due) == len(observations)
         present, generators = observations[due], [self._generators[i] for i in due]  # type: ignore[index]
-        # A copy: the user's arrays may change while the plans are made.
-        conditions = None if self.conditions is None else deepcopy(self.conditions(present))
+        conditions = None if self.conditions is None else self.conditions(present)
+        options: dict[str, Any] = {}
+        if committed is not None:
+            options["committed"] = committed
+            conditions = deepcopy(conditions)  # the user's arrays may change while the plans are made
 
         def make() -> Plan:
             try:
@@ -253,6 +258,7 @@ class PlanningAgent:
                     present,
                     generator=generators,
                     conditions=conditions,
+                    warm_start=start,
                     objectives=self.objectives,
                     **options,
                     **self.settings,

@@ -325,7 +325,16 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         refuse_unsound(
             raw,
             values if guidance.objectives else None,
-            lambda rows: find_cause(rows, networks, raw_conditions, start, frame, guidance.objectives, resolved),
+            lambda rows: find_cause(
+                rows,
+                networks,
+                raw_conditions,
+                start,
+                None if commitment is None else commitment.plans[:, 0],
+                frame,
+                guidance.objectives,
+                resolved,
+            ),
         )
         order = rank(values)  # (N, K)
         values = values.gather(1, order)
