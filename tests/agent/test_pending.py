@@ -263,6 +263,13 @@ def test_a_plan_is_committed_to_the_actions_that_are_executed_while_it_is_made()
         np.testing.assert_array_equal(weights, np.float32(commitment_weights(H, 2, H - 3)))
 
 
+def test_only_steps_that_are_executed_from_a_plan_are_drawn_towards_the_previous_one():
+    agent = made(replan_every=1, delay=1)
+    acted(agent, 3)
+    _, weights = agent.pipeline.calls[1][2]
+    assert weights.tolist() == pytest.approx([1, 0.5 * (np.exp(0.5) - 1) / (np.e - 1), *[0] * 6])
+
+
 def test_the_first_steps_of_a_plan_are_the_actions_that_were_executed():
     pipeline = planner(denoiser(), value_network(), normalization=UNITS, sampler="ddim", n_guide_steps=1, scale=0.01)
     agent = made(pipeline, seeds=(3,), replan_every=3, delay=2, num_inference_steps=5, asynchronous=True)

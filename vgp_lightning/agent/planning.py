@@ -226,14 +226,16 @@ class PlanningAgent:
 
     def _commit(self, previous: NDArray[np.float32]) -> Committed:
         """Return the commitment to what is executed of previous plans (n, H, T): their actions."""
-        committed = previous.copy()
-        overlap = self._horizon - self.replan_every
+        committed, horizon = previous.copy(), self._horizon
+        # As far as the new plan is executed: further weights, as real-time chunking has, made a Hopper that plans at
+        # every step slow to react, and it fell.
+        executed, overlap = self.delay + self.replan_every, horizon - self.replan_every
         if self.controller is None:
             committed[..., self.pipeline.action_dim :] = np.nan
-            return committed, np.array(commitment_weights(self._horizon, self.delay, overlap), np.float32)
+            return committed, np.array(commitment_weights(horizon, self.delay, min(executed, overlap)), np.float32)
         # A controller follows the next observation instead.
         committed[..., : self.pipeline.action_dim] = np.nan
-        weights = [0.0, *commitment_weights(self._horizon - 1, self.delay, overlap - 1)]
+        weights = [0.0, *commitment_weights(horizon - 1, self.delay, min(executed, overlap - 1))]
         return committed, np.array(weights, np.float32)
 
     def _request(

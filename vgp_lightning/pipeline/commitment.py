@@ -103,7 +103,7 @@ def commitment_weights(horizon: int, delay: int, overlap: int) -> list[float]:
     Args:
         horizon: H.
         delay: Number of first steps that will have been executed when the new plan is there.
-        overlap: Number of first steps for which there is a previous plan.
+        overlap: Number of first steps that are drawn towards the previous plan.
     """
     falling = [(overlap - i) / (overlap - delay + 1) for i in range(delay, overlap)]
     weights = [1.0] * delay + [share * math.expm1(share) / math.expm1(1) for share in falling]
