@@ -170,16 +170,16 @@ def main() -> None:
         environments.close()
     device = str(deployed.pipeline.device)
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {options.threads} threads"
-    title = f"{deployed.env_id}; {name}; {tail['calls']} planning calls, {tail['collections']} collections"
+    title = f"{name}: {tail['calls']} calls, {tail['collections']} collections"
     calls = Table("time", "p50, ms", "p99, ms", "longest, ms", "p99 / p50", title=title)
     for label, key in (("wall", "ms"), ("CPU", "cpu_ms")):
         times = tail[key]
         calls.add_row(label, *(f"{time_:.1f}" for time_ in times.values()), f"{times['p99'] / times['p50']:.2f}")
-    loops = Table("rate, Hz", "agent", "steps", "missed deadlines", "act p50, ms", "p99, ms", "longest, ms")
+    loops = Table("Hz", "agent", "missed", "p50", "p99", "longest", title="Missed deadlines, and ms to act")
     for row in rows:
-        missed = f"{row['missed']} ({row['missed'] / row['steps']:.1%})"
+        missed = f"{row['missed']} of {row['steps']}"
         times = (f"{value:.2f}" for value in row["act_ms"].values())
-        loops.add_row(f"{row['rate']:g}", row["agent"], str(row["steps"]), missed, *times)
+        loops.add_row(f"{row['rate']:g}", row["agent"], missed, *times)
     Console().print(calls, loops)
     if options.json is not None:
         options.json.write_text(json.dumps({"device": name, "tail": tail, "rows": rows}, indent=2) + "\n")
