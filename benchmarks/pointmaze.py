@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vgp_lightning.agent.behaviours import WaypointBehaviour
+from vgp_lightning.agent.controllers import PositionController
 from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.mazes import find_maze
-from vgp_lightning.agent.planning import PlanningAgent, PositionController
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.diagnostics.denoising import plot_paths
 from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from learners import make_module
 
 from benchmarks import (
     composition,
+    control_loop,
     endurance,
     machine,
     network_calls,
@@ -98,6 +100,50 @@ def test_the_endurance_benchmark_calls_loads_and_resumes(tmp_path, monkeypatch):
     assert rows["trainings"]["last_step"] == 2
     assert rows["calls"]["resident_last_mb"] > 50
     assert all(row["ms"]["p50"] <= row["ms"]["max"] for row in rows.values())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_control_loop_counts_deadlines_of_each_rate_and_agent(own, tmp_path, monkeypatch):
+    report = tmp_path / "report.json"
+    folder = ["--pipeline", write_planner(tmp_path / "hopper", "Hopper-v5", 3, 11, guided=True)] if own else []
+    options = ["--seconds", "0.5", "--rates", "10", "20", "--calls", "3", "--delay", "2", "--json", str(report)]
+    monkeypatch.setattr("sys.argv", ["control_loop", *folder, *options])
+    control_loop.main()
+    written = json.loads(report.read_text())
+    assert written["tail"]["calls"] == 3
+    names = ["synchronous, every step", "synchronous, every 2 steps", "asynchronous, delay 2"]
+    assert [(row["rate"], row["agent"], row["steps"]) for row in written["rows"]] == [
+        (rate, name, steps) for rate, steps in ((10, 5), (20, 10)) for name in names
+    ]
+    assert all(0 <= row["missed"] <= row["steps"] for row in written["rows"])
+    assert all(row["act_ms"]["p50"] <= row["act_ms"]["p99"] <= row["act_ms"]["longest"] for row in written["rows"])
+
+
+def test_a_loop_counts_each_deadline_that_its_agent_misses_once():
+    class Slow:
+        """Needs two periods for every third act; the first one of an episode does not count."""
+
+        def reset(self, seeds):
+            self.calls = 0
+
+        def act(self, observations):
+            self.calls += 1
+            if self.calls % 3 == 0:
+                time.sleep(0.4)
+            return np.zeros((1, 1))
+
+    class Environments:
+        """An environment that never ends."""
+
+        def reset(self, seed):
+            return np.zeros((1, 2)), {}
+
+        def step(self, actions):
+            return np.zeros((1, 2)), np.zeros(1), np.array([False]), np.array([False]), {}
+
+    measured = control_loop.run_loop(Slow(), Environments(), rate=5, seconds=1.4)
+    assert (measured["steps"], measured["episodes"], measured["missed"]) == (7, 1, 2)
+    assert measured["act_ms"]["longest"] == pytest.approx(400, abs=150)
 
 
 def test_the_composition_benchmark_plays_with_and_without_each_rule(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ SETTINGS_WHOLE = (
 SETTINGS_NUMBER = ("scale", "temperature", "warm_start_strength", "max_grad_norm")
 TYPED = {
     "evaluate": {
-        WHOLE: ("episodes", "seed", "sampler_seed", "environments", *SETTINGS_WHOLE),
+        WHOLE: ("episodes", "seed", "sampler_seed", "environments", "delay", *SETTINGS_WHOLE),
         NUMBER: ("ref_min_score", "ref_max_score", *SETTINGS_NUMBER),
         BOOL: ("video", "habit"),
     },
@@ -324,6 +324,14 @@ RANGES = [
         *(("n_guide_steps", "-1"), ("t_stopgrad", "-1"), ("max_grad_norm", "-1.0"), ("temperature", "-1.0")),
         *(("warm_start_strength", "1.5"), ("replan_every", "-1"), ("scale", ".nan"), ("temperature", ".inf")),
     )
+] + [
+    Row("evaluate PIPE --delay -1", "delay is -1: a whole number of steps from 0 on is needed"),
+    Row(
+        "evaluate PIPE --delay 2",
+        "delay is 2, but replan_every is 1: the next plan would be started before this one is there",
+        "Add the `--replan_every` that the message gives.",
+    ),
+    Row("evaluate PIPE --delay 1 --replan_every 0", "delay is 1, but replan_every is 0"),
 ]
 SPACES = [
     Row(f"{VERBS['tune']} --space {{nonsense: [1]}}", "space names unknown settings ['nonsense']"),

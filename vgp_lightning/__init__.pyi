@@ -1,5 +1,5 @@
+from .agent.controllers import PositionController as PositionController
 from .agent.planning import PlanningAgent as PlanningAgent
-from .agent.planning import PositionController as PositionController
 from .data.module import MinariDataModule as MinariDataModule
 from .pipeline.planner import Plan as Plan
 from .pipeline.planner import ValueGuidedPlannerPipeline as ValueGuidedPlannerPipeline

@@ -10,8 +10,9 @@ import torch
 from fakes import UNITS, A, O, Stub, T, planner, zeros
 from gymnasium import spaces
 
+from vgp_lightning.agent.controllers import PositionController
 from vgp_lightning.agent.environments import make_environments, rollout
-from vgp_lightning.agent.planning import PlanningAgent, PositionController
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.frame import Frame
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import Plan

@@ -190,6 +190,12 @@ def test_in_what_else_the_two_differ_is_shown(write, capsys):
     assert "settings.scale │ A: 0.1, B: 0.5" in plain(capsys)
 
 
+def test_a_delay_is_shown_and_earlier_versions_had_none(write):
+    old, none, two = (write(f"{n}.json", range(8), **given) for n, given in enumerate(({}, {"delay": 0}, {"delay": 2})))
+    assert compare(old, none)["differs"] == {}
+    assert compare(old, two)["differs"] == {"delay": [0, 2]}
+
+
 def test_a_folder_stands_for_the_evaluation_in_it(write, tmp_path):
     write("one/evaluation.json", range(6))
     write("two/evaluation.json", range(6))

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from fakes import write_tiny
 from gymnasium import spaces
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -244,7 +245,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
-        *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes", "threads"),
+        *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes", "threads", "delay"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),
@@ -538,6 +539,33 @@ def test_an_output_folder_that_cannot_be_is_refused_before_anything_is_played(
     monkeypatch.setattr(Staircase, "step", no_step)
     with pytest.raises(OSError, match="out"):
         evaluate("folder", 1, str(tmp_path / "out" / ("" if kind == "file" else "deeper")))
+
+
+def test_a_delay_is_reported_and_part_of_what_identifies_an_episode(fake_pipeline, tmp_path, capsys):
+    options = {"replan_every": 2, "environments": 2}
+    report = evaluate("folder", 2, str(tmp_path), delay=2, **options)
+    assert report["delay"] == 2
+    assert "│ delay" in capsys.readouterr().out
+    assert evaluate("folder", 2, str(tmp_path), delay=0, **options)["delay"] == 0
+    printed = capsys.readouterr().out
+    assert "were played before" not in printed
+    assert "│ delay" not in printed
+    evaluate("folder", 2, str(tmp_path), delay=2, **options)
+    assert "2 of 2 episodes were played before" in capsys.readouterr().out
+    stores = [json.loads(path.read_text().splitlines()[0])["identity"] for path in tmp_path.glob("episodes/*.jsonl")]
+    assert sorted(store.get("delay", 0) for store in stores) == [0, 2]
+    assert all("delay" not in store for store in stores if store.get("delay") != 2)  # as before there were delays
+
+
+def test_an_episode_with_a_delay_does_not_depend_on_the_others(track, tmp_path):
+    folder = write_tiny(tmp_path / "folder", task={"env_id": "Track-v0"})
+    options = {"delay": 2, "replan_every": 3, "warm_start_strength": 0.5, "max_episode_steps": 12, "video": False}
+    returns = [
+        [episode["return"] for episode in evaluate(str(folder), 4, str(tmp_path / name), **options | more)["episodes"]]
+        for name, more in (("one", {"environments": 1}), ("all", {"environments": 4}), ("at once", {"delay": 0}))
+    ]
+    assert returns[0] == returns[1]
+    assert returns[0] != returns[2]
 
 
 def test_an_interruption_keeps_what_was_finished(fake_pipeline, tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from fakes import NUMPY_2, OBSERVATION, UNITS, A, H, O, T, denoiser, noise_sched
 from hypothesis import strategies as st
 from tally import case
 
-from vgp_lightning.agent.planning import PlanningAgent, PositionController
+from vgp_lightning.agent.controllers import PositionController
+from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline import planner as planner_file
 from vgp_lightning.pipeline.networks import make_denoiser
 from vgp_lightning.pipeline.sampling import SAMPLERS

@@ -80,22 +80,24 @@ class Deployment:
         return found
 
     def agent(
-        self, conditions: Conditions | None = None, habit: bool = False, **settings: Unpack[Settings]
+        self, conditions: Conditions | None = None, *, habit: bool = False, delay: int = 0, **settings: Unpack[Settings]
     ) -> PlanningAgent:
         """Return an agent that plans with these settings in place of the folder's.
 
         Args:
             conditions: Makes the inpainting conditions of plans from the observations.
             habit: Answer by the folder's habit in place of planning.
+            delay: Steps between the observation that a plan is made from and the first step at which it is executed.
             settings: Those in place of the folder's.
 
         Raises:
-            ValueError: If a setting is wrong, or the folder has no habit that was distilled from its planner.
+            ValueError: If a setting or the delay is wrong, or the folder has no habit that was distilled from its
+                planner.
         """
         if habit:
-            return PlanningAgent(self.pipeline, conditions=conditions, habit=True, **settings)
+            return PlanningAgent(self.pipeline, conditions=conditions, habit=True, delay=delay, **settings)
         try:
-            return PlanningAgent(self.pipeline, conditions=conditions, **settings)
+            return PlanningAgent(self.pipeline, conditions=conditions, delay=delay, **settings)
         except ValueError as error:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
 

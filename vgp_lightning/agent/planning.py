@@ -4,14 +4,17 @@ Shapes: N environments, O observation and A action dimensions, both flat, in phy
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vgp_lightning.agent.controllers import Controller
 from vgp_lightning.agent.habit import choose_habit
+from vgp_lightning.agent.pending import PendingPlans
+from vgp_lightning.pipeline.commitment import Committed, commitment_weights
 from vgp_lightning.pipeline.guidance import Weighted
 from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.inputs import as_floats, as_number, shorten
@@ -21,65 +24,15 @@ from vgp_lightning.pipeline.settings import Settings
 # Makes the inpainting conditions of plans from the observations (N, O): {step: (N, O)}, as the pipeline's
 # ``conditions``.
 Conditions = Callable[[NDArray[np.floating]], Mapping[int, NDArray[np.floating]]]
-# Follows a plan: (observations (N, O), the plan's next observations (N, O)) -> actions (N, A).
-Controller = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]]
-
-
-@dataclass(frozen=True)
-class PositionController:
-    """A proportional-derivative controller that follows the positions and velocities of a plan, not its actions.
-
-    ``action = position_gain * (planned - position) + velocity_gain * (planned - velocity)``, one action for each
-    position; the agent clips it to the action bounds. Results with a controller are not results of the plan's own
-    actions: always report which of the two acted.
-
-    Attributes:
-        positions: Indices of the positions among the O observation dimensions.
-        velocities: Indices of the velocities, as many.
-        position_gain: Gain of the position error.
-        velocity_gain: Gain of the velocity error.
-
-    Raises:
-        ValueError: If a gain is not finite, an index is not whole, or there are not as many velocities as positions.
-    """
-
-    positions: Sequence[int]
-    velocities: Sequence[int]
-    position_gain: float
-    velocity_gain: float
-
-    def __post_init__(self) -> None:
-        """Refuse gains and indices that lead to no action."""
-        for name in ("position_gain", "velocity_gain"):
-            if as_number(getattr(self, name)) is None:
-                raise ValueError(f"{name} is {shorten(getattr(self, name))}: a finite number is needed")
-        for name in ("positions", "velocities"):
-            indices = getattr(self, name)
-            if np.ndim(indices) != 1 or any(as_number(index, whole=True) is None for index in indices):
-                raise ValueError(f"{name} is {shorten(indices)}: indices of observation dimensions are needed")
-        if len(self.positions) != len(self.velocities):
-            raise ValueError(
-                f"there are {len(self.positions)} positions and {len(self.velocities)} velocities: as many are needed"
-            )
-
-    def __call__(self, observations: NDArray[np.floating], planned: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return the actions (N, A) that lead from the observations (N, O) to the planned next observations (N, O).
-
-        Raises:
-            ValueError: If an index is not one of the O dimensions.
-        """
-        error = planned - observations
-        dimensions = error.shape[1]
-        if outside := [i for i in (*self.positions, *self.velocities) if not -dimensions <= i < dimensions]:
-            raise ValueError(f"the controller's indices {outside} are not among the {dimensions} of an observation")
-        actions: NDArray[np.floating] = (
-            self.position_gain * error[:, list(self.positions)] + self.velocity_gain * error[:, list(self.velocities)]
-        )
-        return actions
 
 
 class PlanningAgent:
     """Receding-horizon control: plan, act, plan again, with one random generator per environment.
+
+    With a ``delay`` of d steps a plan is executed from the d-th step after its observation on, and the previous plan
+    until then; with ``asynchronous`` a background thread makes it meanwhile. The new plan is committed to the actions
+    of these d steps, and drawn towards the previous plan's actions after them, so that the actions do not jump. The
+    delay decides the actions; the thread and the machine's speed do not.
 
     In your own loop::
 
@@ -89,8 +42,9 @@ class PlanningAgent:
 
     Attributes:
         resolved: All settings of planning that hold.
-        on_plan: Called with the indices of the environments (n,) and their Plan after each planning call; None: not
-            used.
+        on_plan: Called with the indices of the environments (n,) and their Plan when the agent begins to execute it:
+            ``delay`` steps after its observation, except for an episode's first plan; None: not used.
+        delay: Steps between the observation that a plan is made from and the first step at which it is executed.
     """
 
     def __init__(
@@ -100,6 +54,8 @@ class PlanningAgent:
         conditions: Conditions | None = None,
         controller: Controller | None = None,
         objectives: Weighted | None = None,
+        asynchronous: bool = False,
+        delay: int | None = None,
         habit: bool = False,
         **settings: Unpack[Settings],
     ) -> None:
@@ -113,22 +69,28 @@ class PlanningAgent:
             pipeline: The planner.
             conditions: Makes the inpainting conditions of plans, such as a goal, from the observations.
             controller: Follows the plan's observations; None: the plan's own actions are executed.
-            objectives: What guidance climbs and candidates are ranked by, as the pipeline's ``objectives``.
+            objectives: What guidance climbs and candidates are ranked by, as the pipeline's ``objectives``; evaluated
+                in the background thread if there is one.
+            asynchronous: Make plans in a background thread while the previous one is executed. ``act`` waits for an
+                episode's first plan, and for a plan that is not ready ``delay`` steps after its observation.
+            delay: Steps between the observation that a plan is made from and the first step at which it is executed, at
+                most ``replan_every``; None: 1 if asynchronous, else 0.
             habit: Answer by the habit in the planner's folder, in place of planning: a chunk of actions, of which
                 ``replan_every`` are executed. There are no plans, so ``on_plan`` is not called.
             settings: Those of ``Settings``; the folder's defaults hold for what is not given. With a habit those of
                 its teacher hold, and only ``replan_every`` may be another.
 
         Raises:
-            ValueError: If a setting is wrong, or the conditions or the controller cannot be called; or if there is no
-                habit, or it is given what only a planner can use.
+            ValueError: If a setting or the delay is wrong, or the conditions or the controller cannot be called; or if
+                there is no habit, or it is given what only a planner can use.
         """
         for name, function in (("conditions", conditions), ("controller", controller)):
             if function is not None and not callable(function):
                 raise ValueError(f"{name} is {shorten(function)}: a function of observations is needed")
         self._habit: Habit | None = None
         if habit:
-            unused = {"conditions": conditions, "controller": controller, "objectives": objectives}
+            unused: dict[str, Any] = {"conditions": conditions, "controller": controller, "objectives": objectives}
+            unused |= {"asynchronous": asynchronous or None, "delay": delay or None}
             self._habit, resolved = choose_habit(pipeline, unused, settings)
         else:
             resolved = pipeline.resolve_settings(objectives=objectives, **settings)
@@ -136,6 +98,8 @@ class PlanningAgent:
         self.resolved: Settings = resolved
         self.pipeline = pipeline
         self.replan_every: int = resolved["replan_every"]
+        self.delay = _check_delay(asynchronous, delay, self.replan_every, self._horizon)
+        self._pending = PendingPlans(self.delay, asynchronous=asynchronous)
         self.conditions = conditions
         self.controller = controller
         self.objectives = objectives
@@ -148,7 +112,9 @@ class PlanningAgent:
         """Prepare for so many environments, none of which has a plan."""
         dimensions = self.pipeline.action_dim + self.pipeline.observation_dim
         self._plans: NDArray[np.float32] = np.zeros((count, self._horizon, dimensions), dtype=np.float32)  # (N, H, T)
-        self._age: NDArray[np.int64] = np.full(count, -1)  # executed steps of each plan; -1: there is no plan
+        # Steps since the observation of each plan, which are the row to execute; -1: there is no plan.
+        self._age: NDArray[np.int64] = np.full(count, -1)
+        self._pending.resize(count)
 
     def reset(self, seeds: Sequence[int | None] | NDArray[np.integer]) -> None:
         """Begin episodes: for each seed that is not None, forget the environment's plan and seed its generator.
@@ -168,8 +134,10 @@ class PlanningAgent:
             self._make_room(len(plain))
         for i, seed in enumerate(plain):
             if seed is not None:
-                self._generators[i].manual_seed(seed)
+                # A new one: a plan that is being made for the episode before draws from the old one.
+                self._generators[i] = torch.Generator(self._device).manual_seed(seed)
                 self._age[i] = -1
+                self._pending.drop(i)
 
     def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Plan for the active environments that need a new plan, in one batch, and return the actions (N, A).
@@ -181,7 +149,8 @@ class PlanningAgent:
         Raises:
             ValueError: If ``reset`` was not called, the observations are not (N, O) numbers for its N seeds, ``active``
                 is not (N,) booleans, no finite plan can be made, or the controller returns no finite action for an
-                active environment.
+                active environment. What goes wrong in the background is raised when the plan is due; the next call
+                plans anew.
         """
         if self._generators is None:
             raise ValueError("act needs a reset first: reset([seed]), with one seed for each environment")
@@ -193,18 +162,13 @@ class PlanningAgent:
             raise ValueError(
                 f"active has shape {active.shape} and type {active.dtype}: ({len(observations)},) booleans are needed"
             )
-        used_up = self._age < 0
-        if self.replan_every:
-            used_up |= self._age >= self.replan_every
-        due = active & used_up
-        warm = due & (self._age >= 0) if self._warm else np.zeros_like(due)
-        # At most two batches, because cold starts take more denoising steps.
-        for rows, start in ((due & ~warm, None), (warm, self._shifted(warm))):
-            if rows.any():
-                self._plan(np.flatnonzero(rows), observations, start)
+        for rows, plan in self._pending.arrivals(active):
+            self._take(rows, plan, self.delay)
+        self._plan(observations, active)
         steps = np.minimum(self._age, self._horizon - 1)
         now, later = self._row(steps), self._row(np.minimum(steps + 1, self._horizon - 1))
         self._age[active] += 1
+        self._pending.advance(active)
         actions = now[:, : self.pipeline.action_dim]
         if self.controller is not None:
             actions = self._follow(self.controller, observations, later[:, self.pipeline.action_dim :], active)
@@ -258,34 +222,112 @@ class PlanningAgent:
         shifted: NDArray[np.float32] = np.take_along_axis(self._plans[rows], steps[:, :, None], axis=1)
         return shifted
 
-    def _plan(
-        self, due: NDArray[np.int64], observations: NDArray[np.floating], start: NDArray[np.float32] | None
-    ) -> None:
-        """Make plans for these environments, or let the habit answer."""
-        if self._habit is not None:
-            answers = self._habit.answer(observations[due])
-            self._plans[due, :, : self.pipeline.action_dim] = answers.cpu().numpy()
-            self._age[due] = 0
-            return
-        generators: Any = self._generators
-        conditions = None if self.conditions is None else self.conditions(observations[due])
-        try:
-            plan = self.pipeline(
-                observations[due],
-                generator=[generators[i] for i in due],
-                conditions=conditions,
-                warm_start=start,
-                objectives=self.objectives,
-                **self.settings,
-            )
-        except ValueError as error:
-            if len(due) == len(observations):
-                raise
-            raise ValueError(f"planning for environments {due.tolist()}, as rows from 0 on: {error}") from error
-        self._plans[due] = plan.trajectories.cpu().numpy()
-        self._age[due] = 0
+    def _plan(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> None:
+        """Make the plans that the active environments need now, and start those that they need after the delay.
+
+        A habit's answers stand in the place of plans.
+        """
+        missing = self._age < 0
+        ending = np.zeros_like(missing)
+        if self.replan_every:
+            missing |= self._age >= self.replan_every + self.delay  # after an error, or without a delay
+            ending = (self._age >= self.replan_every) & ~missing & ~self._pending.started
+        missing, ending = active & missing, active & ending
+        warm = missing & (self._age >= 0) if self._warm else np.zeros_like(missing)
+        # At most two batches, because cold starts take more denoising steps.
+        for rows, start in ((missing & ~warm, None), (warm, self._shifted(warm))):
+            if rows.any():
+                due = np.flatnonzero(rows)
+                if self._habit is not None:
+                    answers = self._habit.answer(observations[due])
+                    self._plans[due, :, : self.pipeline.action_dim] = answers.cpu().numpy()
+                    self._age[due] = 0
+                else:
+                    self._take(due, self._request(due, observations, start)(), 0)
+        if ending.any():
+            due, previous = np.flatnonzero(ending), self._shifted(ending)
+            start = previous if self._warm else None
+            self._pending.start(due, self._request(due, observations, start, self._commit(previous)))
+
+    def _commit(self, previous: NDArray[np.float32]) -> Committed:
+        """Return the commitment to what is executed of previous plans (n, H, T): their actions."""
+        committed, horizon = previous.copy(), self._horizon
+        # As far as the new plan is executed: further weights, as real-time chunking has, made a Hopper that plans at
+        # every step slow to react, and it fell.
+        executed, overlap = self.delay + self.replan_every, horizon - self.replan_every
+        if self.controller is None:
+            committed[..., self.pipeline.action_dim :] = np.nan
+            return committed, np.array(commitment_weights(horizon, self.delay, min(executed, overlap)), np.float32)
+        # A controller follows the next observation instead.
+        committed[..., : self.pipeline.action_dim] = np.nan
+        weights = [0.0, *commitment_weights(horizon - 1, self.delay, min(executed, overlap - 1))]
+        return committed, np.array(weights, np.float32)
+
+    def _request(
+        self,
+        due: NDArray[np.int64],
+        observations: NDArray[np.floating],
+        start: NDArray[np.float32] | None,
+        committed: Committed | None = None,
+    ) -> Callable[[], Plan]:
+        """Return the function that makes plans for these environments from what they observe now."""
+        everyone = len(due) == len(observations)
+        present, generators = observations[due], [self._generators[i] for i in due]  # type: ignore[index]
+        conditions = None if self.conditions is None else self.conditions(present)
+        options: dict[str, Any] = {}
+        if committed is not None:
+            options["committed"] = committed
+            conditions = deepcopy(conditions)  # the user's arrays may change while the plans are made
+
+        def make() -> Plan:
+            try:
+                return self.pipeline(
+                    present,
+                    generator=generators,
+                    conditions=conditions,
+                    warm_start=start,
+                    objectives=self.objectives,
+                    **options,
+                    **self.settings,
+                )
+            except ValueError as error:
+                if everyone:
+                    raise
+                raise ValueError(f"planning for environments {due.tolist()}, as rows from 0 on: {error}") from error
+
+        return make
+
+    def _take(self, rows: NDArray[np.int64], plan: Plan, age: int) -> None:
+        """Follow new plans from the step of this number on."""
+        self._plans[rows] = plan.trajectories.cpu().numpy()
+        self._age[rows] = age
         if self.on_plan is not None:
-            self.on_plan(due, plan)
+            self.on_plan(rows, plan)
+
+
+def _check_delay(asynchronous: Any, delay: Any, replan_every: int, horizon: int) -> int:
+    """Return the delay, or refuse it."""
+    if not isinstance(asynchronous, bool):
+        raise ValueError(f"asynchronous is {shorten(asynchronous)}: True or False is needed")
+    steps = int(asynchronous) if delay is None else as_number(delay, whole=True)
+    if steps is None or steps < 0:
+        raise ValueError(f"delay is {shorten(delay)}: a whole number of steps from 0 on is needed")
+    if steps and not replan_every:
+        raise ValueError(
+            f"delay is {steps}, but replan_every is 0: an agent that plans once per episode waits for its plan. Use "
+            "delay=0, or replan_every=1 or more"
+        )
+    if steps > replan_every:
+        raise ValueError(
+            f"delay is {steps}, but replan_every is {replan_every}: the next plan would be started before this one is "
+            f"there. Use replan_every={steps} or more"
+        )
+    if steps and steps + replan_every > horizon:
+        raise ValueError(
+            f"delay is {steps} and replan_every is {replan_every}: their sum is at most planning_horizon, which is "
+            f"{horizon}, because a plan is executed until the next one is there"
+        )
+    return int(steps)
 
 
 def _check_seeds(seeds: Any) -> list[int | None]:

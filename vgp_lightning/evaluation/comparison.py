@@ -146,6 +146,7 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, lis
     sides = []
     for report in (first, second):
         side = {key: report.get(key) for key in ("weights_sha256", "habit", "device")}
+        side["delay"] = report.get("delay", 0)  # earlier versions had none
         for group in ("settings", "versions"):
             side |= {f"{group}.{key}": value for key, value in (report.get(group) or {}).items()}
         sides.append(side)

@@ -131,6 +131,7 @@ def evaluate(
     again: bool = False,
     habit: bool = False,
     device: str = "auto",
+    delay: int = 0,
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
     """Play episodes with an exported planner, or with its habit, and report their returns.
@@ -158,6 +159,8 @@ def evaluate(
         habit: Let the folder's habit (``vgp distill``) act in place of its planner. The settings of planning are then
             those of its teacher, and only ``replan_every`` may be another.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
+        delay: Steps between the observation that a plan is made from and the first step at which it is executed, as for
+            a planner that plans while it acts (at most replan_every); 0: the environment waits for the plan.
         settings: Those in place of the folder's.
 
     Returns:
@@ -174,7 +177,7 @@ def evaluate(
     check_seed(seed)
     check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
-    agent = deployed.agent(habit=habit, **settings)
+    agent = deployed.agent(habit=habit, delay=delay, **settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
     sampler_seed = seed if sampler_seed is None else sampler_seed
@@ -187,7 +190,8 @@ def evaluate(
             asked["habit"] = hash_weights(deployed.folder, habit=True)
         else:
             deployed.choose_threads(count, **settings)
-        identity = {"verb": "evaluate", **deployed.identify(vector), **asked}
+        # Without a delay the identity is that of versions which had none, whose episodes are the same.
+        identity = {"verb": "evaluate", **deployed.identify(vector), **asked, **({"delay": delay} if delay else {})}
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             items = list_items(seeds, agent_seeds)
             say_played(store, sum(item in store.finished for item in items), episodes)
@@ -210,6 +214,7 @@ def evaluate(
                 "env_id": deployed.env_id,
                 **deployed.describe(vector),
                 **asked,
+                "delay": delay,
                 "video": "rollout.gif" if video and film is not None and film["error"] is None else None,
                 "video_error": find_film_error(film) if video else None,
                 "seconds": time.perf_counter() - start,

@@ -101,6 +101,8 @@ def print_summary(report: dict[str, Any], output: Path) -> None:
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     acts = "planning" if report.get("habit") is None else "answering by habit"
     table.add_row(acts, f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
+    if report["delay"]:
+        table.add_row("delay", f"{report['delay']} steps between a plan's observation and its first action")
     table.add_row("results", str(output))
     console = Console(markup=False)
     console.print(table)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import UNet1DModel
 
+from .commitment import Commitment
 from .conditions import pin
 from .fast_networks import FastDenoiser
 from .frame import Frame
@@ -32,6 +33,7 @@ def denoise(
     start: torch.Tensor | None,
     generator: Generators,
     after_step: AfterStep | None = None,
+    commitment: Commitment | None = None,
 ) -> torch.Tensor:
     """Return clean trajectories (N, K, H, T) that meet the conditions.
 
@@ -43,6 +45,7 @@ def denoise(
         start: Plans (N, H, T) from which a warm start begins; None: all steps are taken, from noise.
         generator: Of the noise: one, or one for each observation.
         after_step: Called after each step, with a copy of the trajectories.
+        commitment: What the plans keep of previous ones; None: nothing.
     """
     settings = guidance.settings
     count, _, horizon, dimensions = conditions.shape
@@ -54,11 +57,16 @@ def denoise(
         trajectories = math.sqrt(alpha) * start[:, None] + math.sqrt(1 - alpha) * trajectories
     trajectories = pin(trajectories, conditions)
     for i, level in enumerate(stepper.levels):
-        trajectories = guidance.climb(trajectories, conditions, level, "noisy")
+        held = conditions if commitment is None else commitment.hold(trajectories, conditions)
+        trajectories = guidance.climb(trajectories, held, level, "noisy")
         prediction = stepper.predict(network(trajectories, level.timestep), trajectories, level)
-        guided = guidance.climb(prediction.clean, conditions, level, "clean")
-        if guided is not prediction.clean:
-            prediction = stepper.correct(guided, trajectories, level)
+        clean = prediction.clean
+        if commitment is not None:
+            clean = commitment.blend(clean)
+            held = commitment.hold(clean, conditions)
+        clean = guidance.climb(clean, held, level, "clean")
+        if clean is not prediction.clean:
+            prediction = stepper.correct(clean, trajectories, level)
         trajectories = pin(stepper.step(prediction, trajectories, level, generator, temperature), conditions)
         if after_step is not None:
             after_step(i, level.timestep, {"trajectories": trajectories.clone()})

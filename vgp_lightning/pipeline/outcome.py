@@ -60,6 +60,7 @@ def find_cause(
     networks: Mapping[str, nn.Module | None],
     conditions: torch.Tensor,
     start: torch.Tensor | None,
+    committed: torch.Tensor | None,
     frame: Frame,
     objectives: Weighted,
     settings: Settings,
@@ -71,6 +72,7 @@ def find_cause(
         networks: By the component's name.
         conditions: (N, H, T), in the environment's units, NaN where the plans are free.
         start: Plans (N, H, T), normalised, of a warm start.
+        committed: Plans (N, H, T), normalised, that the plans are committed to.
         frame: The plans'.
         objectives: Of the call.
         settings: All settings of the call.
@@ -92,6 +94,8 @@ def find_cause(
         suspects.append((abs(settings["scale"]), f"the scale of guidance, {settings['scale']:g}"))
     if start is not None:
         suspects.append(_find_largest("the warm start", start[rows], rows, frame))
+    if committed is not None:
+        suspects.append(_find_largest("the committed plan", committed[rows], rows, frame))
     size, suspect = max(suspects, key=lambda one: one[0])
     if size > _LARGE:
         return f"The largest number that went into them is {suspect}"

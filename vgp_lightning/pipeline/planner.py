@@ -23,6 +23,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # Relative imports, by which an export knows the order in which it has to join the files.
 from .acceleration import accelerate_denoiser
+from .commitment import Committed, place_commitment
 from .conditions import Observations, pin, place_conditions
 from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
@@ -256,6 +257,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         conditions: Mapping[int, Observations] | None = None,
         objectives: Weighted | None = None,
         warm_start: np.ndarray | torch.Tensor | None = None,
+        committed: Committed | None = None,
         generator: Generators = None,
         return_candidates: bool = False,
         callback_on_step_end: Callable[[Any, int, int, dict[str, torch.Tensor]], Any] | None = None,
@@ -272,6 +274,9 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 and actions (B, H, A) in the environment's units that returns (B,) and that torch can differentiate.
             warm_start: Plans (N, H, T) in the environment's units, action first, that sampling begins from: they are
                 noised to the level from which the last of the denoising steps remain.
+            committed: Plans (N, H, T) in the environment's units that are executed at present, from the present step
+                on, and weights (H,) or (N, H) between 0 and 1. Steps of weight 1 keep exactly these plans' entries,
+                with lower weights they are drawn towards them; NaN leaves an entry free. Conditions precede them.
             generator: One, or one for each observation: then a plan does not depend on the others in the batch.
             return_candidates: Keep all candidates in ``Plan.candidates``.
             callback_on_step_end: Called with the pipeline, index, timestep and ``{"trajectories": (N, K, H, T)}``,
@@ -279,9 +284,9 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             settings: Those of ``Settings``; the folder's defaults hold for what is not given.
 
         Raises:
-            ValueError: If an observation, a condition, a generator, an objective or a setting is wrong, before anything
-                is sampled; or if a plan is not finite, or no candidate of an observation has a finite value, with the
-                observation's number and the likely cause.
+            ValueError: If an observation, a condition, a plan, a generator, an objective or a setting is wrong, before
+                anything is sampled; or if a plan is not finite, or no candidate of an observation has a finite value,
+                with the observation's number and the likely cause.
         """
         device = weights_device(self.unet)
         if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
@@ -292,6 +297,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                     conditions=conditions,
                     objectives=objectives,
                     warm_start=warm_start,
+                    committed=committed,
                     generator=generator,
                     return_candidates=return_candidates,
                     callback_on_step_end=callback_on_step_end,
@@ -305,6 +311,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         ).to(device)  # (N, H, T)
         generator = check_generators(generator, len(raw_conditions), device)
         start = place_warm_start(warm_start, resolved, tuple(raw_conditions.shape), frame)
+        commitment = place_commitment(committed, raw_conditions, frame)
         guidance = Guidance(self._prepare(objectives, resolved, frame), frame, resolved)
 
         trajectories = denoise(
@@ -317,9 +324,11 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             start,
             generator,
             None if callback_on_step_end is None else lambda *state: callback_on_step_end(self, *state),
+            commitment,
         )
-        # In physical units the conditions are put in once more, so that they hold to the last bit.
-        raw = pin(frame.denormalise(trajectories), raw_conditions[:, None])
+        # In physical units what holds is put in once more, so that it holds to the last bit.
+        fixed = raw_conditions if commitment is None else commitment.fix(raw_conditions)
+        raw = pin(frame.denormalise(trajectories), fixed[:, None])
         actions, observations = frame.clip_actions(raw[..., : self.action_dim]), raw[..., self.action_dim :]
         values = trajectories.new_full(trajectories.shape[:2], math.nan)  # (N, K)
         if guidance.objectives:
@@ -329,7 +338,16 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         refuse_unsound(
             raw,
             values if guidance.objectives else None,
-            lambda rows: find_cause(rows, networks, raw_conditions, start, frame, guidance.objectives, resolved),
+            lambda rows: find_cause(
+                rows,
+                networks,
+                raw_conditions,
+                start,
+                None if commitment is None else commitment.plans[:, 0],
+                frame,
+                guidance.objectives,
+                resolved,
+            ),
         )
         order = rank(values)[:, : None if return_candidates else 1]  # (N, K) or (N, 1)
         values = values.gather(1, order)
