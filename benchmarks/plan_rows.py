@@ -6,6 +6,7 @@ function there, and rows that name it.
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,9 @@ import torch
 from diffusers.experimental import ValueGuidedRLPipeline
 
 from benchmarks.plan_calls import load, make_call
+from vgp_lightning.export.program_folder import make_program
+from vgp_lightning.export.program_formats import load as load_program
+from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.stock import StockEnvironment
@@ -93,6 +97,11 @@ ROWS = [
         Row(size, "export's default, N = 32 environments", DEFAULT, 32),
     )
 ]
+# Making the programs takes one and several minutes, so they are made at one size.
+ROWS += [
+    Row("recipes", "export's default as an ONNX program (one thread)", DEFAULT, kind="onnx"),
+    Row("recipes", "a habit's answer (a chunk of 4 actions)", {"batch_size": 1}, kind="habit"),
+]
 
 
 def make_folder(size: Size, folder: Path) -> None:
@@ -139,4 +148,27 @@ def make_stock(row: Row, folder: Path) -> Callable[[], Any]:
     return call
 
 
-KINDS: dict[str, Callable[[Row, Path], Callable[[], Any]]] = {"planner": make_planner, "stock": make_stock}
+def make_onnx(row: Row, folder: Path) -> Callable[[], Any]:
+    """Return a call of the planner as a program, in ONNX Runtime."""
+    path = make_program(str(folder), "onnx", **row.settings)
+    run = load_program(path, "onnx")
+    horizon, dimensions = SIZES[row.size].horizon, ACTIONS + OBSERVATIONS
+    observation = torch.zeros(OBSERVATIONS)
+    noise = torch.randn(1, row.settings["batch_size"], horizon, dimensions, generator=torch.Generator().manual_seed(0))
+    return lambda: run({"observation": observation, "noise": noise})
+
+
+def make_habit(row: Row, folder: Path) -> Callable[[], Any]:
+    """Return a call of a habit of the size that ``vgp distill`` makes by default."""
+    statistics = json.loads((folder / "model_index.json").read_text())["normalization"]
+    habit = Habit(statistics, 4, [256, 256]).eval()
+    observation = np.zeros(OBSERVATIONS, dtype=np.float32)
+    return lambda: habit.answer(observation)
+
+
+KINDS: dict[str, Callable[[Row, Path], Callable[[], Any]]] = {
+    "planner": make_planner,
+    "stock": make_stock,
+    "onnx": make_onnx,
+    "habit": make_habit,
+}

@@ -120,9 +120,9 @@ class PlanProgram(nn.Module):
             guided = guidance.climb(prediction.clean, conditions, level, "clean")
             if guided is not prediction.clean:
                 prediction = stepper.correct(guided, trajectories, level)
-            fresh = next(draws) if step_std(level, self.eta) > 0 else None
-            following = step_closed_form(prediction.clean, prediction.noise, level, self.eta, fresh)
-            trajectories = pin(following, conditions)
+            std = step_std(level, self.eta)
+            fresh = next(draws) if std > 0 else None
+            trajectories = pin(step_closed_form(prediction.clean, prediction.noise, level, std, fresh), conditions)
         return trajectories
 
     def draw_inputs(self, seed: int) -> dict[str, torch.Tensor]:
