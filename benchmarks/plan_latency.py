@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks import network_calls, plan_calls
 from benchmarks.machine import describe_machine
-from benchmarks.plan_rows import KINDS, LEVELS, ROWS, SIZES, STOCK, Row, make_folder
+from benchmarks.plan_rows import KINDS, LEVELS, PROGRAMS, ROWS, SIZES, STOCK, Row, make_folder
 from benchmarks.worker import Worker, start_worker
 from vgp_lightning.report.files import write_report
 
@@ -104,7 +104,14 @@ def measure(rows: list[Row], options: argparse.Namespace) -> list[dict[str, Any]
                 olders[size] = stack.enter_context(
                     start_worker([python, "-I"], folder)
                 )  # neither this folder nor PYTHONPATH
-        subjects = [prepare(row, folders[row.size], olders.get(row.size)) for row in rows]
+        subjects = []
+        for row in rows:
+            try:
+                subjects.append(prepare(row, folders[row.size], olders.get(row.size)))
+            except ValueError as error:
+                if row.kind not in PROGRAMS:
+                    raise
+                Console(stderr=True).print(f"left out, {row.name}: {error}", markup=False)  # a package is missing
         for turn in range(options.rounds + 1):
             for subject in subjects:
                 for threads in options.threads:
@@ -148,7 +155,7 @@ def best_ms(row: dict[str, Any]) -> float:
 def make_table(measured: list[dict[str, Any]], size: str, options: argparse.Namespace) -> Table:
     """Return the table of one size of the networks."""
     table = Table(title=f"{size}: H = {SIZES[size].horizon}, T = {LEVELS}, widths {SIZES[size].widths}")
-    headings = ["row", *(f"ms, {threads} threads" for threads in options.threads)]
+    headings = ["row", *(f"ms, {threads} thread{'s' * (threads > 1)}" for threads in options.threads)]
     headings += ["times stock", "plans a second", "of its networks", "p99", "longest"]
     if options.against:
         headings.append(f"times {options.against.split('=')[0]}")

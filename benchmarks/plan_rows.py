@@ -75,6 +75,7 @@ class Row:
         }
 
 
+PROGRAMS = ("onnx", "pt2")
 STOCK, SAME = "stock ValueGuidedRLPipeline", "same work"
 FIVE = {"sampler": "ddim", "num_inference_steps": 5}
 SLOW = {"sampler": "ddpm", "num_inference_steps": LEVELS, "batch_size": 64, "n_guide_steps": 2}
@@ -99,7 +100,8 @@ ROWS = [
 ]
 # Making the programs takes one and several minutes, so they are made at one size.
 ROWS += [
-    Row("recipes", "export's default as an ONNX program (one thread)", DEFAULT, kind="onnx"),
+    Row("recipes", "export's default as a program, onnx (one thread)", DEFAULT, kind="onnx"),
+    Row("recipes", "export's default as a program, pt2", DEFAULT, kind="pt2"),
     Row("recipes", "a habit's answer (a chunk of 4 actions)", {"batch_size": 1}, kind="habit"),
 ]
 
@@ -148,10 +150,14 @@ def make_stock(row: Row, folder: Path) -> Callable[[], Any]:
     return call
 
 
-def make_onnx(row: Row, folder: Path) -> Callable[[], Any]:
-    """Return a call of the planner as a program, in ONNX Runtime."""
-    path = make_program(str(folder), "onnx", **row.settings)
-    run = load_program(path, "onnx")
+def make_program_call(row: Row, folder: Path) -> Callable[[], Any]:
+    """Return a call of the planner as a program; the row's kind is its format.
+
+    Raises:
+        ValueError: If a package or a compiler is missing.
+    """
+    path = make_program(str(folder), row.kind, **row.settings)
+    run = load_program(path, row.kind)
     horizon, dimensions = SIZES[row.size].horizon, ACTIONS + OBSERVATIONS
     observation = torch.zeros(OBSERVATIONS)
     noise = torch.randn(1, row.settings["batch_size"], horizon, dimensions, generator=torch.Generator().manual_seed(0))
@@ -169,6 +175,7 @@ def make_habit(row: Row, folder: Path) -> Callable[[], Any]:
 KINDS: dict[str, Callable[[Row, Path], Callable[[], Any]]] = {
     "planner": make_planner,
     "stock": make_stock,
-    "onnx": make_onnx,
+    "onnx": make_program_call,
+    "pt2": make_program_call,
     "habit": make_habit,
 }

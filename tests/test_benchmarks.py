@@ -201,6 +201,27 @@ def test_the_latency_benchmark_measures_each_row_beside_another_version(tmp_path
     ]
 
 
+def test_a_program_that_cannot_be_made_is_left_out_of_the_latency_benchmark_and_named(
+    tmp_path, monkeypatch, capsys, small
+):
+    def refuse(folder, program, **settings):
+        raise ValueError(f"a program in the format {program} needs onnx")
+
+    habit = plan_rows.Row("small", "a habit", {"batch_size": 1}, kind="habit")
+    program = plan_rows.Row("small", "a program", small[1].settings, kind="onnx")
+    monkeypatch.setattr(plan_latency, "ROWS", [habit, program])
+    monkeypatch.setattr(plan_rows, "make_program", refuse)
+    report, before = tmp_path / "report.json", torch.get_num_threads()
+    options = ["--threads", "1", "--seconds", "0.01", "--rounds", "1", "--json", str(report)]
+    try:
+        monkeypatch.setattr("sys.argv", ["plan_latency", *options])
+        plan_latency.main()
+    finally:
+        torch.set_num_threads(before)
+    assert [row["name"] for row in json.loads(report.read_text())["rows"]] == ["a habit"]
+    assert "left out, a program: a program in the format onnx needs onnx" in capsys.readouterr().err
+
+
 def test_the_figures_of_a_row_are_those_of_the_better_number_of_threads(small):
     slow = plan_latency.Timed(small[0], lambda: None, [], None, calls={1: [0.3, 0.5, 0.3]})
     row = plan_latency.Timed(small[1], lambda: None, [], None)
