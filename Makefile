@@ -39,9 +39,10 @@ lock: install
 demo: install
 	$(BIN)/vgp demo
 
-# As many processes as cores, with one thread each: the tests' tensors are small.
+# As many processes as cores, with one thread each: the tests' tensors are small. More threads, which some tests take, wait
+# without holding the cores of the other processes.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
