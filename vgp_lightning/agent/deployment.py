@@ -26,7 +26,7 @@ from vgp_lightning.pipeline.habit import HABITS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
-from vgp_lightning.report.files import refuse_links
+from vgp_lightning.report.files import hash_file, refuse_links
 from vgp_lightning.threads import use_fastest
 
 # Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
@@ -307,9 +307,7 @@ def hash_weights(folder: Path, habit: bool = False) -> str | None:
     files = sorted(path for path in found if (path.parent.name in HABITS) == habit)
     whole = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
+        whole.update(f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return whole.hexdigest() if files else None
 
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 
 from vgp_lightning import __version__
 from vgp_lightning.pipeline import planner
-from vgp_lightning.pipeline.habit import HABITS, Habit
+from vgp_lightning.pipeline.habit import HABITS, Habit, find_habit
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
-from vgp_lightning.report.files import refuse_links, replace_file
+from vgp_lightning.report.files import hash_file, refuse_links, replace_file
 
 PROGRAMS = "program"  # the subfolder of programs
 _NEIGHBOUR = re.compile(r"^from \.(\w+) import", re.MULTILINE)
@@ -75,7 +75,7 @@ def write_habit(habit: Habit, folder: Path) -> None:
     """Put a habit into a pipeline folder, in place of the one before it, and update the code that travels in it.
 
     At every moment the folder holds either the old habit or the new one, complete: between two renamings the old one
-    is in ``habit.old``, where it is found too.
+    is in ``habit.old``, where it is found too. Programs stay as they are; a warning names those of another habit.
 
     Args:
         habit: The habit.
@@ -110,6 +110,22 @@ def write_habit(habit: Habit, folder: Path) -> None:
     if card.is_file():
         text = _HABIT.sub("", card.read_text()) + _describe_habit(habit)
         replace_file(card, lambda file: file.write(text.encode()))
+    hashes = hash_habit(folder)
+    for note in sorted((folder / PROGRAMS).glob("habit.*.json")):
+        if read_json(note).get("weights_sha256") != hashes:
+            _warn_of_stale_program(
+                folder, note, "was made from another habit than the folder's new one", " --habit true"
+            )
+
+
+def hash_habit(folder: Path) -> dict[str, str]:
+    """Return the hashes of the weights of a pipeline folder's habit, by file.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    files = sorted(find_habit(folder).glob("*.safetensors"))
+    return {f"{HABITS[0]}/{file.name}": hash_file(file) for file in files}
 
 
 def _grant_access(folder: Path, like: Path) -> None:
@@ -169,13 +185,17 @@ def _warn_of_stale_programs(folder: Path, settings: Mapping[str, Any]) -> None:
             if name in settings and json.dumps(made_for[name]) != json.dumps(settings[name])
         ]
         if changed:
-            kind = note.stem.rpartition(".")[2]
-            Console(stderr=True).print(
-                f"{note.with_suffix('')} was made for other settings than the folder's new defaults "
-                f"({'; '.join(changed)}) and stays as it is. To renew it: vgp program {folder} {kind}",
-                markup=False,
-                soft_wrap=True,
-            )
+            reason = f"was made for other settings than the folder's new defaults ({'; '.join(changed)})"
+            _warn_of_stale_program(folder, note, reason)
+
+
+def _warn_of_stale_program(folder: Path, note: Path, reason: str, option: str = "") -> None:
+    kind = note.stem.rpartition(".")[2]
+    Console(stderr=True).print(
+        f"{note.with_suffix('')} {reason} and stays as it is. To renew it: vgp program {folder} {kind}{option}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _renew_code(path: Path) -> None:

@@ -1,31 +1,37 @@
 """Programs in a pipeline folder: made, tried beside the pipeline, and written with a note of what they take and return.
 
 ``FOLDER/program/plan.onnx`` plans from noise, and ``warm.onnx`` from the last plan, where the planner has warm starts.
-Beside each lies its note, ``plan.onnx.json``.
+``habit.onnx`` is the folder's habit. Beside each lies its note, such as ``plan.onnx.json``.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import numpy as np
 import torch
 
 from vgp_lightning import __version__
-from vgp_lightning.export.folder import PROGRAMS
+from vgp_lightning.export.folder import PROGRAMS, hash_habit
 from vgp_lightning.export.program import PlanProgram
 from vgp_lightning.export.program_formats import PACKAGES, Format, Run, check_format, load, trace, write
+from vgp_lightning.export.program_habit import HabitProgram
 from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings, warm_steps
-from vgp_lightning.report.files import refuse_links, replace_file, write_report
+from vgp_lightning.report.files import hash_file, refuse_links, replace_file, write_report
 
 TOLERANCE = 1e-4  # in standard deviations of the training data
 _TRIALS = 3
 # Settings of the agent: a program does not contain them.
 _AGENTS = {"replan_every"}
+# What to try where a program does not agree with its original.
+_REMEDIES = {
+    "pipeline": "fewer denoising steps, less guidance (--scale, --n_guide_steps 0) or the other format",
+    "habit": "the other format",
+}
 _UNITS = {
     "observation": "the environment's",
     "noise": "standard normal: what sampling begins from, then what each step adds",
@@ -36,25 +42,33 @@ _UNITS = {
 }
 
 
-def make_program(folder: str, program: Format, **settings: Unpack[Settings]) -> Path:
-    """Write the planner of a pipeline folder as a program that needs no Python, into the folder.
+def make_program(folder: str, program: Format, habit: bool = False, **settings: Unpack[Settings]) -> Path:
+    """Write the planner of a pipeline folder, or its habit, as a program that needs no Python, into the folder.
 
-    It takes an observation and noise, and returns the best plan: statistics, sampler, guidance, best-of-K selection and
-    action bounds are inside. It is tried beside the pipeline on the same noise. docs/deploy.md shows how it is used.
+    A planner's program takes an observation and noise, and returns the best plan: statistics, sampler, guidance,
+    best-of-K selection and action bounds are inside. A habit's takes an observation and returns a chunk of actions. The
+    program is tried beside the pipeline on the same noise, or beside the habit. docs/deploy.md shows how it is used.
 
     Args:
         folder: Folder that ``vgp export`` wrote.
         program: Format: onnx, for ONNX Runtime; pt2, PyTorch's AOTInductor package, which holds compiled code for
             machines like this one.
+        habit: Write the folder's habit (``vgp distill``) in place of its planner.
         settings: Settings that the program has built in, in place of the folder's.
 
     Returns:
         The program's file.
 
     Raises:
-        ValueError: If a package or a compiler is missing, the planner cannot be such a program, or the program does not
-            agree with the pipeline; nothing is written then.
+        ValueError: If a package or a compiler is missing, the planner cannot be such a program, there is no habit or it
+            is given settings, or the program does not agree with its original; nothing is written then.
     """
+    if habit and settings:
+        name, value = next(iter(settings.items()))
+        raise ValueError(
+            f"{name} is {value}, but a habit's program does not plan: leave it out, or distill a habit with it, "
+            f"vgp distill {folder} --{name} {value}"
+        )
     check_format(program)
     path = Path(folder)
     if not (path / "model_index.json").is_file():
@@ -62,15 +76,18 @@ def make_program(folder: str, program: Format, **settings: Unpack[Settings]) -> 
     refuse_links(path)
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(path)
     with TemporaryDirectory(prefix="vgp-program-") as building:
-        written = write_programs(pipeline, Path(building), program, path, **settings)
+        if habit:
+            written = _write_habit_program(pipeline, Path(building), program, path)
+        else:
+            written = write_programs(pipeline, Path(building), program, path, **settings)
         (path / PROGRAMS).mkdir(exist_ok=True)
         for file in written:
             _copy(file, path / PROGRAMS / file.name)
         names = {file.name for file in written}
-        if f"warm.{program}" not in names:  # one of other settings
+        if not habit and f"warm.{program}" not in names:  # one of other settings
             for name in (f"warm.{program}", f"warm.{program}.json"):
                 (path / PROGRAMS / name).unlink(missing_ok=True)
-    return path / PROGRAMS / f"plan.{program}"
+    return path / PROGRAMS / written[0].name
 
 
 def write_programs(
@@ -95,22 +112,74 @@ def write_programs(
     programs = {"plan": PlanProgram(pipeline, settings)}
     if warm_steps(settings) < cast(int, settings["num_inference_steps"]):
         programs["warm"] = PlanProgram(pipeline, settings, warm=True)
-    files: list[Path] = []
-    for name, program in programs.items():
-        path = folder / f"{name}.{kind}"
-        traced = trace(program.eval(), list(program.draw_inputs(0).values()))
-        write(traced, kind, path, program.inputs, list(program.outputs))
-        difference = compare(program, load(path, kind), pipeline)
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                f"the program does not agree with the pipeline: on the same noise its plans differ by {difference:.2g} "
-                f"standard deviations of the training data, and {TOLERANCE:g} is allowed. Nothing is written. Try "
-                "fewer denoising steps, less guidance (--scale, --n_guide_steps 0) or the other format"
-            )
-        note = path.with_name(f"{path.name}.json")
-        write_report(_describe(program, kind, path, weights, pipeline, difference), note)
-        files += [path, note]
-    return files
+    files = [file for part in ("unet", "value_function") for file in sorted((weights / part).glob("*.safetensors"))]
+    facts = {
+        "env_id": pipeline.task.get("env_id"),
+        "weights_sha256": {str(file.relative_to(weights)): hash_file(file) for file in files},
+    }
+    return [
+        file
+        for name, program in programs.items()
+        for file in _write(
+            program, folder / f"{name}.{kind}", kind, "pipeline", partial(compare, program, pipeline=pipeline), facts
+        )
+    ]
+
+
+def _write_habit_program(pipeline: ValueGuidedPlannerPipeline, folder: Path, kind: Format, weights: Path) -> list[Path]:
+    """Write the habit in a pipeline's folder as a program with its note; arguments as of ``write_programs``.
+
+    Raises:
+        ValueError: If there is no habit of this planner, or the program does not agree with it.
+    """
+    program = HabitProgram(pipeline.load_habit())
+    facts = {"env_id": pipeline.task.get("env_id"), "weights_sha256": hash_habit(weights)}
+    return _write(program, folder / f"habit.{kind}", kind, "habit", program.compare, facts)
+
+
+def _write(
+    program: PlanProgram | HabitProgram,
+    path: Path,
+    kind: Format,
+    original: Literal["pipeline", "habit"],
+    compare: Callable[[Run], float],
+    facts: Mapping[str, Any],
+) -> list[Path]:
+    """Write a program and its note, after it has been tried beside its original; return both files.
+
+    Args:
+        program: The program.
+        path: Its file.
+        kind: Its format.
+        original: What it does the work of.
+        compare: Returns how much the written program differs from that.
+        facts: What the note says of the original.
+
+    Raises:
+        ValueError: If it differs.
+    """
+    traced = trace(program.eval(), list(program.draw_inputs(0).values()))
+    write(traced, kind, path, program.inputs, list(program.outputs))
+    difference = compare(load(path, kind))
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"the program does not agree with the {original}: on the same inputs it differs by {difference:.2g} "
+            f"standard deviations of the training data, and {TOLERANCE:g} is allowed. Nothing is written. Try "
+            f"{_REMEDIES[original]}"
+        )
+    packages = ["torch", "diffusers", *PACKAGES[kind]]
+    note = {
+        "program": path.name,
+        "program_sha256": hash_file(path),
+        **facts,
+        "inputs": _list_tensors(program.inputs),
+        "outputs": _list_tensors(program.outputs),
+        "settings": {name: value for name, value in program.settings.items() if name not in _AGENTS},
+        f"difference_from_{original}": difference,
+        "versions": {"vgp_lightning": __version__} | {package: version(package) for package in packages},
+    }
+    write_report(note, path.with_name(f"{path.name}.json"))
+    return [path, path.with_name(f"{path.name}.json")]
 
 
 def compare(program: PlanProgram, run: Run, pipeline: ValueGuidedPlannerPipeline) -> float:
@@ -144,44 +213,11 @@ def compare(program: PlanProgram, run: Run, pipeline: ValueGuidedPlannerPipeline
     return float(largest)
 
 
-def _describe(
-    program: PlanProgram,
-    kind: Format,
-    path: Path,
-    weights: Path,
-    pipeline: ValueGuidedPlannerPipeline,
-    difference: float,
-) -> dict[str, Any]:
-    """Return the note of a program."""
-
-    def list_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        return {
-            name: {"shape": list(shape), "dtype": "float32", "units": _UNITS[name]} for name, shape in shapes.items()
-        }
-
-    packages = ["torch", "diffusers", *PACKAGES[kind]]
-    return {
-        "program": path.name,
-        "program_sha256": _hash(path),
-        "env_id": pipeline.task.get("env_id"),
-        "inputs": list_tensors(program.inputs),
-        "outputs": list_tensors(program.outputs),
-        "settings": {name: value for name, value in program.settings.items() if name not in _AGENTS},
-        "difference_from_pipeline": difference,
-        "weights_sha256": {
-            str(file.relative_to(weights)): _hash(file)
-            for part in ("unet", "value_function")
-            for file in sorted((weights / part).glob("*.safetensors"))
-        },
-        "versions": {"vgp_lightning": __version__} | {package: version(package) for package in packages},
-    }
+def _list_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the shapes, types and units of inputs or outputs."""
+    return {name: {"shape": list(shape), "dtype": "float32", "units": _UNITS[name]} for name, shape in shapes.items()}
 
 
 def _copy(source: Path, target: Path) -> None:
     content = source.read_bytes()
     replace_file(target, lambda file: file.write(content))
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -107,15 +107,17 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"observation has shape {shape}: ({self.observation_dim},) or (N, {self.observation_dim}) is needed, "
                 "in the environment's units"
             )
-        frame = self.frame.to(device)
-        actions, split = self.frame.action_dim, numbers.to(device).reshape(-1, self.observation_dim)
-        normalised = (split - frame.shift[actions:]) / frame.scale[actions:]
-        raw = self(normalised) * frame.scale[:actions] + frame.shift[:actions]
-        answers = frame.clip_actions(raw)
+        answers = self.compute(numbers.to(device).reshape(-1, self.observation_dim))
         # One number is read, in place of a look at all of the input: what is not finite makes an answer that is not.
         if not answers.sum().isfinite():
             self._refuse(numbers, answers)
         return answers
+
+    def compute(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return answers (N, C, A) to observations (N, O) on the weights' device, without a check of either."""
+        frame, actions = self.frame.to(observations.device), self.action_dim
+        normalised = (observations - frame.shift[actions:]) / frame.scale[actions:]
+        return frame.clip_actions(self(normalised) * frame.scale[:actions] + frame.shift[:actions])
 
     def _refuse(self, observations: torch.Tensor, answers: torch.Tensor) -> None:
         """Say why answers are not finite. A sum that alone is too large for float32 is no fault.
@@ -186,7 +188,7 @@ def open_habit(origin: str | Path | None, sha256: str | None, device: torch.devi
     remedy = f"distill it anew, vgp distill {origin}"
     options = {"low_cpu_mem_usage": False, "use_safetensors": True, "torch_dtype": torch.float32}
     if Path(origin).is_dir():
-        folder = _find(Path(origin))
+        folder = find_habit(Path(origin))
         with name_folder(folder):
             _check_files(folder)
             habit = Habit.from_pretrained(folder, **options)
@@ -204,7 +206,7 @@ def open_habit(origin: str | Path | None, sha256: str | None, device: torch.devi
     return moved
 
 
-def _find(folder: Path) -> Path:
+def find_habit(folder: Path) -> Path:
     """Return the subfolder of a pipeline folder that holds its habit.
 
     Raises:

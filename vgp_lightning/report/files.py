@@ -1,5 +1,6 @@
 """Files in folders that somebody else may have made: written atomically, and no link followed out of the folder."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -37,6 +38,12 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
