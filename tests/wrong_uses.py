@@ -406,6 +406,11 @@ HABITS = [
         "has no habit: make one by vgp distill ",
         "Distil the planner, as the message says ([habit.md](habit.md)).",
     ),
+    Row(
+        "program PIPE onnx --habit true --scale 1",
+        "scale is 1.0, but a habit's program does not plan: leave it out",
+        "Leave the settings out: they are those of the habit's teacher.",
+    ),
     Row("distill DIR", "is not a pipeline folder: it has no model_index.json"),
     Row("distill PIPE --chunk 99", "chunk is 99: a number between replan_every, which is 1, and planning_horizon"),
     Row("distill PIPE --replan_every 0", "replan_every is 0, one plan per episode, but a habit answers with the first"),

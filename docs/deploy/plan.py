@@ -32,14 +32,15 @@ class Program:
         for name, array in arrays.items():
             if array.shape != self.shape(name):
                 raise ValueError(
-                    f"{name} has shape {array.shape}, but {self.name} was made for {self.shape(name)}. Another is made "
-                    "by vgp program FOLDER onnx --batch_size K --planning_horizon H"
+                    f"{name} has shape {array.shape}, but {self.name} was made for {self.shape(name)}"
+                    + ". Another is made by vgp program FOLDER onnx --batch_size K --planning_horizon H"
+                    * (name != "observation")
                 )
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} is not finite")
         outputs = dict(zip(self.note["outputs"], self.session.run(None, arrays), strict=True))
         if not np.isfinite(outputs["actions"]).all():
-            raise ValueError("the plan is not finite: is the observation far from the training data?")
+            raise ValueError("the actions are not finite: is the observation far from the training data?")
         return outputs
 
 

@@ -1,5 +1,6 @@
-"""A planner as a program: it plans as the pipeline does on the same noise, or it is not written."""
+"""A planner, or a habit, as a program: it plans as the pipeline does on the same noise, or it is not written."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -18,23 +19,26 @@ from fakes import (
     H,
     O,
     T,
+    add_habit,
     contents,
     denoiser,
     noise_schedule,
     planner,
     seeded,
-    settings_elsewhere,
     value_network,
     write_tiny,
 )
+from torch import nn
 
 from vgp_lightning.cli import main
 from vgp_lightning.export import program_folder
-from vgp_lightning.export.folder import update_defaults
+from vgp_lightning.export.folder import update_defaults, write_habit
 from vgp_lightning.export.program import PlanProgram
 from vgp_lightning.export.program_folder import make_program
-from vgp_lightning.export.program_formats import PACKAGES, trace
+from vgp_lightning.export.program_formats import PACKAGES, load, trace, write
+from vgp_lightning.export.program_habit import HabitProgram
 from vgp_lightning.export.program_layers import as_products
+from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
@@ -90,24 +94,51 @@ def test_what_the_denoiser_predicts_and_the_sampler_are_inside(prediction_type, 
     check_same(pipeline, program)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"guide_on": "noisy"},
-        {"guide_on": "clean", "n_guide_steps": 2},
-        {"max_grad_norm": 0.01, "guide_scaling": "std", "scale": 1.0},
-        {"sampler": "ddpm", "t_stopgrad": 8},
-    ],
+GUIDED = {"n_guide_steps": 1, "scale": 0.05, "num_inference_steps": 2}
+GUIDANCE = (
+    {"guide_on": "noisy"},
+    {"guide_on": "clean", "n_guide_steps": 2},
+    {"max_grad_norm": 0.01, "guide_scaling": "std", "scale": 1.0},
+    {"sampler": "ddpm", "t_stopgrad": 8},
 )
-def test_guidance_is_inside_as_a_graph_of_plain_operations(settings):
-    pipeline, program = made(**({"n_guide_steps": 1, "scale": 0.05, "num_inference_steps": 2} | settings))
-    unguided = made(**{**settings, "n_guide_steps": 0, "num_inference_steps": 2})[1]
+
+
+@pytest.mark.parametrize("settings", GUIDANCE)
+def test_guidance_is_inside(settings):
+    pipeline, program = made(**GUIDED | settings)
+    unguided = made(**GUIDED | settings | {"n_guide_steps": 0})[1]
     actions = check_same(pipeline, program)
-    inputs = list(program.draw_inputs(3).values())
-    assert (actions - unguided(*inputs)[0]).abs().max() > 1e-4
-    traced = trace(program, inputs)
+    assert (actions - unguided(*program.draw_inputs(3).values())[0]).abs().max() > 1e-4
+
+
+def check_traced(module, inputs):
+    """Trace a module, and look for what is not an operation of torch, and for time embeddings, evaluated beforehand."""
+    traced = trace(module, inputs)
     assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_function", "output"}
-    torch.testing.assert_close(traced.module()(*inputs)[0], actions, rtol=0, atol=1e-4)
+    operations = {str(node.target) for node in traced.graph.nodes}
+    assert not operations & {"aten.sin.default", "aten.cos.default", "aten.exp.default"}
+    assert "aten.addmm.default" in operations
+    torch.testing.assert_close(traced.module()(*inputs), module(*inputs), rtol=0, atol=1e-4, equal_nan=True)
+
+
+def test_a_guide_step_is_traced_as_plain_operations_its_gradient_included():
+    _, program = made(**GUIDED)
+
+    class GuideStep(nn.Module):
+        def forward(self, trajectories, conditions):
+            return program.guidance.climb(trajectories, conditions, program.stepper.levels[0], "noisy")
+
+    inputs = [torch.randn(1, 3, H, T, generator=seeded()), torch.full((1, 1, H, T), np.nan)]
+    assert (GuideStep()(*inputs) - inputs[0]).abs().max() > 1e-4
+    check_traced(GuideStep(), inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", GUIDANCE)
+def test_a_guided_program_is_traced_as_plain_operations(settings):
+    _, program = made(**GUIDED | settings)
+    with torch.no_grad():
+        check_traced(program, list(program.draw_inputs(3).values()))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
@@ -116,12 +147,6 @@ def test_a_warm_start_takes_the_last_plan_and_the_last_steps(sampler):
     assert program.inputs["previous"] == (H, T)
     assert len(program.stepper.levels) == 2
     check_same(pipeline, program)
-
-
-def test_a_traced_program_evaluates_the_time_embeddings_beforehand():
-    _, program = made(num_inference_steps=1)
-    kinds = {str(node.target) for node in trace(program, list(program.draw_inputs(0).values())).graph.nodes}
-    assert not kinds & {"aten.sin.default", "aten.cos.default", "aten.exp.default"}
 
 
 @pytest.mark.parametrize("horizon", [4, 8, 24])
@@ -197,15 +222,22 @@ def test_a_planner_with_warm_starts_gets_a_program_for_them_too(tmp_path, untran
     assert sorted(path.name for path in (folder / "program").iterdir()) == names[:2]
 
 
-def test_a_folder_with_a_program_is_loaded_as_before(tmp_path, untranslated):
+def test_a_folder_with_a_program_is_loaded_as_before(tmp_path, untranslated, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = write_tiny(tmp_path / "planner", n_guide_steps=0)
-    before = settings_elsewhere(folder, tmp_path)
+
+    def plan():
+        options = {"custom_pipeline": str(folder), "trust_remote_code": True, "low_cpu_mem_usage": False}
+        pipelines = (
+            ValueGuidedPlannerPipeline.from_pretrained(folder),
+            DiffusionPipeline.from_pretrained(folder, **options),
+        )
+        return [pipeline([0.5, -0.5], generator=seeded()).actions.tolist() for pipeline in pipelines]
+
+    before = plan()
     make_program(str(folder), "onnx")
-    assert settings_elsewhere(folder, tmp_path) == before
-    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == before["settings"]
-    assert DiffusionPipeline.from_pretrained(
-        folder, custom_pipeline=str(folder), trust_remote_code=True, low_cpu_mem_usage=False
-    ).resolve_settings()
+    assert plan() == before
+    assert before[0] == before[1]
 
 
 def test_new_defaults_leave_a_program_and_say_that_it_is_of_other_settings(tmp_path, untranslated, capfd):
@@ -240,9 +272,9 @@ def test_a_program_that_does_not_agree_with_the_pipeline_is_not_written(tmp_path
         return lambda inputs: [run(inputs)[0] + np.float32(3e-4), *run(inputs)[1:]]
 
     monkeypatch.setattr(program_folder, "load", load_wrong)
-    refused(folder, "its plans differ by 0.0003 standard deviations", "onnx", capfd=capfd)
+    refused(folder, "it differs by 0.0003 standard deviations", "onnx", capfd=capfd)
     monkeypatch.setattr(program_folder, "load", lambda *_: nan_plan)
-    refused(folder, "its plans differ by inf", "onnx", capfd=capfd)
+    refused(folder, "it differs by inf", "onnx", capfd=capfd)
 
 
 def nan_plan(inputs):
@@ -250,12 +282,13 @@ def nan_plan(inputs):
 
 
 @pytest.mark.parametrize("package", PACKAGES["onnx"])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, capfd, package):
+@pytest.mark.parametrize("options", [(), ("--habit", "true")])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, capfd, package, options):
     folder = write_tiny(tmp_path / "planner")
     for name in PACKAGES["onnx"]:
         monkeypatch.setitem(sys.modules, name, None if name == package else sys)
     words = f'needs {package}, which is not installed: pip install "vgp_lightning[program]"'
-    refused(folder, words, "onnx", capfd=capfd)
+    refused(folder, words, "onnx", *options, capfd=capfd)
 
 
 def test_a_missing_compiler_is_named(tmp_path, monkeypatch, capfd):
@@ -287,26 +320,44 @@ def example():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with the ONNX programs of a planner with warm starts."""
+    """A folder with ONNX programs of a planner and of its habit, of few operations: each takes milliseconds."""
+    folder = write_tiny(tmp_path_factory.mktemp("exported") / "planner", guided=False, batch_size=1, num_inference_steps=1)
+    add_habit(folder)
+    make_program(str(folder), "onnx")
+    make_program(str(folder), "onnx", habit=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported_warm(tmp_path_factory):
+    """A folder with the ONNX programs of a planner with a value function and warm starts; it takes half a minute."""
     folder = write_tiny(tmp_path_factory.mktemp("exported") / "planner", n_guide_steps=0, warm_start_strength=0.5)
     make_program(str(folder), "onnx")
     return folder
 
 
+def check_onnx(folder, name="plan"):
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    inputs = PlanProgram(pipeline, pipeline.resolve_settings(), name == "warm").draw_inputs(11)
+    plan = pipeline(
+        inputs["observation"],
+        generator=seeded(11),
+        warm_start=inputs["previous"][None] if name == "warm" else None,
+    )
+    outputs = example().Program(folder / "program" / f"{name}.onnx")(**inputs)
+    np.testing.assert_allclose(outputs["actions"], plan.actions[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(outputs["observations"], plan.observations[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(outputs["value"], plan.values, rtol=0, atol=1e-4)
+
+
 def test_onnxruntime_plans_as_the_pipeline_does(exported):
-    pipeline = ValueGuidedPlannerPipeline.from_pretrained(exported)
-    for name, warm in (("plan", False), ("warm", True)):
-        program = PlanProgram(pipeline, pipeline.resolve_settings(), warm)
-        inputs = program.draw_inputs(11)
-        plan = pipeline(
-            inputs["observation"],
-            generator=seeded(11),
-            warm_start=inputs["previous"][None] if warm else None,
-        )
-        outputs = example().Program(exported / "program" / f"{name}.onnx")(**inputs)
-        np.testing.assert_allclose(outputs["actions"], plan.actions[0], rtol=0, atol=1e-4)
-        np.testing.assert_allclose(outputs["observations"], plan.observations[0], rtol=0, atol=1e-4)
-        np.testing.assert_allclose(outputs["value"], plan.values, rtol=0, atol=1e-4)
+    check_onnx(exported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plan", "warm"])
+def test_onnxruntime_selects_the_best_plan_and_starts_warm_as_the_pipeline_does(exported_warm, name):
+    check_onnx(exported_warm, name)
 
 
 @pytest.mark.parametrize(
@@ -314,17 +365,17 @@ def test_onnxruntime_plans_as_the_pipeline_does(exported):
     [
         (
             {"noise": np.zeros((1, 4, 8, 3))},
-            r"noise has shape \(1, 4, 8, 3\), but plan.onnx was made for \(1, 2, 8, 3\)",
+            r"noise has shape \(1, 4, 8, 3\), but plan.onnx was made for \(1, 1, 8, 3\)",
         ),
-        ({"noise": np.zeros((1, 2, 16, 3))}, "vgp program FOLDER onnx --batch_size K --planning_horizon H"),
-        ({"observation": np.zeros((5, 2))}, r"observation has shape \(5, 2\)"),
+        ({"noise": np.zeros((1, 1, 16, 3))}, "vgp program FOLDER onnx --batch_size K --planning_horizon H"),
+        ({"observation": np.zeros((5, 2))}, r"observation has shape \(5, 2\), but plan.onnx was made for \(2,\)$"),
         ({"observation": np.array([np.nan, 0])}, "observation is not finite"),
         ({"warm_start": np.zeros((8, 3))}, r"inputs \['observation', 'noise'\] are needed"),
     ],
 )
 def test_a_program_asked_for_what_it_was_not_made_for_says_what_makes_another(exported, change, words):
     program = example().Program(exported / "program" / "plan.onnx")
-    inputs = {"observation": np.zeros(2), "noise": np.zeros((1, 2, 8, 3))}
+    inputs = {"observation": np.zeros(2), "noise": np.zeros((1, 1, 8, 3))}
     assert program(**inputs)["actions"].shape == (8, 1)
     with pytest.raises(ValueError, match=words):
         program(**inputs | change)
@@ -333,9 +384,90 @@ def test_a_program_asked_for_what_it_was_not_made_for_says_what_makes_another(ex
 def test_a_program_beside_another_note_is_refused(exported, tmp_path):
     for path in (exported / "program").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "plan.onnx").write_bytes((exported / "program" / "warm.onnx").read_bytes())
+    (tmp_path / "plan.onnx").write_bytes((exported / "program" / "habit.onnx").read_bytes())
     with pytest.raises(ValueError, match="is not the program that its note describes"):
         example().Program(tmp_path / "plan.onnx")
+
+
+# ---------------------------------------------------------------- a habit
+
+
+def test_onnxruntime_answers_as_a_habit_does_in_the_environment_s_units_within_the_bounds(tmp_path):
+    torch.manual_seed(0)
+    habit = Habit(UNITS | {"action_low": [0.45, None], "action_high": [None, -0.5]}, 3, [16, 16]).requires_grad_(False)
+    program, path = HabitProgram(habit).eval(), tmp_path / "habit.onnx"
+    write(trace(program, list(program.draw_inputs(0).values())), "onnx", path, program.inputs, list(program.outputs))
+    run = load(path, "onnx")
+    observations = torch.tensor([1.0, 2, 3]) + torch.tensor([3, 0.5, 10]) * 3 * torch.randn(20, O, generator=seeded())
+    answers = np.stack([run({"observation": observation})[0] for observation in observations])
+    assert answers.shape == (20, 3, A)
+    np.testing.assert_allclose(answers, habit.answer(observations), rtol=0, atol=1e-5)
+    assert (answers[..., 0].min(), answers[..., 1].max()) == (np.float32(0.45), np.float32(-0.5))
+
+
+def test_the_example_runs_a_habit_s_program_by_the_note_beside_it(exported):
+    program = example().Program(exported / "program" / "habit.onnx")
+    answer = ValueGuidedPlannerPipeline.from_pretrained(exported).load_habit().answer(np.array([0.5, -0.5]))[0]
+    np.testing.assert_allclose(program(observation=[0.5, -0.5])["actions"], answer, rtol=0, atol=1e-6)
+    note = program.note
+    assert note["inputs"] == {"observation": {"shape": [2], "dtype": "float32", "units": "the environment's"}}
+    assert {name: tensor["shape"] for name, tensor in note["outputs"].items()} == {"actions": [4, 1]}
+    assert 0 <= note["difference_from_habit"] < 1e-4
+    weights = "habit/diffusion_pytorch_model.safetensors"
+    assert note["weights_sha256"] == {weights: hashlib.sha256((exported / weights).read_bytes()).hexdigest()}
+    assert note["settings"]["num_inference_steps"] == 1  # of its teacher
+    with pytest.raises(ValueError, match=r"inputs \['observation'\] are needed"):
+        program(observation=np.zeros(2), noise=np.zeros((1, 2, 8, 3)))
+
+
+def test_a_habit_s_program_lies_beside_those_of_the_planner(tmp_path, untranslated, capfd):
+    folder = write_tiny(tmp_path / "planner", n_guide_steps=0, warm_start_strength=0.5)
+    add_habit(folder)
+    make_program(str(folder), "onnx")
+    before = contents(folder)
+    main(["program", str(folder), "onnx", "--habit", "true"])
+    assert capfd.readouterr().out == f"written to {folder / 'program' / 'habit.onnx'}\n"
+    assert contents(folder).keys() - before.keys() == {"program/habit.onnx", "program/habit.onnx.json"}
+    assert before.items() <= contents(folder).items()
+
+
+def test_a_new_habit_leaves_the_program_of_the_old_one_and_says_so(tmp_path, untranslated, capfd):
+    folder = write_tiny(tmp_path / "planner", n_guide_steps=0)
+    habit = add_habit(folder)
+    make_program(str(folder), "onnx", habit=True)
+    before = contents(folder / "program")
+    write_habit(habit, folder)
+    assert "was made from" not in capfd.readouterr().err
+    add_habit(folder)
+    words = (
+        f"was made from another habit than the folder's new one and stays as it is. To renew it: vgp program {folder}"
+    )
+    assert f"habit.onnx {words} onnx --habit true\n" in capfd.readouterr().err
+    assert contents(folder / "program") == before
+
+
+@pytest.mark.parametrize("off", [3e-4, np.nan])
+def test_a_program_that_does_not_agree_with_the_habit_is_not_written(tmp_path, untranslated, monkeypatch, capfd, off):
+    folder = write_tiny(tmp_path / "planner")
+    add_habit(folder)
+    right = program_folder.load
+    monkeypatch.setattr(
+        program_folder, "load", lambda *where: lambda inputs: [right(*where)(inputs)[0] + np.float32(off)]
+    )
+    words = f"does not agree with the habit: on the same inputs it differs by {off:.2g} standard deviations"
+    refused(folder, words, "onnx", "--habit", "true", capfd=capfd)
+
+
+def test_a_folder_without_a_habit_is_refused_with_the_command_that_makes_one(tmp_path, capfd):
+    folder = write_tiny(tmp_path / "planner")
+    words = f"{folder} has no habit: make one by vgp distill {folder}"
+    refused(folder, words, "onnx", "--habit", "true", capfd=capfd)
+
+
+def test_settings_of_planning_are_refused_for_a_habit(tmp_path, capfd):
+    folder = write_tiny(tmp_path / "planner")
+    words = "scale is 0.5, but a habit's program does not plan: leave it out, or distill a habit with it, vgp distill "
+    refused(folder, f"{words}{folder} --scale 0.5", "onnx", "--habit", "true", "--scale", "0.5", capfd=capfd)
 
 
 # ---------------------------------------------------------------- elsewhere
@@ -356,7 +488,8 @@ def test_guidance_is_inside_an_onnx_program(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_example_plans_where_there_is_no_torch(exported, tmp_path):
+def test_the_example_plans_where_there_is_no_torch(exported_warm, tmp_path):
+    exported = exported_warm
     run(sys.executable, "-m", "venv", tmp_path / "robot")
     python = tmp_path / "robot" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime")
@@ -388,3 +521,13 @@ def test_the_example_in_cpp_is_built_and_plans(tmp_path):
     build = build.replace("docs/deploy", str(EXAMPLES)).replace("\\\n", " ")
     run("bash", "-c", build, cwd=tmp_path, env=os.environ | {"TORCH": str(torch_folder)})
     assert run(tmp_path / "plan", folder / "program" / "plan.pt2").count(" ms\n") == 5
+
+
+@pytest.mark.slow
+def test_a_habit_is_compiled_too(tmp_path):
+    folder = write_tiny(tmp_path / "planner")
+    habit = add_habit(folder)
+    path = make_program(str(folder), "pt2", habit=True)
+    observation = torch.tensor([0.5, -0.5])
+    (actions,) = load(path, "pt2")({"observation": observation})
+    np.testing.assert_allclose(actions, habit.answer(observation)[0], rtol=0, atol=1e-5)
