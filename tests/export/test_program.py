@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet1DModel
 from fakes import (
     UNITS,
     A,
@@ -49,7 +49,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "deploy"
 def made(prediction_type="sample", value=True, warm=False, **settings):
     pipeline = planner(
         denoiser(),
-        value_network() if value else None,
+        value_network() if value is True else value or None,
         noise_schedule(prediction_type),
         BOUNDED,
         **({"sampler": "ddim", "num_inference_steps": 4, "n_guide_steps": 0, "batch_size": 3} | settings),
@@ -122,7 +122,8 @@ def check_traced(module, inputs):
 
 
 def test_a_guide_step_is_traced_as_plain_operations_its_gradient_included():
-    _, program = made(**GUIDED)
+    smaller = UNet1DModel.from_config(dict(value_network().config) | {"layers_per_block": 0})
+    _, program = made(value=smaller, **GUIDED)
 
     class GuideStep(nn.Module):
         def forward(self, trajectories, conditions):
@@ -320,8 +321,9 @@ def example():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with ONNX programs of a planner and of its habit, of few operations: each takes milliseconds."""
-    folder = write_tiny(tmp_path_factory.mktemp("exported") / "planner", guided=False, batch_size=1, num_inference_steps=1)
+    """A folder with ONNX programs of a planner and of its habit, of as few operations as can be."""
+    few = {"guided": False, "batch_size": 1, "num_inference_steps": 1}
+    folder = write_tiny(tmp_path_factory.mktemp("exported") / "planner", **few)
     add_habit(folder)
     make_program(str(folder), "onnx")
     make_program(str(folder), "onnx", habit=True)
