@@ -162,7 +162,10 @@ OF_OTHER_VERBS = [
     Row(f"{VERBS['evaluate']} --space {{}}", "unknown option --space: it is an option of vgp tune"),
     Row(f"{VERBS['evaluate']} --denoiser CKPT", "unknown option --denoiser: it is an option of vgp export, import"),
     Row(f"{VERBS['compare']} --scale 1", "unknown option --scale: it is an option of vgp export, import, evaluate"),
-    Row(f"{VERBS['demo']} --device cpu", "unknown option --device: it is an option of vgp evaluate, tune, diagnose"),
+    Row(
+        f"{VERBS['demo']} --device cpu",
+        "unknown option --device: it is an option of vgp evaluate, distill, tune, diagnose",
+    ),
     Row(f"{VERBS['collect']} --ckpt_path x", "unknown option --ckpt_path: it is an option of vgp fit, validate"),
 ]
 NO_VALUE = [

@@ -81,7 +81,7 @@ def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with:
         return f": options are not abbreviated; did you mean {several}?"
     ends = [name for name in (*names, *(one.key for one in given if one.key != key)) if name.rpartition(".")[2] == last]
     others = verbs_with(key.partition(".")[0])
-    if others and verb not in others:
+    if others and verb not in others and ("." in key or not ends):
         return f": it is an option of vgp {', '.join(others)}"
     # What stands before the last dot is most of a name, and would make all names alike.
     beside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == key.rpartition(".")[0]}
