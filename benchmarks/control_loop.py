@@ -29,39 +29,13 @@ from gymnasium.vector import VectorEnv
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.plan_rows import SIZES, make_folder
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.planning import PlanningAgent
-from vgp_lightning.export.folder import write_folder
-from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import EXPORT_DEFAULTS
 
-ACTIONS, OBSERVATIONS, HORIZON, LEVELS, WIDTHS = 3, 11, 8, 20, (64, 128, 128)
 WARM_UP, TRIALS = 20, 100  # planning calls before the rows
-
-
-def make_folder(folder: Path) -> Path:
-    """Write a planner of the recipes' size with random weights."""
-    torch.manual_seed(0)
-    dimensions = ACTIONS + OBSERVATIONS
-    pipeline = ValueGuidedPlannerPipeline(
-        make_denoiser(dimensions, HORIZON, WIDTHS),
-        make_noise_scheduler(LEVELS, "squaredcos_cap_v2", "sample"),
-        make_value_function(dimensions, HORIZON, WIDTHS),
-        normalization={
-            "action_dim": ACTIONS,
-            "shift": [0.0] * dimensions,
-            "scale": [1.0] * dimensions,
-            "return_shift": 0.0,
-            "return_scale": 1.0,
-            "action_low": [-1.0] * ACTIONS,
-            "action_high": [1.0] * ACTIONS,
-        },
-        planner=dict(EXPORT_DEFAULTS) | {"planning_horizon": HORIZON},
-        task={"env_id": "Hopper-v5"},
-    )
-    return write_folder(pipeline, {}, folder)
 
 
 def describe(seconds: list[float]) -> dict[str, float]:
@@ -163,8 +137,9 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.pipeline or make_folder(Path(temporary) / "planner")
-        deployed = Deployment(str(folder))
+        if options.pipeline is None:
+            make_folder(SIZES["recipes"], Path(temporary))
+        deployed = Deployment(str(options.pipeline or temporary))
         falls = {} if options.pipeline is not None else {"terminate_when_unhealthy": False}
         environments = make_environments(deployed.spec, 1, **falls)
         # A planning call leaves no cycles, but an environment may, and a full collection looks at all that was

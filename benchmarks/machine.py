@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from vgp_lightning.threads import count_cores
+
 # What OpenMP reads of the environment.
 ENVIRONMENT = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -23,7 +25,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": processor.get("model name") or platform.processor() or platform.machine(),
         "cpu_flags": sorted(flag for flag in flags if flag.startswith(("amx_", "avx"))),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "load_average": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,

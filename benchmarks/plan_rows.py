@@ -23,6 +23,7 @@ from vgp_lightning.export.program_formats import load as load_program
 from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.networks import make_denoiser, make_noise_scheduler, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import EXPORT_DEFAULTS
 from vgp_lightning.pipeline.stock import StockEnvironment
 
 ACTIONS, OBSERVATIONS, LEVELS = 3, 11, 20
@@ -107,7 +108,7 @@ ROWS += [
 
 
 def make_folder(size: Size, folder: Path) -> None:
-    """Write a planner with random weights, which do not affect the speed."""
+    """Write a planner for Hopper with random weights, which do not affect the speed."""
     torch.manual_seed(0)
     dimensions = ACTIONS + OBSERVATIONS
     ValueGuidedPlannerPipeline(
@@ -120,10 +121,11 @@ def make_folder(size: Size, folder: Path) -> None:
             "scale": [1.0] * dimensions,
             "return_shift": 0.0,
             "return_scale": 1.0,
-            "action_low": [None] * ACTIONS,
-            "action_high": [None] * ACTIONS,
+            "action_low": [-1.0] * ACTIONS,
+            "action_high": [1.0] * ACTIONS,
         },
-        planner={"planning_horizon": size.horizon},
+        planner=dict(EXPORT_DEFAULTS) | {"planning_horizon": size.horizon},
+        task={"env_id": "Hopper-v5"},
     ).save_pretrained(folder)
 
 

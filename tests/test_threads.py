@@ -72,7 +72,7 @@ def test_the_program_chooses_unless_the_user_has_and_the_numbers_are_the_same(fo
     chosen = evaluate(folder, tmp_path / "chosen")
     given = evaluate(folder, tmp_path / "given", OMP_NUM_THREADS="2")  # which also wait passively
     assert chosen["threads"] in (1, 2, 4)
-    assert given["threads"] == min(2, threads._cores())
+    assert given["threads"] == min(2, threads.count_cores())
     assert chosen["episodes"] == given["episodes"]
 
 

@@ -67,7 +67,7 @@ def use_fastest(plan: Callable[[], "torch.Tensor"]) -> None:
     shares = {}
     with suppress(ValueError):  # what cannot be planned is reported where an episode needs it
         run(1)  # which prepares what later calls use again
-        shares = {threads: compare(run, threads) for threads in _NUMBERS if threads <= _cores()}
+        shares = {threads: compare(run, threads) for threads in _NUMBERS if threads <= count_cores()}
     torch.set_num_threads(best(shares))
 
 
@@ -98,6 +98,6 @@ def compare(run: Callable[[int], "tuple[float, torch.Tensor]"], threads: int) ->
     return statistics.median(shares)
 
 
-def _cores() -> int:
+def count_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
