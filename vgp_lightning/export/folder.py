@@ -6,7 +6,8 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -47,9 +48,7 @@ def write_folder(
         OSError: If it cannot be written; the message names it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.parent / f".{folder.name}.building-{uuid4().hex}"
-    building.mkdir()  # by a random name, with the user's umask
-    try:
+    with _building(folder, folder, f"{folder} exists already: another process has written it meanwhile") as building:
         pipeline.save_pretrained(building, safe_serialization=True)
         (building / "pipeline.py").write_text(join_pipeline())
         (building / "training").mkdir()
@@ -60,15 +59,34 @@ def write_folder(
         if finish is not None:
             finish(building)
         building.rename(folder)
+    return folder
+
+
+@contextmanager
+def _building(folder: Path, target: Path, taken: str) -> Iterator[Path]:
+    """Make a folder beside a pipeline folder, to be filled and then renamed to the target; remove it if it was not.
+
+    Args:
+        folder: The pipeline folder.
+        target: What errors name.
+        taken: What is said if something is in the target's place.
+
+    Raises:
+        ValueError: If something is in the target's place.
+        OSError: If the target cannot be written.
+    """
+    building = folder.parent / f".{folder.name}.building-{uuid4().hex}"
+    try:
+        building.mkdir()  # by a random name, with the user's umask
+        yield building
     except SafetensorError as error:
-        raise OSError(f"{folder} cannot be written: {error}") from error
+        raise OSError(f"{target} cannot be written: {error}") from error
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise ValueError(f"{folder} exists already: another process has written it meanwhile") from error
-        raise OSError(error.errno, error.strerror, str(folder)) from error
+            raise ValueError(taken) from error
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
 def write_habit(habit: Habit, folder: Path) -> None:
@@ -87,9 +105,7 @@ def write_habit(habit: Habit, folder: Path) -> None:
     """
     refuse_links(folder)
     target, old = (folder / name for name in HABITS)
-    building = folder.parent / f".{folder.name}.building-{uuid4().hex}"
-    try:
-        building.mkdir()
+    with _building(folder, target, f"another process has written {target} meanwhile") as building:
         habit.save_pretrained(building, safe_serialization=True)
         _grant_access(building, folder / "model_index.json")
         _renew_code(folder / "pipeline.py")  # of an older version, which may not know habits
@@ -98,14 +114,6 @@ def write_habit(habit: Habit, folder: Path) -> None:
             target.rename(old)
         building.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    except SafetensorError as error:
-        raise OSError(f"{target} cannot be written: {error}") from error
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise ValueError(f"another process has written {target} meanwhile") from error
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     card = folder / "README.md"
     if card.is_file():
         text = _HABIT.sub("", card.read_text()) + _describe_habit(habit)
