@@ -98,6 +98,14 @@ class Frame:
         """Return trajectories (..., T) of the environment's units in normalised ones."""
         return (raw - self.shift) / self.scale
 
+    def normalise_actions(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return actions (..., A) of the environment's units in normalised ones."""
+        return (raw - self.shift[: self.action_dim]) / self.scale[: self.action_dim]
+
+    def normalise_observations(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return observations (..., O) of the environment's units in normalised ones."""
+        return (raw - self.shift[self.action_dim :]) / self.scale[self.action_dim :]
+
     def denormalise(self, trajectories: torch.Tensor) -> torch.Tensor:
         """Return normalised trajectories (..., T) in the environment's units."""
         return trajectories * self.scale + self.shift

@@ -116,8 +116,8 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def compute(self, observations: torch.Tensor) -> torch.Tensor:
         """Return answers (N, C, A) to observations (N, O) on the weights' device, without a check of either."""
         frame, actions = self.frame.to(observations.device), self.action_dim
-        normalised = (observations - frame.shift[actions:]) / frame.scale[actions:]
-        return frame.clip_actions(self(normalised) * frame.scale[:actions] + frame.shift[:actions])
+        normalised = self(frame.normalise_observations(observations))
+        return frame.clip_actions(normalised * frame.scale[:actions] + frame.shift[:actions])
 
     def _refuse(self, observations: torch.Tensor, answers: torch.Tensor) -> None:
         """Say why answers are not finite. A sum that alone is too large for float32 is no fault.

@@ -68,9 +68,8 @@ class HabitModule(pl.LightningModule):
         """Return the squared errors (B, C, A) of the normalised actions."""
         observations, actions = pairs
         frame = self.network.frame.to(self.device)
-        split = frame.action_dim
-        wanted = (actions - frame.shift[:split]) / frame.scale[:split]
-        errors: Tensor = (self.network((observations - frame.shift[split:]) / frame.scale[split:]) - wanted) ** 2
+        answers = self.network(frame.normalise_observations(observations))
+        errors: Tensor = (answers - frame.normalise_actions(actions)) ** 2
         return errors
 
     def configure_optimizers(self) -> Any:
