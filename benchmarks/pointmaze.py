@@ -29,7 +29,8 @@ from vgp_lightning.agent.mazes import find_maze
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.diagnostics.denoising import plot_paths
 from vgp_lightning.evaluation.evaluation import evaluate_agent
-from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.plan import Plan
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 # The flat observation: achieved goal (the position), desired goal, position, velocity.
 ACHIEVED, DESIRED, POSITION, VELOCITY = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)

@@ -22,7 +22,8 @@ from vgp_lightning.agent.playing import Keeping, play
 from vgp_lightning.export.folder import write_folder, write_habit
 from vgp_lightning.pipeline.habit import Habit, hash_teacher
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.plan import Plan
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 A, O, H = 2, 3, 8  # noqa: E741 (the package's letters)
 T = A + O

@@ -1,7 +1,7 @@
 from .agent.controllers import PositionController as PositionController
 from .agent.planning import PlanningAgent as PlanningAgent
 from .data.module import MinariDataModule as MinariDataModule
-from .pipeline.planner import Plan as Plan
+from .pipeline.plan import Plan as Plan
 from .pipeline.planner import ValueGuidedPlannerPipeline as ValueGuidedPlannerPipeline
 
 __version__: str

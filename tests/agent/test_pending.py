@@ -13,7 +13,7 @@ from vgp_lightning.agent import planning
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.commitment import commitment_weights
 from vgp_lightning.pipeline.frame import Frame
-from vgp_lightning.pipeline.planner import Plan
+from vgp_lightning.pipeline.plan import Plan
 
 H = 8
 THREADED = pytest.mark.parametrize("asynchronous", [False, True])

@@ -15,7 +15,7 @@ from vgp_lightning.agent.environments import make_environments, rollout
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.frame import Frame
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
-from vgp_lightning.pipeline.planner import Plan
+from vgp_lightning.pipeline.plan import Plan
 
 LIMIT = 5  # the time limit of Countdown
 

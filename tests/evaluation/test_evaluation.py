@@ -22,7 +22,7 @@ from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.diagnostics.diagnosis import diagnose
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.evaluation.scores import Reference
-from vgp_lightning.pipeline.planner import Plan
+from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.tuning.search import tune
 
 

@@ -193,6 +193,14 @@ def test_a_write_to_a_value_function_is_seen():
     )
 
 
+def test_a_block_that_is_added_is_seen():
+    network = make_value_function(CHANNELS, 8, (16, 64))
+    assert accelerate_value_function(network, 8)
+    assert not len(network.up_blocks)
+    network.up_blocks.append(make_denoiser(CHANNELS, 8, (16, 32)).up_blocks[0])
+    assert accelerate_value_function(network, 8) is None
+
+
 def test_what_is_kept_stays_while_the_weights_do():
     network = make_denoiser(CHANNELS, 8, (16, 32))
     fast = accelerate_denoiser(network, 8)

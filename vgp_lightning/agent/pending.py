@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vgp_lightning.pipeline.planner import Plan
+from vgp_lightning.pipeline.plan import Plan
 
 
 @dataclass

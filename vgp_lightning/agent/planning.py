@@ -18,7 +18,8 @@ from vgp_lightning.pipeline.commitment import Committed, commitment_weights
 from vgp_lightning.pipeline.guidance import Weighted
 from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.inputs import as_floats, as_number, shorten
-from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.plan import Plan
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 
 # Makes the inpainting conditions of plans from the observations (N, O): {step: (N, O)}, as the pipeline's

@@ -20,7 +20,7 @@ from vgp_lightning.agent.episodes import Log
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.agent.played import Played, Times, gather
 from vgp_lightning.agent.store import EpisodeStore, Item, Wanted
-from vgp_lightning.pipeline.planner import Plan
+from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.report.film import Recorder
 
 _LOOK = 0.5  # seconds between two looks at what other processes have finished

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.plan import Plan
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 
 _PLANS = 1024  # in one call of the planner: with more a plan takes no less time

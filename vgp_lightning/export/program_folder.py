@@ -19,7 +19,8 @@ from vgp_lightning.export.folder import PROGRAMS, hash_habit
 from vgp_lightning.export.program import PlanProgram
 from vgp_lightning.export.program_formats import PACKAGES, Format, Run, check_format, load, trace, write
 from vgp_lightning.export.program_habit import HabitProgram
-from vgp_lightning.pipeline.planner import Plan, ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.plan import Plan
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings, warm_steps
 from vgp_lightning.report.files import hash_file, refuse_links, replace_file, write_report
 

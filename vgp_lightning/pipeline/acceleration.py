@@ -6,7 +6,6 @@ from operator import attrgetter, contains, is_
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from diffusers import UNet1DModel
 from torch import nn
@@ -33,7 +32,7 @@ except (ImportError, AttributeError):
 
 FastT = TypeVar("FastT", FastDenoiser, FastValueFunction)
 
-_SAMPLES = 8  # numbers of each weight that are looked at to see whether it was written to
+_SAMPLES = 4  # numbers at each end of a weight that are looked at to see whether it was written to
 # No set: an entry of a damaged config.json may be a list, which has no hash.
 _RECIPES = (("MidResTemporalBlock1D", "OutConv1DBlock", False), ("ValueFunctionMidBlock1D", "ValueFunction", True))
 
@@ -43,7 +42,7 @@ def can_accelerate(network: UNet1DModel) -> bool:
     if type(network) is not UNet1DModel or _is_compiled(network):
         return False
     config = network.config
-    downs, ups = len(config["down_block_types"]), len(config["up_block_types"])
+    downs, ups = len(network.down_blocks), len(network.up_blocks)  # a user may have added one
     recipe = (config["mid_block_type"], config["out_block_type"], config["downsample_each_block"])
     return (
         recipe in _RECIPES
@@ -91,14 +90,17 @@ class _Watch:
         self._types = [type(module) for module in self._below]
         self._attributes = [vars(module) for module in modules]
         self._hooks = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-        self._children_of = [module._modules for module in modules]
-        self._weights_of = [module._parameters for module in modules]
+        # What is given later to a module that has none takes no part in the evaluation, but for lists of blocks.
+        self._children_of = [
+            module._modules for module in modules if module._modules or isinstance(module, nn.ModuleList)
+        ]
+        self._weights_of = [module._parameters for module in modules if module._parameters]
         self._children, self._weights = _values(self._children_of), _values(self._weights_of)
         self._versions = list(map(_version, self._weights))
         self._places = list(map(torch.Tensor.data_ptr, self._weights))
         # Views, which keep the weights' memory from being given to others.
-        self._samples = [_sample(weight.detach()).numpy() for weight in self._weights]
-        self._numbers = self._read()
+        self._samples = [view for weight in self._weights for view in _sample(weight.detach())]
+        self._numbers = b"".join(self._samples)
 
     def holds(self, network: nn.Module) -> bool:
         """Return whether nothing has changed."""
@@ -111,12 +113,8 @@ class _Watch:
             and _identical(self._weights, _values(self._weights_of))
             and self._versions == list(map(_version, self._weights))
             and self._places == list(map(torch.Tensor.data_ptr, self._weights))
-            and self._numbers == self._read()
+            and self._numbers == b"".join(self._samples)
         )
-
-    def _read(self) -> bytes:
-        """Return the numbers of the samples."""
-        return b"".join(map(np.ndarray.tobytes, self._samples))
 
 
 _version = attrgetter("_version")
@@ -132,11 +130,10 @@ def _identical(old: list[Any], new: list[Any]) -> bool:
     return len(old) == len(new) and all(map(is_, old, new))
 
 
-def _sample(weight: torch.Tensor) -> torch.Tensor:
-    """Return a view of evenly spaced numbers of a weight."""
-    if weight.is_contiguous():
-        return weight.view(-1)[:: -(-weight.numel() // _SAMPLES)]
-    return weight[tuple(slice(1) for _ in weight.shape)].view(-1)  # the first
+def _sample(weight: torch.Tensor) -> list[memoryview]:
+    """Return views of the first and the last numbers of a weight."""
+    flat = weight.view(-1) if weight.is_contiguous() else weight[tuple(slice(1) for _ in weight.shape)].view(-1)
+    return [flat[:_SAMPLES].numpy().data, flat[-_SAMPLES:].numpy().data]
 
 
 # By network, with what was made of it for each horizon.
@@ -147,7 +144,7 @@ def accelerate_denoiser(network: UNet1DModel, horizon: int) -> FastDenoiser | No
     """Return what evaluates the network fast, with the weights of this moment; None where only the network itself can.
 
     It is kept, and made anew when the weights have changed. A change by way of ``weight.data`` or of a numpy view is
-    seen where it touches one of some evenly spaced numbers of the weight, so also where it is of a whole weight; after
+    seen where it touches one of the first or last numbers of the weight, so also where it is of a whole weight; after
     another one call ``forget``.
     """
     return _accelerate(FastDenoiser, network, horizon)

@@ -1,4 +1,4 @@
-"""What comes out of a call: plans that are finite and can be ranked, or the cause why not.
+"""Whether what comes out of a call are finite plans that can be ranked, and the cause where they are not.
 
 Shapes: N observations, K candidates for each, H steps, A action and O observation dimensions, T = A + O.
 """
@@ -16,11 +16,6 @@ from .settings import Settings
 from .weights import find_unsound_weight
 
 _LARGE = 1e4  # standard deviations; what is below is unlikely to make float32 overflow
-
-
-def rank(values: torch.Tensor) -> torch.Tensor:
-    """Return the order (N, K) of values (N, K), highest first. What is not finite comes last."""
-    return values.where(values.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
 
 
 def refuse_unsound(

@@ -12,7 +12,6 @@ Behavior Synthesis", Algorithm 1.
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
@@ -32,32 +31,11 @@ from .habit import Habit, hash_teacher, open_habit
 from .inputs import check_generators, shorten
 from .loading import check_folder, name_folder, try_networks
 from .networks import check_horizon, weights_device, weights_dtype
-from .outcome import find_cause, rank, refuse_unsound
+from .outcome import find_cause, refuse_unsound
+from .plan import Plan, choose
 from .sampling import SAMPLERS, Generators, check_schedule, make_stepper
 from .settings import DEFAULTS, Settings, check_settings
 from .weights import check_weights
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The best candidate for each of N observations, in the environment's units, on the pipeline's device.
-
-    Attributes:
-        actions: (N, H, A), within the action bounds.
-        observations: (N, H, O); step 0 is the present observation.
-        values: (N,), predicted discounted return, or the sum of the objectives; NaN without either.
-        candidates: All of them on request, best first: (N, K, H, A), (N, K, H, O), (N, K).
-    """
-
-    actions: torch.Tensor
-    observations: torch.Tensor
-    values: torch.Tensor
-    candidates: "Plan | None" = None
-
-    @property
-    def trajectories(self) -> torch.Tensor:
-        """The plans as trajectories (..., H, T), action first: what a warm start takes."""
-        return torch.cat([self.actions, self.observations], dim=-1)
 
 
 class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -349,13 +327,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 resolved,
             ),
         )
-        order = rank(values)[:, : None if return_candidates else 1]  # (N, K) or (N, 1)
-        values = values.gather(1, order)
-        actions, observations = (
-            part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)
-        )
-        candidates = Plan(actions, observations, values) if return_candidates else None
-        return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
+        return choose(actions, observations, values, return_candidates)
 
     def _prepare(self, objectives: Weighted | None, settings: Settings, frame: Frame) -> Weighted:
         """Return the objectives, by default the learned value, checked and as fast as they can be evaluated."""
