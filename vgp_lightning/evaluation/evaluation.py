@@ -188,13 +188,14 @@ def evaluate(
         asked = {"settings": dict(agent.resolved), "seed": seed, "sampler_seed": sampler_seed}
         if habit:
             asked["habit"] = hash_weights(deployed.folder, habit=True)
-        else:
-            deployed.choose_threads(count, **settings)
         # Without a delay the identity is that of versions which had none, whose episodes are the same.
         identity = {"verb": "evaluate", **deployed.identify(vector), **asked, **({"delay": delay} if delay else {})}
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             items = list_items(seeds, agent_seeds)
-            say_played(store, sum(item in store.finished for item in items), episodes)
+            played = sum(item in store.finished for item in items)
+            say_played(store, played, episodes)
+            if not habit and played < episodes:
+                deployed.choose_threads(count, **settings)
             title = f"{deployed.env_id}, seed {seed}"
             results = evaluate_agent(
                 agent,
