@@ -137,7 +137,7 @@ def test_a_planner_s_settings_are_options_of_evaluate_and_of_export(path, verb, 
 def test_the_config_of_a_habit_holds_the_defaults_of_the_verb():
     parameters = inspect.signature(import_module("vgp_lightning.distillation.distillation").distill).parameters
     given = yaml.safe_load((CONFIGS / "habit.yaml").read_text())
-    assert given.pop("widths") == [256, 256]
+    assert given.pop("widths") == [512, 512, 512]
     assert given == {name: parameters[name].default for name in given}
     own = set(parameters) - {"pipeline_folder", "output_dir", "dataset_id", "device", "widths", "settings"}
     assert set(given) == own - {"env_id", "trust_environment", "environments", "max_episode_steps"}

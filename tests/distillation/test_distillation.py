@@ -16,7 +16,8 @@ from vgp_lightning.distillation import distillation
 from vgp_lightning.export.folder import update_defaults, write_habit
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
-FEW = ["--recorded_states", "20", "--rounds", "1", "--visited_states", "12", "--environments", "2", "--max_steps", "5"]
+FEW = ["--recorded_states", "20", "--planned_states", "6", "--rounds", "1", "--visited_states", "12"]
+FEW += ["--environments", "2", "--max_steps", "5"]
 
 
 def distill(folder, tmp_path, *options):
@@ -39,8 +40,9 @@ def test_a_folder_gets_a_habit_that_is_evaluated_and_compared_with_its_teacher(f
     assert (hash_weights(folder), hash_configs(folder)) == identity  # the planner's evaluations are still its own
     assert (load(folder).chunk, [layer.out_features for layer in load(folder).layers[::2]]) == (3, [16, 3])
     report = json.loads((tmp_path / "output" / "distillation.json").read_text())
-    assert report["states"] == 32
+    assert report["states"] == 38
     assert report["error"] > 0
+    assert report["threads"] == torch.get_num_threads()
     events = EventAccumulator(str(tmp_path / "output" / "round_1")).Reload()
     assert {"val/habit_loss", "val/habit_first_action"} <= set(events.Tags()["scalars"])
 
@@ -85,6 +87,7 @@ def test_the_habit_is_a_new_player_in_the_store_of_episodes(folder, tmp_path):
         (["--max_steps", "0"], "max_steps is 0"),
         (["--action_noise", "-1"], "action_noise is -1"),
         (["--rounds", "-1"], "rounds is -1"),
+        (["--recorded_states", "0", "--planned_states", "0"], "recorded_states and planned_states are 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--dataset_id", "[test/other-v0]"], "dataset 'test/other-v0' is not in"),
         (["--batch_size", "0"], "batch_size is 0"),
@@ -108,6 +111,8 @@ def test_a_folder_that_names_no_dataset_needs_one(folder, tmp_path, capsys):
         distill(folder, tmp_path)
     assert "--dataset_id" in capsys.readouterr().err
     distill(folder, tmp_path, "--dataset_id", "[test/tiny-v0]")
+    distill(folder, tmp_path, "--recorded_states", 0)
+    assert json.loads((tmp_path / "output" / "distillation.json").read_text())["states"] == 18
 
 
 def test_ctrl_c_while_it_trains_leaves_the_folder_as_it_was(folder, tmp_path, capsys, monkeypatch):

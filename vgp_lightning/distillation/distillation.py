@@ -19,8 +19,8 @@ from rich.console import Console
 
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import check_seed
-from vgp_lightning.distillation.states import draw_recorded, visit
-from vgp_lightning.distillation.teaching import ask
+from vgp_lightning.distillation.states import draw_recorded, thin, visit
+from vgp_lightning.distillation.teaching import Teacher
 from vgp_lightning.export.folder import write_habit
 from vgp_lightning.pipeline.habit import Habit, hash_teacher
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -32,6 +32,7 @@ from vgp_lightning.training.habit import HabitModule, Pairs, make_loaders
 # The episodes in which states are visited begin here: far from those of collected episodes (from 0) and of evaluations
 # (from 1 000 000), and as many further on in each round.
 _FIRST_SEED, _SEEDS_OF_A_ROUND = 2_000_000, 100_000
+_SPREAD = 4  # consecutive states are nearly the same, so one of so many that the habit meets is kept
 _TIMED = 1000  # answers
 
 
@@ -40,9 +41,10 @@ def distill(
     output_dir: str | None = None,
     *,
     chunk: int = 4,
-    recorded_states: int = 4000,
-    rounds: int = 2,
-    visited_states: int = 2000,
+    recorded_states: int = 6000,
+    planned_states: int = 12_000,
+    rounds: int = 1,
+    visited_states: int = 6000,
     action_noise: float = 0.1,
     value_temperature: float = 1.0,
     widths: list[int] | None = None,
@@ -50,7 +52,7 @@ def distill(
     weight_decay: float = 1e-4,
     warmup_steps: int = 100,
     samples_per_step: int = 256,
-    max_steps: int = 3000,
+    max_steps: int = 10_000,
     validation_share: float = 0.05,
     seed: int = 0,
     dataset_id: list[str] | None = None,
@@ -63,8 +65,9 @@ def distill(
 ) -> dict[str, Any]:
     """Add a habit to an exported planner's folder: a small network that answers with a plan's first actions at once.
 
-    The planner is asked in states of its training data, and in states that the habit itself comes to when it acts
-    (DAgger, Ross et al. 2011). The habit learns the mean of the candidates' first actions, weighted by their values.
+    The planner is asked in states of its training data, in those that it comes to when it acts itself, and in those
+    that the habit comes to (DAgger, Ross et al. 2011). The habit learns the mean of the candidates' first actions,
+    weighted by their values.
     It replaces the habit that was in the folder, atomically; an interrupted run leaves that one as it was, and begins
     anew. configs/habit.yaml has the options with their reasons.
 
@@ -73,12 +76,14 @@ def distill(
         output_dir: Where TensorBoard's events and distillation.json go; by default runs/distill/ and the folder's name.
         chunk: Actions of an answer, at most the plan's steps; an agent executes the first ``replan_every`` of them.
         recorded_states: States of the training data to plan from.
+        planned_states: States that the planner comes to when it acts itself, with some noise.
         rounds: How often the habit acts, and the planner is asked in the states that it comes to.
         visited_states: States of each round.
-        action_noise: Standard deviation of the noise with which the habit acts then, in those of the data's actions.
+        action_noise: Standard deviation of the noise with which planner and habit act then, in those of the data's
+            actions.
         value_temperature: Temperature of the softmax that weighs the candidates of a state, in standard deviations of
             their values; 0: the best candidate alone.
-        widths: Of the hidden layers; by default 256, 256.
+        widths: Of the hidden layers; by default 512, 512, 512.
         learning_rate: The highest, after the warm-up; a cosine takes it to zero.
         weight_decay: Of AdamW.
         warmup_steps: Steps in which the learning rate rises from zero.
@@ -105,9 +110,10 @@ def distill(
         OSError: If a folder cannot be written.
     """
     start = time.perf_counter()
-    widths = [256, 256] if widths is None else widths
+    widths = [512, 512, 512] if widths is None else widths
     _check_options(
-        recorded_states=(recorded_states, 1, 10**7),
+        recorded_states=(recorded_states, 0, 10**7),
+        planned_states=(planned_states, 0, 10**7),
         rounds=(rounds, 0, 100),
         visited_states=(visited_states, 1, 10**7),
         action_noise=(action_noise, 0, 1e6),
@@ -124,13 +130,18 @@ def distill(
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     pipeline, folder = deployed.pipeline, deployed.folder
     refuse_links(folder)
+    if not (recorded_states or planned_states):
+        raise ValueError("recorded_states and planned_states are 0: a habit learns from one of them at least")
     resolved = pipeline.resolve_settings(**settings)
     _check_chunk(chunk, resolved)
     with torch.device("meta"):  # refuses widths before there is any work
         Habit(pipeline.normalization, chunk, widths)
-    names = pipeline.task.get("dataset_id") if dataset_id is None else dataset_id
-    if not names:
-        raise ValueError(f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]'")
+    names = (pipeline.task.get("dataset_id") if dataset_id is None else dataset_id) or []
+    if recorded_states and not names:
+        raise ValueError(
+            f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]', or "
+            "leave them out, --recorded_states 0"
+        )
     output = Path(output_dir) if output_dir is not None else Path("runs", "distill", folder.resolve().name)
     say = Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print
 
@@ -152,34 +163,41 @@ def distill(
         say(f"round {number}: {len(samples[0])} states, error {found['val/habit_loss']:.4f} on those held out")
         return module, found
 
+    teacher, every = Teacher(pipeline, chunk, value_temperature, seed, resolved), resolved["replan_every"]
+    frame, first = pipeline.frame, _FIRST_SEED + seed
     with deployed.environments(environments, max_episode_steps=max_episode_steps) as vector:
-        states = draw_recorded(names, recorded_states, seed)
+        recorded = draw_recorded(names, recorded_states, seed) if recorded_states else None
         prepare(output)
-        say(f"planning from {len(states)} recorded states")
-        answers = ask(pipeline, states, chunk, value_temperature, seed, resolved)
-        module, errors = learn((torch.from_numpy(states), answers), 0)
+        deployed.choose_threads(environments, **settings)
+        if recorded is not None:
+            say(f"planning from {len(recorded)} recorded states")
+            teacher.ask(recorded)
+        if planned_states:
+            say(f"planning from {planned_states} states that the planner comes to")
+            visit(teacher.answer, frame, vector, planned_states, every, action_noise, first)
+        module, errors = learn(teacher.pairs, 0)
         for number in range(1, rounds + 1):
-            first = _FIRST_SEED + number * _SEEDS_OF_A_ROUND + seed
+            first += _SEEDS_OF_A_ROUND
             student = module.network.eval()
-            new = visit(student, vector, visited_states, max(1, resolved["replan_every"]), action_noise, first)
-            say(f"planning from {len(new)} states that the habit came to")
-            states = np.concatenate([states, new])
-            answers = torch.cat([answers, ask(pipeline, new, chunk, value_temperature, seed + number, resolved)])
-            module, errors = learn((torch.from_numpy(states), answers), number)
-    teacher = {
+            met = visit(student.answer, student.frame, vector, _SPREAD * visited_states, every, action_noise, first)
+            say(f"planning from {visited_states} states that the habit came to")
+            teacher.ask(thin(met, visited_states, first))
+            module, errors = learn(teacher.pairs, number)
+    taught = {
         "sha256": hash_teacher(pipeline.unet, pipeline.value_function, pipeline.normalization),
         "settings": dict(resolved),
     }
-    habit = Habit(pipeline.normalization, chunk, widths, teacher)
+    habit = Habit(pipeline.normalization, chunk, widths, taught)
     habit.load_state_dict(module.network.state_dict())
     write_habit(habit, folder)
     report = {
         "pipeline": str(folder),
         "settings": dict(resolved),
-        "states": len(states),
+        "states": len(teacher),
         "error": errors["val/habit_loss"],
         "error_first_action": errors["val/habit_first_action"],
-        "variance": float(((answers / pipeline.frame.scale[: pipeline.action_dim]).var(0, correction=0)).mean()),
+        "variance": float(pipeline.frame.normalise_actions(teacher.pairs[1]).var(0, correction=0).mean()),
+        "threads": torch.get_num_threads(),
         "answers_per_second": count_answers(habit, pipeline),
         "seconds": time.perf_counter() - start,
     }

@@ -1,23 +1,24 @@
-"""The states that a planner is asked in: those of its training data, and those that the habit comes to.
+"""The states that a planner is asked in: those of its training data, and those that it or the habit comes to.
 
 Shapes: S states, N environments, C actions of an answer, A action and O observation dimensions, all in the
 environment's units.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count as count_from
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from vgp_lightning.agent.environments import step_episodes
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.pipeline.habit import Habit
+from vgp_lightning.pipeline.frame import Frame
 
-# Consecutive states are nearly the same, so one of so many is kept, drawn at random.
-_SPREAD = 4
+Answer = Callable[[torch.Tensor], torch.Tensor]
 
 
 def draw_recorded(dataset_ids: Sequence[str], count: int, seed: int) -> NDArray[np.float32]:
@@ -41,48 +42,62 @@ def draw_recorded(dataset_ids: Sequence[str], count: int, seed: int) -> NDArray[
 
 
 def visit(
-    habit: Habit, environments: VectorEnv, count: int, replan_every: int, noise: float, seed: int
+    answer: Answer, frame: Frame, environments: VectorEnv, count: int, replan_every: int, noise: float, seed: int
 ) -> NDArray[np.float32]:
-    """Return states (S, O) that a habit comes to when it acts.
+    """Return the states (S, O) in which a habit or its teacher is asked when it acts.
 
     Args:
-        habit: What acts.
+        answer: What acts: observations (n, O) -> chunks of actions (n, C, A).
+        frame: Of the training data.
         environments: From ``make_environments``.
-        count: S.
+        count: S at least: all environments take as many steps.
         replan_every: Actions of an answer that are executed.
         noise: Standard deviation of the noise on the actions, in those of the training data.
         seed: Seed of the first episode; the others follow.
     """
     seeds: Iterator[int] = count_from(seed)
-    student, visited, met = _Student(habit, replan_every, noise), [], 0
+    actor = _Actor(answer, frame, replan_every, noise)
 
     def take() -> tuple[int, int]:
         begin = next(seeds)
         return begin, begin
 
-    for step in step_episodes(student, environments, take):
-        visited.append(np.asarray(step.observations, dtype=np.float32))
-        met += len(step.observations)
-        if met >= _SPREAD * count:
-            break
-    chosen = np.random.default_rng(seed).choice(met, count, replace=False)
-    states: NDArray[np.float32] = np.concatenate(visited)[chosen]
-    return states
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("Acting", total=count)
+        for _ in step_episodes(actor, environments, take):
+            met = sum(map(len, actor.asked))
+            progress.update(task, completed=met)
+            if met >= count:
+                break
+    return np.concatenate(actor.asked)
 
 
-class _Student:
-    """A habit that acts with noise, each episode's from a generator of its own."""
+def thin(states: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Return so many of the states, drawn at random: consecutive ones are nearly the same."""
+    chosen = np.random.default_rng(seed).choice(len(states), count, replace=False)
+    kept: NDArray[np.float32] = states[chosen]
+    return kept
 
-    def __init__(self, habit: Habit, replan_every: int, noise: float) -> None:
-        self._habit, self._every = habit, replan_every
-        self._deviation = noise * habit.frame.scale[: habit.action_dim].numpy()
-        self._bounds = habit.frame.action_low.numpy(), habit.frame.action_high.numpy()
+
+class _Actor:
+    """A habit or a planner that acts with noise, each episode's from a generator of its own.
+
+    Attributes:
+        asked: The states in which it was asked, (n, O) each time.
+    """
+
+    def __init__(self, answer: Answer, frame: Frame, replan_every: int, noise: float) -> None:
+        self._answer, self._every, self._actions = answer, replan_every, frame.action_dim
+        self._deviation = noise * frame.scale[: frame.action_dim].numpy()
+        self._bounds = frame.action_low.numpy(), frame.action_high.numpy()
         self._ages: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.asked: list[NDArray[np.float32]] = []
 
     def reset(self, seeds: Sequence[int | None]) -> None:
         if len(self._ages) != len(seeds):
             self._ages = np.zeros(len(seeds), dtype=np.int64)
-            self._chunks = np.zeros((len(seeds), self._habit.chunk, self._habit.action_dim), dtype=np.float32)
+            self._chunks = np.zeros((len(seeds), self._every, self._actions), dtype=np.float32)
             self._generators = [np.random.default_rng(0) for _ in seeds]
         for row, seed in enumerate(seeds):
             if seed is not None:
@@ -92,7 +107,8 @@ class _Student:
         del active  # all are: there is no end of seeds
         due = self._ages % self._every == 0
         if due.any():
-            self._chunks[due] = self._habit.answer(torch.from_numpy(observations[due])).numpy()
+            self.asked.append(observations[due].astype(np.float32))
+            self._chunks[due] = self._answer(torch.from_numpy(observations[due]))[:, : self._every].numpy()
         actions = self._chunks[np.arange(len(due)), self._ages % self._every]
         self._ages += 1
         noise = np.stack([generator.standard_normal(actions.shape[1]) for generator in self._generators])
