@@ -169,7 +169,7 @@ def make_program_call(row: Row, folder: Path) -> Callable[[], Any]:
 def make_habit(row: Row, folder: Path) -> Callable[[], Any]:
     """Return a call of a habit of the size that ``vgp distill`` makes by default."""
     statistics = json.loads((folder / "model_index.json").read_text())["normalization"]
-    habit = Habit(statistics, 4, [256, 256]).eval()
+    habit = Habit(statistics, 4, [512, 512, 512]).eval()
     observation = np.zeros(OBSERVATIONS, dtype=np.float32)
     return lambda: habit.answer(observation)
 
