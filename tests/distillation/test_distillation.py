@@ -17,7 +17,7 @@ from vgp_lightning.export.folder import update_defaults, write_habit
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 FEW = ["--recorded_states", "20", "--planned_states", "6", "--rounds", "1", "--visited_states", "12"]
-FEW += ["--environments", "2", "--max_steps", "5"]
+FEW += ["--environments", "2", "--max_steps", "5", "--networks", "2", "--trial_episodes", "3"]
 
 
 def distill(folder, tmp_path, *options):
@@ -42,6 +42,8 @@ def test_a_folder_gets_a_habit_that_is_evaluated_and_compared_with_its_teacher(f
     report = json.loads((tmp_path / "output" / "distillation.json").read_text())
     assert report["states"] == 38
     assert report["error"] > 0
+    assert len(report["returns"]) == 2
+    assert f"return: {max(report['returns']):.1f}" in printed
     assert report["threads"] == torch.get_num_threads()
     events = EventAccumulator(str(tmp_path / "output" / "round_1")).Reload()
     assert {"val/habit_loss", "val/habit_first_action"} <= set(events.Tags()["scalars"])
@@ -69,6 +71,23 @@ def test_the_same_command_gives_the_same_habit_to_the_bit(folder, tmp_path):
     assert contents(folder / "habit") != written[0]
 
 
+def test_of_several_networks_the_one_is_kept_that_returns_most(folder, tmp_path, monkeypatch):
+    told = []
+
+    def play_episodes(answer, *arguments):
+        told.append((answer.__self__, arguments))
+        return [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [4.0, 5.0, 5.0]][len(told) - 1]
+
+    monkeypatch.setattr(distillation, "play_episodes", play_episodes)
+    distill(folder, tmp_path, "--networks", 3)
+    assert json.loads((tmp_path / "output" / "distillation.json").read_text())["returns"] == [2.0, 5.0, 14 / 3]
+    kept = load(folder).state_dict()
+    assert [all(torch.equal(kept[name], weight) for name, weight in one.state_dict().items()) for one, _ in told] == [
+        *(False, True, False)
+    ]
+    assert len({arguments[-1] for _, arguments in told}) == 1  # the same episodes for all
+
+
 def test_the_habit_is_a_new_player_in_the_store_of_episodes(folder, tmp_path):
     add_habit(folder)
     output = ["--output_dir", str(tmp_path / "episodes"), "--video", "false", "--episodes", "2"]
@@ -87,6 +106,7 @@ def test_the_habit_is_a_new_player_in_the_store_of_episodes(folder, tmp_path):
         (["--max_steps", "0"], "max_steps is 0"),
         (["--action_noise", "-1"], "action_noise is -1"),
         (["--rounds", "-1"], "rounds is -1"),
+        (["--networks", "0"], "networks is 0"),
         (["--recorded_states", "0", "--planned_states", "0"], "recorded_states and planned_states are 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--dataset_id", "[test/other-v0]"], "dataset 'test/other-v0' is not in"),

@@ -6,7 +6,7 @@ import torch
 from fakes import Track
 
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.distillation.states import thin, visit
+from vgp_lightning.distillation.states import play_episodes, thin, visit
 from vgp_lightning.pipeline.frame import Frame
 
 STATISTICS = {"action_dim": 1, "shift": [0.0] * 3, "scale": [0.5, 1.0, 1.0], "return_shift": 0.0, "return_scale": 1.0}
@@ -56,6 +56,13 @@ def test_noise_is_in_standard_deviations_of_the_data_and_within_the_bounds(track
         assert max(map(abs, taken)) == 1.0
     finally:
         del gymnasium.registry["Recorded-v0"]
+
+
+def test_returns_are_the_sums_of_the_rewards_of_the_episodes_in_the_order_of_their_seeds(track):
+    # From x an episode ends beyond 3, after 3 or 4 steps of 1.0 and 0.5 in turn; each action is paid.
+    expected = [2.5 if x > 0.5 else 3.0 for x in starts(range(5))]
+    for count in (1, 2):
+        assert play_episodes(ahead, FRAME, make_environments("Track-v0", count), 5, 2, 0) == expected
 
 
 def test_thin_keeps_different_ones():

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import check_seed
-from vgp_lightning.distillation.states import draw_recorded, thin, visit
+from vgp_lightning.distillation.states import draw_recorded, play_episodes, thin, visit
 from vgp_lightning.distillation.teaching import Teacher
 from vgp_lightning.export.folder import write_habit
 from vgp_lightning.pipeline.habit import Habit, hash_teacher
@@ -27,7 +27,7 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.files import refuse_links, write_report
 from vgp_lightning.report.folders import prepare
-from vgp_lightning.training.habit import HabitModule, Pairs, make_loaders
+from vgp_lightning.training.habit import HabitModule, make_loaders
 
 # The episodes in which states are visited begin here: far from those of collected episodes (from 0) and of evaluations
 # (from 1 000 000), and as many further on in each round.
@@ -46,7 +46,7 @@ def distill(
     rounds: int = 1,
     visited_states: int = 6000,
     action_noise: float = 0.1,
-    value_temperature: float = 1.0,
+    value_temperature: float = 3.0,
     widths: list[int] | None = None,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
@@ -54,6 +54,8 @@ def distill(
     samples_per_step: int = 256,
     max_steps: int = 10_000,
     validation_share: float = 0.05,
+    networks: int = 3,
+    trial_episodes: int = 50,
     seed: int = 0,
     dataset_id: list[str] | None = None,
     env_id: str | None = None,
@@ -67,7 +69,8 @@ def distill(
 
     The planner is asked in states of its training data, in those that it comes to when it acts itself, and in those
     that the habit comes to (DAgger, Ross et al. 2011). The habit learns the mean of the candidates' first actions,
-    weighted by their values.
+    weighted by their values. Trainings differ in what they return, so of several networks the one is kept that returns
+    most.
     It replaces the habit that was in the folder, atomically; an interrupted run leaves that one as it was, and begins
     anew. configs/habit.yaml has the options with their reasons.
 
@@ -90,6 +93,9 @@ def distill(
         samples_per_step: States in a batch of training.
         max_steps: Training steps of each round, which begins with new weights.
         validation_share: Share of the states that is held out of the training, to measure the error.
+        networks: Networks that learn from all states in the end, with other random numbers; the one that returns most
+            when it acts is kept.
+        trial_episodes: Episodes in which each of these acts, the same for all.
         seed: Of all random numbers.
         dataset_id: Where the recorded states come from; by default the datasets of the planner's training.
         env_id: Environment, such as Hopper-v5 or package:Id; by default the one the planner was trained for.
@@ -124,6 +130,8 @@ def distill(
         samples_per_step=(samples_per_step, 1, 10**7),
         max_steps=(max_steps, 1, 10**9),
         validation_share=(validation_share, 0, 0.9),
+        networks=(networks, 1, 100),
+        trial_episodes=(trial_episodes, 1, 10**6),
         environments=(environments, 1, 10**4),
     )
     check_seed(seed)
@@ -145,14 +153,15 @@ def distill(
     output = Path(output_dir) if output_dir is not None else Path("runs", "distill", folder.resolve().name)
     say = Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print
 
-    def learn(samples: Pairs, number: int) -> tuple[HabitModule, dict[str, float]]:
+    def learn(number: int, network: int) -> tuple[HabitModule, dict[str, float]]:
+        samples = teacher.pairs
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(seed + network)
             module = HabitModule(pipeline.normalization, chunk, widths, learning_rate, weight_decay, warmup_steps)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + network)
         loaders = make_loaders(samples, validation_share, samples_per_step, max_steps, generator)
         with _quiet():
-            trainer = _make_trainer(output, number, max_steps)
+            trainer = _make_trainer(output, f"round_{number}" + (f"_network_{network}" if network else ""), max_steps)
             try:
                 trainer.fit(module, *loaders)
             except SystemExit as end:  # how Lightning ends after Ctrl-C
@@ -160,7 +169,7 @@ def distill(
                     raise KeyboardInterrupt from end
                 raise
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        say(f"round {number}: {len(samples[0])} states, error {found['val/habit_loss']:.4f} on those held out")
+        say(f"learned from {len(samples[0])} states, error {found['val/habit_loss']:.4f} on those held out")
         return module, found
 
     teacher, every = Teacher(pipeline, chunk, value_temperature, seed, resolved), resolved["replan_every"]
@@ -175,14 +184,21 @@ def distill(
         if planned_states:
             say(f"planning from {planned_states} states that the planner comes to")
             visit(teacher.answer, frame, vector, planned_states, every, action_noise, first)
-        module, errors = learn(teacher.pairs, 0)
-        for number in range(1, rounds + 1):
+        for number in range(rounds):
+            student = learn(number, 0)[0].network.eval()
             first += _SEEDS_OF_A_ROUND
-            student = module.network.eval()
             met = visit(student.answer, student.frame, vector, _SPREAD * visited_states, every, action_noise, first)
             say(f"planning from {visited_states} states that the habit came to")
             teacher.ask(thin(met, visited_states, first))
-            module, errors = learn(teacher.pairs, number)
+        learned, returns = [learn(rounds, network) for network in range(networks)], []
+        for network, (module, _) in enumerate(learned):
+            student = module.network.eval()
+            played = play_episodes(
+                student.answer, student.frame, vector, trial_episodes, every, first + _SEEDS_OF_A_ROUND
+            )
+            returns.append(float(np.mean(played)))
+            say(f"network {network} returned {returns[-1]:.1f} in {trial_episodes} episodes")
+    module, errors = learned[int(np.argmax(returns))]
     taught = {
         "sha256": hash_teacher(pipeline.unet, pipeline.value_function, pipeline.normalization),
         "settings": dict(resolved),
@@ -196,6 +212,7 @@ def distill(
         "states": len(teacher),
         "error": errors["val/habit_loss"],
         "error_first_action": errors["val/habit_first_action"],
+        "returns": returns,
         "variance": float(pipeline.frame.normalise_actions(teacher.pairs[1]).var(0, correction=0).mean()),
         "threads": torch.get_num_threads(),
         "answers_per_second": count_answers(habit, pipeline),
@@ -228,7 +245,7 @@ def _check_chunk(chunk: int, settings: Settings) -> None:
         )
 
 
-def _make_trainer(output: Path, number: int, max_steps: int) -> pl.Trainer:
+def _make_trainer(output: Path, name: str, max_steps: int) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
         devices=1,
@@ -237,7 +254,7 @@ def _make_trainer(output: Path, number: int, max_steps: int) -> pl.Trainer:
         val_check_interval=min(max_steps, 500),
         log_every_n_steps=min(max_steps, 50),
         num_sanity_val_steps=0,
-        logger=TensorBoardLogger(output, name="", version=f"round_{number}", default_hp_metric=False),
+        logger=TensorBoardLogger(output, name="", version=name, default_hp_metric=False),
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=Console(stderr=True).is_terminal,
@@ -280,6 +297,7 @@ def _print(report: dict[str, Any], folder: Path, output: Path, settings: Setting
         f"habit written to {folder / 'habit'}, from {report['states']} states in {report['seconds']:.0f} s\n"
         f"squared error on held-out states: {report['error']:.4f}, {report['error_first_action']:.4f} of the first "
         f"action (variance {report['variance']:.3f})\n"
+        f"return: {max(report['returns']):.1f} in the episodes by which it was chosen from {len(report['returns'])}\n"
         f"answers: {report['answers_per_second']:.0f} a second\n"
         "compare it with its teacher:\n"
         f"  {evaluation} --output_dir {output}/teacher\n"

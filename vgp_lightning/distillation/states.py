@@ -1,4 +1,4 @@
-"""The states that a planner is asked in: those of its training data, and those that it or the habit comes to.
+"""The states that a planner is asked in: those of its training data, and those that it or a habit comes to by acting.
 
 Shapes: S states, N environments, C actions of an answer, A action and O observation dimensions, all in the
 environment's units.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from vgp_lightning.agent.environments import step_episodes
+from vgp_lightning.agent.environments import rollout, step_episodes
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.pipeline.frame import Frame
 
@@ -73,6 +73,28 @@ def visit(
     return np.concatenate(actor.asked)
 
 
+def play_episodes(
+    answer: Answer, frame: Frame, environments: VectorEnv, count: int, replan_every: int, seed: int
+) -> list[float]:
+    """Return the undiscounted returns of so many episodes in which a habit acts, without noise.
+
+    Args:
+        answer: What acts: observations (n, O) -> chunks of actions (n, C, A).
+        frame: Of the training data.
+        environments: From ``make_environments``.
+        count: Number of episodes.
+        replan_every: Actions of an answer that are executed.
+        seed: Seed of the first episode; the others follow.
+    """
+    returns = [0.0] * count
+    seeds = range(seed, seed + count)
+    for step in rollout(_Actor(answer, frame, replan_every, 0.0), environments, seeds):
+        for episode, reward in zip(step.episode.tolist(), step.rewards.tolist(), strict=True):
+            if episode >= 0:
+                returns[episode] += reward
+    return returns
+
+
 def thin(states: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
     """Return so many of the states, drawn at random: consecutive ones are nearly the same."""
     chosen = np.random.default_rng(seed).choice(len(states), count, replace=False)
@@ -104,7 +126,7 @@ class _Actor:
                 self._ages[row], self._generators[row] = 0, np.random.default_rng(seed)
 
     def act(self, observations: NDArray[np.floating], active: NDArray[np.bool_]) -> NDArray[np.float32]:
-        del active  # all are: there is no end of seeds
+        del active  # what idle environments are given is not executed
         due = self._ages % self._every == 0
         if due.any():
             self.asked.append(observations[due].astype(np.float32))
