@@ -417,6 +417,8 @@ HABITS = [
     Row("distill DIR", "is not a pipeline folder: it has no model_index.json"),
     Row("distill PIPE --chunk 99", "chunk is 99: a number between replan_every, which is 1, and planning_horizon"),
     Row("distill PIPE --replan_every 0", "replan_every is 0, one plan per episode, but a habit answers with the first"),
+    Row("distill PIPE --recorded_states 0 --planned_states 0", "recorded_states and planned_states are 0: a habit"),
+    Row("distill PIPE --networks 0", "networks is 0: a number between 1 and 100 is needed"),
     Row("distill PIPE --widths [0]", "widths are [0]: a list of 1 to 64 whole numbers"),
     Row("distill PIPE --learning_rate -1", "learning_rate is -1.0: a number between 0 and 1000 is needed"),
     Row("distill PIPE --dataset_id [no/such-v0]", "dataset 'no/such-v0' is not in "),
