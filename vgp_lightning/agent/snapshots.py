@@ -37,7 +37,10 @@ def take_snapshot(environment: gymnasium.Env[Any, Any]) -> Snapshot:
     levels = list(_list_levels(environment))
     return Snapshot(
         [{name: deepcopy(held) for name, held in vars(level).items() if _is_plain(held)} for level in levels],
-        [{name: copy(held) for name, held in vars(level).items() if isinstance(held, mujoco.MjData)} for level in levels],
+        [
+            {name: copy(held) for name, held in vars(level).items() if isinstance(held, mujoco.MjData)}
+            for level in levels
+        ],
     )
 
 

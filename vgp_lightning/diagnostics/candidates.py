@@ -97,6 +97,17 @@ def sample_candidates(
     return Candidates(trajectories.cpu().numpy(), values, np.stack(history), [*left, "clean"])
 
 
+def values_of(candidates: Candidates) -> NDArray[np.float32]:
+    """Return the values (N, K) of candidates.
+
+    Raises:
+        ValueError: If they have none.
+    """
+    if candidates.values is None:
+        raise ValueError("candidates have no values: a value function is needed")
+    return candidates.values
+
+
 def to_raw(pipeline: ValueGuidedPlannerPipeline, trajectories: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return normalised trajectories (..., T) in the environment's units."""
     raw: NDArray[np.float64] = pipeline.frame.denormalise(torch.as_tensor(trajectories).double()).numpy()

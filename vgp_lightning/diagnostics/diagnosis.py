@@ -19,6 +19,7 @@ from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.diagnostics.candidates import sample_candidates
+from vgp_lightning.diagnostics.choice import examine_choice, make_trial, why_no_choice
 from vgp_lightning.diagnostics.denoising import draw_denoising, draw_maze
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.guidance import examine_guidance
@@ -41,6 +42,7 @@ def diagnose(
     trust_environment: bool = False,
     max_episode_steps: int | None = None,
     starts: int = 8,
+    choice_steps: int = 50,
     reach_goal: bool = False,
     video: bool = True,
     again: bool = False,
@@ -65,6 +67,7 @@ def diagnose(
             gymnasium-robotics registers under its id. This runs whatever code the folder names.
         max_episode_steps: Time limit of an episode; by default the environment's own.
         starts: Plans of each episode, evenly spaced, that are executed to their end and sampled anew.
+        choice_steps: Steps for which each candidate of these plans is tried in the simulator; 0: none is.
         reach_goal: In a maze, let every plan end at the goal.
         video: Draw the first episode as rollout.gif.
         again: Play episodes anew that are kept in the output folder, and measure anew.
@@ -83,6 +86,8 @@ def diagnose(
     for name, value in (("episodes", episodes), ("starts", starts)):
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
+    if choice_steps < 0:
+        raise ValueError(f"choice_steps is {choice_steps}: a whole number from 0 on is needed")
     check_seed(seed)
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
@@ -122,13 +127,25 @@ def diagnose(
             if not played.episodes:
                 first = played.failures[0]
                 raise ValueError(f"none of {episodes} episodes could be played to its end. The first: {first}")
-            asked |= {"episodes": episodes, "starts": starts, "video": video, "pipeline": str(pipeline_folder)}
+            asked |= {"episodes": episodes, "starts": starts, "choice_steps": choice_steps, "video": video}
+            asked["pipeline"] = str(pipeline_folder)
             name = f"report {json.dumps(asked, sort_keys=True)}"
             with store.exclusively():
                 known: dict[str, Any] | None = store.known(name)
                 report = known
                 if report is None or not is_written(report, output):
-                    findings = examine(deployed.pipeline, played.episodes, replays, resolved, starts, conditions, maze)
+                    several = max(2, resolved["batch_size"])
+                    with deployed.environments(several, max_episode_steps=max_episode_steps) as tries:
+                        findings = examine(
+                            deployed.pipeline,
+                            played.episodes,
+                            (replays, tries),
+                            resolved,
+                            starts,
+                            conditions,
+                            maze,
+                            choice_steps,
+                        )
                     filmed = played.records[0].get("film")
                     video_error = find_film_error(filmed) if video else None
                     if video and video_error is None:
@@ -145,6 +162,7 @@ def diagnose(
                         **deployed.describe(environments),
                         "seed": seed,
                         "starts": starts,
+                        "choice_steps": choice_steps,
                         "pictures": findings.pictures,
                         "video_error": video_error,
                         "seconds": time.perf_counter() - start,
@@ -158,30 +176,33 @@ def diagnose(
 def examine(
     pipeline: ValueGuidedPlannerPipeline,
     episodes: Sequence[Episode],
-    replays: VectorEnv,
+    replays: tuple[VectorEnv, VectorEnv],
     settings: Settings,
     starts: int,
     conditions: Conditions | None,
     maze: Maze | None,
+    choice_steps: int,
 ) -> Findings:
     """Measure and draw all parts.
 
     Args:
         pipeline: The planner.
         episodes: Episodes that it has played, with its plans.
-        replays: A single environment to execute plans in.
+        replays: A single environment to execute plans in, and as many as there are candidates, two at least.
         settings: All settings of the planner.
         starts: Plans of each episode that are executed to their end and sampled anew.
         conditions: What the plans pass through.
         maze: The maze of the environment; None: it has none.
+        choice_steps: Steps for which each candidate is tried; 0: none is.
     """
-    findings = Findings()
+    findings, (single, several) = Findings(), replays
     examine_values(findings, pipeline, episodes, settings["planning_horizon"])
     chosen = choose_plans(episodes, starts)
-    examine_plans(findings, pipeline, episodes, replays, chosen)
+    examine_plans(findings, pipeline, episodes, single, chosen)
     places = plan_places(chosen)
     standing = np.stack([episode.observations[step] for episode, step in places])
     guided = sample_candidates(pipeline, standing, conditions, **settings)
+    unguided = guided
     if pipeline.value_function is None:
         findings.miss("guidance", "the folder has no value function: export with --value")
     elif settings["n_guide_steps"] == 0:
@@ -190,7 +211,12 @@ def examine(
         # A scale of 0 and not 0 guide steps: without guide steps UniPC applies its corrector and samples differently.
         idle: Settings = {**settings, "scale": 0.0}
         unguided = sample_candidates(pipeline, standing, conditions, **idle)
-        examine_guidance(findings, pipeline, unguided, guided, replays, places)
+        examine_guidance(findings, pipeline, unguided, guided, single, places)
+    if reason := why_no_choice(pipeline, settings, choice_steps):
+        findings.miss("choice", reason)
+    else:
+        trial = make_trial(pipeline, settings, conditions, choice_steps)
+        examine_choice(findings, pipeline, unguided, None if guided is unguided else guided, several, places, trial)
     draw_denoising(findings, pipeline, guided)
     if maze is not None:
         draw_maze(findings, pipeline, guided, standing, maze)

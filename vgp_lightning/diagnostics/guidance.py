@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from vgp_lightning.agent.episodes import Episode
-from vgp_lightning.diagnostics.candidates import Candidates, to_raw
+from vgp_lightning.diagnostics.candidates import Candidates, to_raw, values_of
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.plans import UNREPEATABLE, execute_plans, step_errors
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -44,7 +44,7 @@ def examine_guidance(
     if gains["one_step_guided"] is None:
         findings.missing["guidance.one_step"] = UNREPEATABLE
     findings.numbers["guidance"] = gains
-    before, after = _values(unguided), _values(guided)
+    before, after = values_of(unguided), values_of(guided)
     middle = before.mean(axis=1, keepdims=True)
     findings.figures["guidance"] = plot_gains(
         before - middle,
@@ -70,19 +70,13 @@ def _one_step_error(
     return error
 
 
-def _values(candidates: Candidates) -> NDArray[np.float32]:
-    if candidates.values is None:
-        raise ValueError("candidates have no values: guidance needs a value function")
-    return candidates.values
-
-
 def compare_guidance(unguided: Candidates, guided: Candidates) -> dict[str, Any]:
     """Return what guidance adds to the predicted return, and how far it moves the plans, from the same noise.
 
     Raises:
         ValueError: If there are no values.
     """
-    before, after = _values(unguided), _values(guided)
+    before, after = values_of(unguided), values_of(guided)
     moved = np.sqrt(((guided.trajectories - unguided.trajectories) ** 2).mean(axis=(2, 3)))
     # Candidates that were drawn one after the other are independent samples.
     apart = np.sqrt(((unguided.trajectories - np.roll(unguided.trajectories, 1, axis=1)) ** 2).mean(axis=(2, 3)))

@@ -1,0 +1,293 @@
+"""Choice: does the planner choose the candidate that turns out well?
+
+A value function that ranks windows of a dataset rightly may still not know which of the candidates from one observation
+is better: these differ far less. So each candidate is tried: the simulator is brought back to where the plans were
+made, the candidate's first actions are executed, and an unguided planner goes on from there, with the same random
+numbers for all candidates of a state.
+
+Shapes: S states, K candidates of each, R repeats, A action dimensions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from vgp_lightning.agent.environments import environment_of
+from vgp_lightning.agent.episodes import Episode
+from vgp_lightning.agent.planning import Conditions, PlanningAgent
+from vgp_lightning.agent.snapshots import Snapshot, restore, take_snapshot
+from vgp_lightning.data.returns import discounted_returns
+from vgp_lightning.diagnostics.candidates import Candidates, to_raw, values_of
+from vgp_lightning.diagnostics.findings import Findings
+from vgp_lightning.diagnostics.plans import UNREPEATABLE
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import Settings
+from vgp_lightning.report.figures import BLUE, GREY, tidy
+from vgp_lightning.report.statistics import bootstrap_interval, rank_correlation
+
+REPEATS = 2  # with other random numbers for what follows: one says which is best, the other what that one is worth
+_FIRST_SEED = 3_000_000  # of what follows: far from the seeds of evaluations
+
+Interval = list[float] | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How candidates are tried.
+
+    Attributes:
+        steps: Steps whose rewards count, those of the candidate's own actions included.
+        own: Actions of the candidate that are executed.
+        discount: Of the rewards.
+        termination_penalty: Added to the last reward where the environment ends the episode.
+        conditions: What the plans of the planner that goes on pass through.
+        settings: Of this planner.
+    """
+
+    steps: int
+    own: int
+    discount: float
+    termination_penalty: float
+    conditions: Conditions | None
+    settings: Settings
+
+
+def why_no_choice(pipeline: ValueGuidedPlannerPipeline, settings: Settings, steps: int) -> str | None:
+    """Return why candidates are not tried; None: they are."""
+    if not steps:
+        return "choice_steps is 0"
+    if pipeline.value_function is None:
+        return "the folder has no value function: export with --value"
+    if pipeline.task.get("discount") is None:
+        return "the folder does not name the discount of its returns"
+    if settings["batch_size"] == 1:
+        return "batch_size is 1, so there is nothing to choose from: set it, such as --batch_size 16"
+    return None
+
+
+def make_trial(
+    pipeline: ValueGuidedPlannerPipeline, settings: Settings, conditions: Conditions | None, steps: int
+) -> Trial:
+    """Return how a planner's candidates are tried, for so many steps: what follows is planned without any choice."""
+    own = min(settings["replan_every"] or settings["planning_horizon"], steps)
+    plain: Settings = {**settings, "batch_size": 1, "n_guide_steps": 0, "warm_start_strength": 1.0}
+    penalty = pipeline.task.get("termination_penalty") or 0.0
+    return Trial(steps, own, pipeline.task["discount"], penalty, conditions, plain)
+
+
+def examine_choice(
+    findings: Findings,
+    pipeline: ValueGuidedPlannerPipeline,
+    unguided: Candidates,
+    guided: Candidates | None,
+    environments: VectorEnv,
+    places: Sequence[tuple[Episode, int]],
+    trial: Trial,
+) -> None:
+    """Try the candidates, and compare what they are worth with what was predicted.
+
+    Args:
+        findings: Where numbers and pictures go.
+        pipeline: The planner.
+        unguided: Candidates without guidance, with values.
+        guided: Those with guidance, from the same noise; None: the planner does not guide.
+        environments: K environments, from ``make_environments``.
+        places: Where the S observations are from: an episode and the step in it.
+        trial: How they are tried.
+    """
+    snapshots = take_snapshots(environments, places)
+    if snapshots is None:
+        findings.miss("choice", UNREPEATABLE)
+        return
+    found: dict[str, Any] = {"states": len(places), "candidates": unguided.trajectories.shape[1], "steps": trial.steps}
+    found |= {"own_steps": trial.own, "repeats": REPEATS, "discount": trial.discount}
+    realised = try_candidates(pipeline, unguided, environments, snapshots, trial)
+    shown = {"unguided": (values_of(unguided), realised)}
+    if guided is not None:
+        moved = try_candidates(pipeline, guided, environments, snapshots, trial)
+        shown["guided"] = (values_of(guided), moved)
+        rows = np.arange(len(places))
+        found["guidance"] = {
+            "mean": _mean((moved - realised).mean(axis=(1, 2))),
+            "chosen": _mean((moved[rows, guided.best] - realised[rows, unguided.best]).mean(axis=1)),
+        }
+    found |= {name: judge(*values) for name, values in shown.items()}
+    findings.numbers["choice"] = found
+    findings.figures["choice"] = plot_choice(shown, trial.steps)
+
+
+def judge(predicted: NDArray[np.floating], realised: NDArray[np.floating]) -> dict[str, Any]:
+    """Return how well predicted values choose among the candidates of a state.
+
+    Args:
+        predicted: (S, K).
+        realised: (S, K, R), R at least 2.
+
+    Returns:
+        Means over the states, each with its 95 % interval: ``rank_correlation`` of predicted and realised values within
+        a state; ``repeatability``, that of the realised values of two repeats, which no prediction can exceed by much;
+        ``gain``, what the chosen candidate is worth beyond the mean of all; ``possible``, the same for the candidate
+        that is best by another repeat; ``regret``, the difference of these two. ``spread``: the standard deviation of
+        the realised values within a state.
+    """
+    means = realised.mean(axis=2)
+    pairs = list(permutations(range(realised.shape[2]), 2))
+    chosen = means[np.arange(len(means)), predicted.argmax(axis=1)]
+    gain = chosen - means.mean(axis=1)
+    # The best of noisy numbers looks better than it is. So one repeat says which is best, another what it is worth.
+    possible = np.mean(
+        [np.take_along_axis(realised[:, :, b], realised[:, :, a].argmax(1)[:, None], 1)[:, 0] for a, b in pairs], axis=0
+    ) - means.mean(axis=1)
+    repeated = [
+        [rank_correlation(state[:, a], state[:, b]) for a, b in pairs[: max(1, len(pairs) // 2)]] for state in realised
+    ]
+    return {
+        "rank_correlation": _mean([rank_correlation(*pair) for pair in zip(predicted, means, strict=True)]),
+        "repeatability": _mean([number for numbers in repeated for number in numbers]),
+        "gain": _mean(gain),
+        "possible": _mean(possible),
+        "regret": _mean(possible - gain),
+        "spread": float(means.std(axis=1).mean()),
+    }
+
+
+def _mean(numbers: Sequence[float | None] | NDArray[np.floating]) -> dict[str, Any]:
+    """Return the mean of what is known, its interval and the number; None where nothing is known."""
+    known = np.array([number for number in numbers if number is not None], dtype=np.float64)
+    if not len(known):
+        return {"mean": None, "ci95": None, "states": 0}
+    return {"mean": float(known.mean()), "ci95": bootstrap_interval(known), "states": len(known)}
+
+
+# ---------------------------------------------------------------- the simulator
+
+
+def take_snapshots(environments: VectorEnv, places: Sequence[tuple[Episode, int]]) -> list[Snapshot] | None:
+    """Return the states of the simulator at steps of episodes; None: it cannot be brought back there.
+
+    Each episode is repeated once. In each state it is tried whether a restored environment does as the episode did.
+
+    Args:
+        environments: Two at least; the first repeats the episodes, the second is restored.
+        places: Episodes, and the step in each.
+    """
+    first, second = (environment_of(environments, row) for row in (0, min(1, environments.num_envs - 1)))
+    found: dict[tuple[int, int], Snapshot] = {}
+    for episode in {id(episode): episode for episode, _ in places}.values():
+        wanted = {step for other, step in places if other is episode}
+        observation, _ = first.reset(seed=episode.seed)
+        for step in range(max(wanted) + 1):
+            if not np.array_equal(observation, episode.observations[step]):
+                return None
+            if step in wanted:
+                found[id(episode), step] = take_snapshot(first)
+            observation, reward, *_ = first.step(_shaped(episode.actions[step], first))
+            if step in wanted:
+                second.reset(seed=0)
+                restore(second, found[id(episode), step])
+                again, paid, *_ = second.step(_shaped(episode.actions[step], second))
+                if not (np.array_equal(again, observation) and paid == reward):
+                    return None
+    return [found[id(episode), step] for episode, step in places]
+
+
+def _shaped(action: NDArray[np.floating], environment: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
+    """Return a flat action (A,) in the environment's shape, as a copy: an environment may write into it."""
+    return np.array(action, dtype=np.float32).reshape(environment.action_space.shape or ())
+
+
+def try_candidates(
+    pipeline: ValueGuidedPlannerPipeline,
+    candidates: Candidates,
+    environments: VectorEnv,
+    snapshots: Sequence[Snapshot],
+    trial: Trial,
+) -> NDArray[np.float64]:
+    """Return what the candidates are worth (S, K, R): the discounted rewards of so many steps from their states on.
+
+    Args:
+        pipeline: The planner that goes on.
+        candidates: Those of S states.
+        environments: K environments.
+        snapshots: The simulator in the S states.
+        trial: How they are tried.
+    """
+    raw = to_raw(pipeline, candidates.trajectories[:, :, : trial.own, : pipeline.action_dim + pipeline.observation_dim])
+    own = np.clip(raw[..., : pipeline.action_dim], pipeline.frame.action_low, pipeline.frame.action_high)
+    agent = PlanningAgent(pipeline, conditions=trial.conditions, **trial.settings)
+    realised = np.zeros((*own.shape[:2], REPEATS))
+    console = Console(stderr=True)
+    for state, snapshot in track(
+        list(enumerate(snapshots)), "Trying candidates", console=console, disable=not console.is_terminal
+    ):
+        for repeat in range(REPEATS):
+            # Common random numbers: all candidates of a state go on with the same.
+            agent.reset([_FIRST_SEED + state * REPEATS + repeat] * own.shape[1])
+            realised[state, :, repeat] = list(_play(agent, environments, snapshot, own[state], trial))
+    return realised
+
+
+def _play(
+    agent: PlanningAgent, environments: VectorEnv, snapshot: Snapshot, own: NDArray[np.floating], trial: Trial
+) -> Iterator[float]:
+    """Yield the return of each candidate, given its own first actions (K, n, A)."""
+    rows = [environment_of(environments, row) for row in range(len(own))]
+    for environment in rows:
+        environment.reset(seed=0)
+        restore(environment, snapshot)
+    rewards: list[list[float]] = [[] for _ in rows]
+    terminated, active = np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool)
+    observations = np.zeros((len(rows), agent.pipeline.observation_dim))
+    for step in range(trial.steps):
+        if not active.any():
+            break
+        actions = own[:, step] if step < own.shape[1] else agent.act(observations, active)
+        for row in np.flatnonzero(active).tolist():
+            environment = rows[row]
+            observations[row], reward, ended, truncated, _ = environment.step(_shaped(actions[row], environment))
+            rewards[row].append(float(reward))
+            terminated[row], active[row] = ended, not (ended or truncated)
+    for paid, fell in zip(rewards, terminated.tolist(), strict=True):
+        returns = discounted_returns(np.array(paid), fell, trial.discount, trial.termination_penalty)
+        yield float(returns[0])
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def plot_choice(shown: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]], steps: int) -> Figure:
+    """Draw predicted and realised values of all candidates, each relative to the mean of its state.
+
+    Args:
+        shown: For each kind of candidates the predicted values (S, K) and the realised ones (S, K, R).
+        steps: Whose rewards were counted.
+    """
+    figure = Figure(figsize=(4.6 * len(shown), 4), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (name, (predicted, realised)) in zip(panels, shown.items(), strict=True):
+        means = realised.mean(axis=2)
+        x, y = (values - values.mean(axis=1, keepdims=True) for values in (predicted, means))
+        best = predicted.argmax(axis=1)
+        rows = np.arange(len(best))
+        panel.plot(x.ravel(), y.ravel(), ".", color=GREY, alpha=0.5, markersize=4, label="candidates")
+        panel.plot(x[rows, best], y[rows, best], ".", color=BLUE, markersize=7, label="chosen")
+        panel.axhline(0, color="black", linewidth=0.8)
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel("predicted value")
+        tidy(panel)
+    panels[0].set_ylabel(f"rewards of {steps} steps, discounted")
+    panels[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(
+        "Candidates from one observation, relative to their mean\nblue above the line: better than chance",
+        fontsize=10,
+    )
+    return figure
