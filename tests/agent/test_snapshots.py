@@ -28,7 +28,9 @@ def make(name, seed=0, **kwargs):
 
 # Ant's rewards come of positions that MuJoCo derives, and its observations of contact forces; a maze holds an
 # environment that is no wrapper; Pendulum is plain Python.
-@pytest.mark.parametrize("name", ["Hopper-v5", "Walker2d-v5", "Ant-v5", "PointMaze_UMaze-v3", "Pendulum-v1", "Track-v0"])
+@pytest.mark.parametrize(
+    "name", ["Hopper-v5", "Walker2d-v5", "Ant-v5", "PointMaze_UMaze-v3", "Pendulum-v1", "Track-v0"]
+)
 def test_it_goes_on_as_an_unbroken_run_does(name, track):
     if name.startswith("PointMaze"):
         pytest.importorskip("gymnasium_robotics")

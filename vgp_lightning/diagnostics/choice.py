@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -221,8 +222,8 @@ def try_candidates(
         snapshots: The simulator in the S states.
         trial: How they are tried.
     """
-    raw = to_raw(pipeline, candidates.trajectories[:, :, : trial.own, : pipeline.action_dim + pipeline.observation_dim])
-    own = np.clip(raw[..., : pipeline.action_dim], pipeline.frame.action_low, pipeline.frame.action_high)
+    raw = to_raw(pipeline, candidates.trajectories)[:, :, : trial.own, : pipeline.action_dim]
+    own = pipeline.frame.clip_actions(torch.as_tensor(raw)).numpy()
     agent = PlanningAgent(pipeline, conditions=trial.conditions, **trial.settings)
     realised = np.zeros((*own.shape[:2], REPEATS))
     console = Console(stderr=True)

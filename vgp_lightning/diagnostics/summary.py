@@ -18,7 +18,7 @@ from vgp_lightning.report.film import log_gif, write_gif
 from vgp_lightning.report.folders import naming
 
 _PARTS = (
-    *("calibration", "ranking", "horizon", "dynamics", "guidance"),
+    *("calibration", "ranking", "choice", "horizon", "dynamics", "guidance"),
     *("denoising", "denoising_maze", "plans", "rollout"),
 )
 
@@ -79,9 +79,10 @@ def _draw(findings: Findings, path: Path) -> None:
 
 def _scalars(report: dict[str, Any]) -> dict[str, float | None]:
     """Return the main numbers by their names in TensorBoard."""
-    calibration, ranking, guidance, own = (
-        report[name] for name in ("calibration", "ranking", "guidance", "own_actions")
+    calibration, ranking, guidance, own, choice = (
+        report[name] for name in ("calibration", "ranking", "guidance", "own_actions", "choice")
     )
+    tried = choice and choice["guided" if "guided" in choice else "unguided"]
     kind = _kind(report)
     best = calibration and calibration[kind]
     return {
@@ -91,6 +92,10 @@ def _scalars(report: dict[str, Any]) -> dict[str, float | None]:
         "slope": best and best["slope"],
         "rank_correlation_clean": ranking and ranking[0][kind],
         "rank_correlation_noisy": ranking and ranking[-1][kind],
+        "choice_rank_correlation": tried and tried["rank_correlation"]["mean"],
+        "choice_gain": tried and tried["gain"]["mean"],
+        "choice_possible": tried and tried["possible"]["mean"],
+        "guidance_realised": choice["guidance"]["mean"]["mean"] if choice and "guidance" in choice else None,
         "one_step_error": report["dynamics"]["mean"],
         "foretold_replanned": report["horizon"]["foretold"],
         "foretold_own_actions": own and own["foretold"],
@@ -111,6 +116,10 @@ _MEANINGS = {
     "slope": "of realised over predicted return; 1: differences are as large as predicted; 0: unrelated",
     "rank_correlation_clean": "of clean executed windows: what best-of-K selection relies on",
     "rank_correlation_noisy": "of the noisiest executed windows: what guidance relies on at its first step",
+    "choice_rank_correlation": "of the candidates from one observation, tried in the simulator; 0: chance",
+    "choice_gain": "what the chosen candidate is worth beyond the mean one; 0 or below: choosing does not choose",
+    "choice_possible": "the same if the best candidate were chosen",
+    "guidance_realised": "what guided candidates are worth beyond unguided ones, in the simulator",
     "one_step_error": "of plans, as a share of the change; 0: as the simulator; 1: as expecting no change",
     "foretold_replanned": "share of the steps ahead at which plans predict better than expecting no change",
     "foretold_own_actions": "the same, if a plan's own actions are executed to its end",
