@@ -74,7 +74,10 @@ TYPED = {
         NUMBER: ("latency_ms",),
         BOOL: ("write",),
     },
-    "diagnose": {WHOLE: ("episodes", "seed", "starts", *SETTINGS_WHOLE[:2]), BOOL: ("video", "reach_goal")},
+    "diagnose": {
+        WHOLE: ("episodes", "seed", "starts", "choice_steps", *SETTINGS_WHOLE[:2]),
+        BOOL: ("video", "reach_goal"),
+    },
     "collect": {
         WHOLE: ("steps", "seed", "environments", "max_episode_steps"),
         NUMBER: ("weight_noise", "action_noise", "ref_min_score", "ref_max_score"),

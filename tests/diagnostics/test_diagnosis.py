@@ -15,7 +15,7 @@ from vgp_lightning.diagnostics.diagnosis import diagnose
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
-LINES = {"calibration.png", "ranking.png", "horizon.png", "dynamics.png", "guidance.png", "denoising.png"}
+LINES = {"calibration.png", "ranking.png", "choice.png", "horizon.png", "dynamics.png", "guidance.png", "denoising.png"}
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_the_same_seeds_give_the_same_numbers(track, make_folder, tmp_path):
 def test_without_a_value_function_its_parts_are_null_with_the_remedy(track, make_folder, tmp_path, capsys):
     diagnose(make_folder(), 1, str(tmp_path / "out"))
     report = diagnose(make_folder(value=False), 1, str(tmp_path / "out"))
-    assert (report["calibration"], report["ranking"], report["guidance"]) == (None, None, None)
-    assert set(report["missing"]) == {"calibration", "ranking", "guidance"}
+    assert [report[name] for name in ("calibration", "ranking", "guidance", "choice")] == [None] * 4
+    assert set(report["missing"]) == {"calibration", "ranking", "guidance", "choice"}
     assert all("export with --value" in reason for reason in report["missing"].values())
     assert "No guidance: the folder has no value function" in capsys.readouterr().out
     assert not (tmp_path / "out" / "calibration.png").exists()  # the first diagnosis' would not belong to this one

@@ -8,7 +8,7 @@ numbers for all candidates of a state.
 Shapes: S states, K candidates of each, R repeats, A action dimensions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -101,7 +101,7 @@ def examine_choice(
         pipeline: The planner.
         unguided: Candidates without guidance, with values.
         guided: Those with guidance, from the same noise; None: the planner does not guide.
-        environments: K environments, from ``make_environments``.
+        environments: At least K and at least two, from ``make_environments``.
         places: Where the S observations are from: an episode and the step in it.
         trial: How they are tried.
     """
@@ -178,10 +178,10 @@ def take_snapshots(environments: VectorEnv, places: Sequence[tuple[Episode, int]
     Each episode is repeated once. In each state it is tried whether a restored environment does as the episode did.
 
     Args:
-        environments: Two at least; the first repeats the episodes, the second is restored.
+        environments: At least two; the first repeats the episodes, the second is restored.
         places: Episodes, and the step in each.
     """
-    first, second = (environment_of(environments, row) for row in (0, min(1, environments.num_envs - 1)))
+    first, second = (environment_of(environments, row) for row in (0, 1))
     found: dict[tuple[int, int], Snapshot] = {}
     for episode in {id(episode): episode for episode, _ in places}.values():
         wanted = {step for other, step in places if other is episode}
@@ -218,31 +218,39 @@ def try_candidates(
     Args:
         pipeline: The planner that goes on.
         candidates: Those of S states.
-        environments: K environments.
+        environments: At least K; with more of them several states are tried at once.
         snapshots: The simulator in the S states.
         trial: How they are tried.
     """
     raw = to_raw(pipeline, candidates.trajectories)[:, :, : trial.own, : pipeline.action_dim]
     own = pipeline.frame.clip_actions(torch.as_tensor(raw)).numpy()
     agent = PlanningAgent(pipeline, conditions=trial.conditions, **trial.settings)
-    realised = np.zeros((*own.shape[:2], REPEATS))
+    states, count = own.shape[:2]
+    together = max(1, environments.num_envs // count)
+    realised = np.zeros((states, count, REPEATS))
+    groups = [range(first, min(first + together, states)) for first in range(0, states, together)]
     console = Console(stderr=True)
-    for state, snapshot in track(
-        list(enumerate(snapshots)), "Trying candidates", console=console, disable=not console.is_terminal
-    ):
+    for group in track(groups, "Trying candidates", console=console, disable=not console.is_terminal, transient=True):
+        begins = [snapshots[state] for state in group for _ in range(count)]
+        first_actions = own[group.start : group.stop].reshape(len(begins), *own.shape[2:])
         for repeat in range(REPEATS):
             # Common random numbers: all candidates of a state go on with the same.
-            agent.reset([_FIRST_SEED + state * REPEATS + repeat] * own.shape[1])
-            realised[state, :, repeat] = list(_play(agent, environments, snapshot, own[state], trial))
+            agent.reset([_FIRST_SEED + state * REPEATS + repeat for state in group for _ in range(count)])
+            returns = _play(agent, environments, begins, first_actions, trial)
+            realised[group.start : group.stop, :, repeat] = np.reshape(returns, (len(group), count))
     return realised
 
 
 def _play(
-    agent: PlanningAgent, environments: VectorEnv, snapshot: Snapshot, own: NDArray[np.floating], trial: Trial
-) -> Iterator[float]:
-    """Yield the return of each candidate, given its own first actions (K, n, A)."""
-    rows = [environment_of(environments, row) for row in range(len(own))]
-    for environment in rows:
+    agent: PlanningAgent,
+    environments: VectorEnv,
+    begins: Sequence[Snapshot],
+    own: NDArray[np.floating],
+    trial: Trial,
+) -> list[float]:
+    """Return the return of each of n candidates, given where they begin and their own first actions (n, steps, A)."""
+    rows = [environment_of(environments, row) for row in range(len(begins))]
+    for environment, snapshot in zip(rows, begins, strict=True):
         environment.reset(seed=0)
         restore(environment, snapshot)
     rewards: list[list[float]] = [[] for _ in rows]
@@ -257,9 +265,10 @@ def _play(
             observations[row], reward, ended, truncated, _ = environment.step(_shaped(actions[row], environment))
             rewards[row].append(float(reward))
             terminated[row], active[row] = ended, not (ended or truncated)
-    for paid, fell in zip(rewards, terminated.tolist(), strict=True):
-        returns = discounted_returns(np.array(paid), fell, trial.discount, trial.termination_penalty)
-        yield float(returns[0])
+    return [
+        float(discounted_returns(np.array(paid), fell, trial.discount, trial.termination_penalty)[0])
+        for paid, fell in zip(rewards, terminated.tolist(), strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- the picture

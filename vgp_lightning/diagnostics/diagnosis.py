@@ -31,6 +31,8 @@ from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.film import Recorder, write_film
 from vgp_lightning.report.folders import prepare
 
+_TRIED = 64  # candidates that are tried at once
+
 
 def diagnose(
     pipeline_folder: str,
@@ -134,7 +136,7 @@ def diagnose(
                 known: dict[str, Any] | None = store.known(name)
                 report = known
                 if report is None or not is_written(report, output):
-                    several = max(2, resolved["batch_size"])
+                    several = resolved["batch_size"] * max(2, _TRIED // resolved["batch_size"])
                     with deployed.environments(several, max_episode_steps=max_episode_steps) as tries:
                         findings = examine(
                             deployed.pipeline,
