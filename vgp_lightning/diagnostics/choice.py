@@ -275,7 +275,7 @@ def _play(
 
 
 def plot_choice(shown: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]], steps: int) -> Figure:
-    """Draw predicted and realised values of all candidates, each relative to the mean of its state.
+    """Draw predicted and realised values of all candidates as standard scores among those of their state.
 
     Args:
         shown: For each kind of candidates the predicted values (S, K) and the realised ones (S, K, R).
@@ -284,20 +284,26 @@ def plot_choice(shown: Mapping[str, tuple[NDArray[np.floating], NDArray[np.float
     figure = Figure(figsize=(4.6 * len(shown), 4), layout="constrained")
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
     for panel, (name, (predicted, realised)) in zip(panels, shown.items(), strict=True):
-        means = realised.mean(axis=2)
-        x, y = (values - values.mean(axis=1, keepdims=True) for values in (predicted, means))
-        best = predicted.argmax(axis=1)
-        rows = np.arange(len(best))
+        x, y = _score(predicted), _score(realised.mean(axis=2))
+        rows, best = np.arange(len(x)), predicted.argmax(axis=1)
         panel.plot(x.ravel(), y.ravel(), ".", color=GREY, alpha=0.5, markersize=4, label="candidates")
         panel.plot(x[rows, best], y[rows, best], ".", color=BLUE, markersize=7, label="chosen")
         panel.axhline(0, color="black", linewidth=0.8)
         panel.set_title(name, fontsize=10)
-        panel.set_xlabel("predicted value")
+        panel.set_xlabel("predicted value, standard score")
         tidy(panel)
-    panels[0].set_ylabel(f"rewards of {steps} steps, discounted")
+    panels[0].set_ylabel(f"rewards of {steps} steps, standard score")
     panels[0].legend(fontsize=8, frameon=False)
     figure.suptitle(
-        "Candidates from one observation, relative to their mean\nblue above the line: better than chance",
+        "Candidates from one observation, among themselves\nrising, and blue above the line: the choice is good",
         fontsize=10,
     )
     return figure
+
+
+def _score(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return values (S, K) as standard scores within each state; 0 where all are equal."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    deviation = values.std(axis=1, keepdims=True)
+    scores: NDArray[np.floating] = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    return scores
