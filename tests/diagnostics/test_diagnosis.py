@@ -1,6 +1,7 @@
 """vgp diagnose, from the folder to the files, and each of its findings where the answer is known."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.cli import main
-from vgp_lightning.diagnostics.diagnosis import diagnose
+from vgp_lightning.diagnostics import diagnosis
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
+# Trying candidates takes most of the time of a diagnosis; test_choice.py has it.
+diagnose = partial(diagnosis.diagnose, choice_steps=0)
 LINES = {"calibration.png", "ranking.png", "choice.png", "horizon.png", "dynamics.png", "guidance.png", "denoising.png"}
 
 

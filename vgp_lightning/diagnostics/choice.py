@@ -64,10 +64,10 @@ class Trial:
 
 def why_no_choice(pipeline: ValueGuidedPlannerPipeline, settings: Settings, steps: int) -> str | None:
     """Return why candidates are not tried; None: they are."""
-    if not steps:
-        return "choice_steps is 0"
     if pipeline.value_function is None:
         return "the folder has no value function: export with --value"
+    if not steps:
+        return "choice_steps is 0"
     if pipeline.task.get("discount") is None:
         return "the folder does not name the discount of its returns"
     if settings["batch_size"] == 1:
