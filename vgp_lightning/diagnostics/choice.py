@@ -10,7 +10,7 @@ Shapes: S states, K candidates of each, R repeats, A action dimensions.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -141,19 +141,18 @@ def judge(predicted: NDArray[np.floating], realised: NDArray[np.floating]) -> di
         the realised values within a state.
     """
     means = realised.mean(axis=2)
-    pairs = list(permutations(range(realised.shape[2]), 2))
-    chosen = means[np.arange(len(means)), predicted.argmax(axis=1)]
-    gain = chosen - means.mean(axis=1)
+    pairs = list(combinations(range(realised.shape[2]), 2))
+    states = np.arange(len(means))
+    gain = means[states, predicted.argmax(axis=1)] - means.mean(axis=1)
     # The best of noisy numbers looks better than it is. So one repeat says which is best, another what it is worth.
-    possible = np.mean(
-        [np.take_along_axis(realised[:, :, b], realised[:, :, a].argmax(1)[:, None], 1)[:, 0] for a, b in pairs], axis=0
-    ) - means.mean(axis=1)
-    repeated = [
-        [rank_correlation(state[:, a], state[:, b]) for a, b in pairs[: max(1, len(pairs) // 2)]] for state in realised
+    found = [
+        realised[states, realised[:, :, a].argmax(axis=1), b] for a, b in (*pairs, *(pair[::-1] for pair in pairs))
     ]
+    possible = np.mean(found, axis=0) - means.mean(axis=1)
+    repeated = [rank_correlation(state[:, a], state[:, b]) for state in realised for a, b in pairs]
     return {
         "rank_correlation": _mean([rank_correlation(*pair) for pair in zip(predicted, means, strict=True)]),
-        "repeatability": _mean([number for numbers in repeated for number in numbers]),
+        "repeatability": _mean(repeated),
         "gain": _mean(gain),
         "possible": _mean(possible),
         "regret": _mean(possible - gain),

@@ -136,7 +136,8 @@ def diagnose(
                 known: dict[str, Any] | None = store.known(name)
                 report = known
                 if report is None or not is_written(report, output):
-                    several = resolved["batch_size"] * max(2, _TRIED // resolved["batch_size"])
+                    tried = why_no_choice(deployed.pipeline, resolved, choice_steps) is None
+                    several = resolved["batch_size"] * max(1, _TRIED // resolved["batch_size"]) if tried else 1
                     with deployed.environments(several, max_episode_steps=max_episode_steps) as tries:
                         findings = examine(
                             deployed.pipeline,
@@ -190,7 +191,7 @@ def examine(
     Args:
         pipeline: The planner.
         episodes: Episodes that it has played, with its plans.
-        replays: A single environment to execute plans in, and as many as there are candidates, two at least.
+        replays: A single environment to execute plans in; and at least as many as candidates, where these are tried.
         settings: All settings of the planner.
         starts: Plans of each episode that are executed to their end and sampled anew.
         conditions: What the plans pass through.

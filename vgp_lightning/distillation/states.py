@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from vgp_lightning.agent.environments import rollout, step_episodes
+from vgp_lightning.agent.environments import step_episodes
+from vgp_lightning.agent.playing import play
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.pipeline.frame import Frame
 
@@ -85,14 +86,15 @@ def play_episodes(
         count: Number of episodes.
         replan_every: Actions of an answer that are executed.
         seed: Seed of the first episode; the others follow.
+
+    Raises:
+        ValueError: If the habit cannot answer in one of them.
     """
-    returns = [0.0] * count
-    seeds = range(seed, seed + count)
-    for step in rollout(_Actor(answer, frame, replan_every, 0.0), environments, seeds):
-        for episode, reward in zip(step.episode.tolist(), step.rewards.tolist(), strict=True):
-            if episode >= 0:
-                returns[episode] += reward
-    return returns
+    actor = _Actor(answer, frame, replan_every, 0.0)
+    played = play(actor, environments, range(seed, seed + count), description="Trying the habit")
+    if played.failures:
+        raise ValueError(str(played.failures[0]))
+    return [result.total_reward for result in played.results]
 
 
 def thin(states: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
