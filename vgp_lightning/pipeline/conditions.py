@@ -10,7 +10,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
-from .inputs import as_floats, shorten
+from .inputs import all_finite, as_floats, shorten
 
 Observations = np.ndarray | torch.Tensor
 
@@ -45,7 +45,7 @@ def place_conditions(
             f"observation has shape {shape}: "
             f"({observation_dim},) or (N, {observation_dim}) is needed, in the environment's units"
         )
-    if not first.isfinite().all():
+    if not all_finite(first):
         rows = (~first.isfinite()).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(
             f"observation is not finite in float32, in rows {shorten(rows)}: {shorten(observation)}. To leave a later "

@@ -17,7 +17,7 @@ from .conditions import pin
 from .fast_networks import FastDenoiser
 from .frame import Frame
 from .guidance import Guidance
-from .inputs import as_floats
+from .inputs import all_finite, as_floats
 from .networks import weights_dtype
 from .sampling import Generators, Stepper, draw_noise
 from .settings import Settings, warm_steps
@@ -112,7 +112,7 @@ def place_warm_start(
     if warm_start is None:
         return None
     plans = as_floats(warm_start, "warm_start", frame.shift.device)
-    if plans.shape != shape or not plans.isfinite().all():
+    if plans.shape != shape or not all_finite(plans):
         raise ValueError(
             f"warm_start has shape {tuple(plans.shape)}: finite plans {shape} are needed, action first, in the "
             "environment's units"

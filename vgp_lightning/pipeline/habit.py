@@ -19,7 +19,7 @@ from torch import nn
 
 from .conditions import Observations
 from .frame import Frame
-from .inputs import as_floats, as_number, shorten
+from .inputs import all_finite, as_floats, as_number, shorten
 from .loading import name_folder, read_object
 from .networks import weights_device
 from .weights import check_stored, find_unsound_weight
@@ -125,11 +125,11 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             ValueError: If an observation, a weight or an answer is not finite.
         """
-        if not observations.isfinite().all():
+        if not all_finite(observations):
             raise ValueError(f"observation is not finite in float32: {shorten(observations.tolist())}")
         if weight := find_unsound_weight(self):
             raise ValueError(f"weight {weight} of the habit is not finite: load it again, or distill it anew")
-        if not answers.isfinite().all():
+        if not all_finite(answers):
             raise ValueError(
                 f"the habit's answer to {shorten(observations.tolist())} is not finite: the observation is too far "
                 "from the training data"

@@ -66,6 +66,12 @@ def as_floats(given: Any, name: str, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
+def all_finite(numbers: torch.Tensor) -> bool:
+    """Tell whether no number is infinite or NaN."""
+    # A sum is finite only if all of its terms are; where it is not, its own size may be the reason.
+    return isfinite(numbers.sum().item()) or bool(numbers.isfinite().all())
+
+
 def check_generators(generator: Any, count: int, device: torch.device) -> Any:
     """Return the random generators: one, a list of one for each observation, or None.
 

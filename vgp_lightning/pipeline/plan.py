@@ -42,9 +42,12 @@ def choose(actions: torch.Tensor, observations: torch.Tensor, values: torch.Tens
         values: (N, K).
         keep_all: Whether the plan also has all candidates, best first.
     """
-    order = values.where(values.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
-    order = order[:, : None if keep_all else 1]  # (N, K) or (N, 1)
-    values = values.gather(1, order)
-    actions, observations = (part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations))
+    if values.shape[1] > 1:
+        order = values.where(values.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
+        order = order[:, : None if keep_all else 1]  # (N, K) or (N, 1)
+        values = values.gather(1, order)
+        actions, observations = (
+            part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)
+        )
     candidates = Plan(actions, observations, values) if keep_all else None
     return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)

@@ -141,6 +141,8 @@ def step_closed_form(
     clean: torch.Tensor, noise: torch.Tensor, level: Level, std: float, fresh_noise: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the next level's sample (Song et al. 2021, eq. 12); fresh noise is needed where its std is not zero."""
+    if level.alpha_next == 1:
+        return clean
     following = math.sqrt(level.alpha_next) * clean + math.sqrt(1 - level.alpha_next - std**2) * noise
     return following if fresh_noise is None else following + std * fresh_noise
 
