@@ -8,6 +8,7 @@ from vgp_lightning.report.statistics import (
     bootstrap_interval,
     calibrate,
     compare_pairs,
+    holm,
     interquartile_mean,
     median_interval,
     pairs_needed,
@@ -16,6 +17,7 @@ from vgp_lightning.report.statistics import (
     sign_test,
     smallest_difference,
     summarize,
+    summarize_trainings,
     wilson_interval,
 )
 
@@ -57,6 +59,51 @@ def test_the_interval_of_20_episodes_covers_the_true_mean_as_often_as_the_docs_s
     rng = np.random.default_rng(0)
     intervals = [bootstrap_interval(draw(rng, 20)) for _ in range(300)]
     assert low <= np.mean([a <= mean <= b for a, b in intervals]) <= high
+
+
+@pytest.mark.parametrize("between", [0, 0.3, 1])  # standard deviation of the trainings, in that of the episodes
+def test_the_interval_of_three_trainings_covers_the_truth_whatever_the_trainings_share_of_the_spread(between):
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1500):
+        trainings = rng.normal(0, between, (3, 1)) + rng.normal(0, 1, (3, 20))
+        low, high = summarize_trainings(list(trainings)).ci95
+        covered += low <= 0 <= high
+    assert 0.93 <= covered / 1500 <= 0.97
+
+
+def test_each_training_counts_alike_however_many_episodes_it_has():
+    found = summarize_trainings([[1.0, 3.0], [4.0], [3.0, 3.0, 3.0, 3.0]])
+    assert (found.mean, found.lowest, found.highest, found.count) == (3.0, 2.0, 4.0, 3)
+    # Student's quantile of two degrees of freedom, by hand: 4.3027 times 1 / sqrt(3).
+    assert found.ci95 == pytest.approx([3 - 2.4842, 3 + 2.4842], abs=1e-3)
+    assert summarize_trainings([[1.0, 2.0]]).ci95 is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "at least one training is needed; there are none"),
+        ([[1.0], []], "there are none"),
+        ([[1.0, np.nan]], "nan"),
+    ],
+)
+def test_trainings_without_values_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        summarize_trainings(values)
+
+
+def test_holms_p_values_by_hand():
+    # Smallest first: 0.01 x 4, 0.02 x 3, 0.03 x 2 (not below the one before), 0.9 x 1.
+    assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm():
+    rng = np.random.default_rng(0)
+    alarms = [min(holm(list(rng.uniform(size=5)))) <= 0.05 for _ in range(4000)]
+    assert 0.04 <= np.mean(alarms) <= 0.06
 
 
 def test_the_interval_of_10_normal_values_is_about_as_wide_as_students():

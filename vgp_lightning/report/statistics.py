@@ -102,6 +102,63 @@ def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
     )
 
 
+# ---------------------------------------------------------------- several trainings
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Statistics of several trainings of one recipe, each of which was evaluated on some episodes.
+
+    Attributes:
+        mean: Mean of the trainings' means: each training counts alike.
+        ci95: 95 % confidence interval [low, high] of what the recipe returns, over trainings and episodes; None of a
+            single training.
+        lowest: The lowest training's mean.
+        highest: The highest training's mean.
+        count: Number of trainings.
+    """
+
+    mean: float
+    ci95: list[float] | None
+    lowest: float
+    highest: float
+    count: int
+
+
+def summarize_trainings(values: Sequence[Sequence[float] | NDArray[np.float64]]) -> Trainings:
+    """Return the statistics of trainings, given the values of each one's episodes.
+
+    The interval is Student's of the trainings' means, which contain the chance of the episodes too. With three
+    trainings it covers the truth in 95 of 100 cases, whatever share of the spread is the trainings'; the percentile
+    interval of a hierarchical bootstrap (of trainings, then of their episodes) covers it in 76 to 98
+    (docs/evaluation.md).
+
+    Raises:
+        ValueError: If there is no training, one has no values, or a value is not finite.
+    """
+    demand = "each training needs at least one value and finite ones only"
+    means = _checked([_checked(one, demand).mean() for one in values], "at least one training is needed")
+    half = 0.0
+    if len(means) > 1:
+        half = float(stats.t.ppf(1 - LEVEL / 2, len(means) - 1) * means.std(ddof=1) / sqrt(len(means)))
+    mean = float(means.mean())
+    ends = [mean - half, mean + half] if len(means) > 1 else None
+    return Trainings(mean, ends, float(means.min()), float(means.max()), len(means))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number: those at most 0.05 are significant together (Holm 1979).
+
+    The chance that any of them is a false alarm is then at most 5 %.
+    """
+    order = np.argsort(p_values)
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values, dtype=np.float64)[order]), 1)
+    found = np.empty(len(p_values))
+    found[order] = adjusted
+    return [float(p) for p in found]
+
+
 def _checked(values: Sequence[float] | NDArray[np.floating], demand: str) -> NDArray[np.float64]:
     """Return the values as an array, or refuse them if there are none or one is not finite."""
     sample = np.asarray(values, dtype=np.float64)
