@@ -1,7 +1,10 @@
 """The joined file and the room that it is joined from are the same planner in two forms."""
 
+import ast
 import importlib.util
 import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from fakes import NUMPY_2, OBSERVATION, UNITS, H, T, denoiser, noise_schedule, planner, seeded, value_network
 
 from vgp_lightning.export.folder import join_pipeline
+from vgp_lightning.pipeline import planner as planner_file
 from vgp_lightning.pipeline.sampling import SAMPLERS
 
 pytestmark = NUMPY_2
@@ -24,6 +28,18 @@ def joined(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, path.stem, module)
     spec.loader.exec_module(module)
     return module
+
+
+def test_no_two_files_of_the_room_define_the_same_name():
+    """In the joined file the second definition would take the place of the first."""
+    defined = Counter()
+    for path in Path(planner_file.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            targets = [name for target in getattr(node, "targets", []) for name in ast.walk(target)]
+            names = [node.name] if hasattr(node, "name") else [name.id for name in targets if hasattr(name, "id")]
+            defined.update(names)
+    assert len(defined) > 100
+    assert [name for name, count in defined.items() if count > 1] == []
 
 
 def speed(observations, actions):
