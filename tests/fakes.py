@@ -19,7 +19,8 @@ from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.agent.playing import Keeping, play
-from vgp_lightning.export.folder import write_folder, write_habit
+from vgp_lightning.export.folder import write_critic, write_folder, write_habit
+from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.habit import Habit, hash_teacher
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.plan import Plan
@@ -295,6 +296,14 @@ def differences(first, second, where="checkpoint"):
         return [name for i, (a, b) in enumerate(pairs) for name in differences(a, b, f"{where}.{i}")]
     same = first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
     return [] if same else [f"{where}: {first} {second}"]
+
+
+def add_critic(folder):
+    """Put an untrained critic into a planner's folder, and return it."""
+    torch.manual_seed(1)
+    critic = Critic(ValueGuidedPlannerPipeline.from_pretrained(folder).normalization, [16], 2)
+    write_critic(critic, Path(folder))
+    return critic.requires_grad_(False)
 
 
 def add_habit(folder, chunk=4, **settings):

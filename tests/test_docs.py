@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from vgp_lightning import cli
 from vgp_lightning.agent import collection as collect
 from vgp_lightning.diagnostics import diagnosis as diagnostics
-from vgp_lightning.distillation import distillation
+from vgp_lightning.distillation import criticism, distillation
 from vgp_lightning.evaluation import comparison, evaluation
 from vgp_lightning.export import program_folder
 from vgp_lightning.export import trained as export
@@ -88,7 +88,8 @@ def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
     called = []
     for module, name in (
         *((collect, "collect"), (export, "export"), (evaluation, "evaluate"), (comparison, "compare")),
-        *((tuning, "tune"), (diagnostics, "diagnose"), (distillation, "distill"), (program_folder, "make_program")),
+        *((tuning, "tune"), (diagnostics, "diagnose"), (distillation, "distill"), (criticism, "train_critic")),
+        (program_folder, "make_program"),
     ):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, functools.wraps(function)(lambda **options: called.append(options)))

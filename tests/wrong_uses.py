@@ -44,6 +44,7 @@ VERBS = {
     "tune": "tune PIPE",
     "diagnose": "diagnose PIPE",
     "distill": "distill PIPE",
+    "critic": "critic PIPE",
     "collect": "collect --env_id Track-v0 --behaviour random --steps 5 --dataset_id test/new-v0",
     "export": "export --denoiser CKPT --output new",
     "import": "import FILE --statistics FILE --output new",
@@ -58,7 +59,7 @@ SETTINGS_WHOLE = (
     "replan_every",
     "num_inference_steps",
 )
-SETTINGS_NUMBER = ("scale", "temperature", "warm_start_strength", "max_grad_norm")
+SETTINGS_NUMBER = ("scale", "choice_temperature", "temperature", "warm_start_strength", "max_grad_norm")
 TYPED = {
     "evaluate": {
         WHOLE: ("episodes", "seed", "sampler_seed", "environments", "delay", *SETTINGS_WHOLE),
@@ -68,6 +69,10 @@ TYPED = {
     "distill": {
         WHOLE: ("chunk", "recorded_states", "rounds", "visited_states", "max_steps", "samples_per_step", "seed"),
         NUMBER: ("action_noise", "value_temperature", "learning_rate", "weight_decay", "validation_share"),
+    },
+    "critic": {
+        WHOLE: ("networks", "max_steps", "samples_per_step", "warmup_steps", "seed"),
+        NUMBER: ("learning_rate", "weight_decay"),
     },
     "tune": {
         WHOLE: ("episodes", "configurations", "seed", "holdout_episodes", "environments"),
@@ -100,6 +105,8 @@ CHOICES = [
         ("evaluate", "sampler", "ddpm, ddim, dpmsolver, unipc"),
         ("evaluate", "guide_scaling", "variance, std, none, stock"),
         ("evaluate", "guide_on", "noisy, clean"),
+        ("evaluate", "rank_by", "value, critic"),
+        ("critic", "truncation", "cut, continue"),
         ("diagnose", "sampler", "ddpm, ddim, dpmsolver, unipc"),
         ("export", "sampler", "ddpm, ddim, dpmsolver, unipc"),
         ("export", "guide_on", "noisy, clean"),
@@ -426,6 +433,23 @@ HABITS = [
     Row("distill PIPE --learning_rate -1", "learning_rate is -1.0: a number between 0 and 1000 is needed"),
     Row("distill PIPE --dataset_id [no/such-v0]", "dataset 'no/such-v0' is not in "),
 ]
+CRITICS = [
+    Row(
+        "evaluate PIPE --rank_by critic",
+        "has no critic: make one by vgp critic ",
+        "Train one, as the message says ([strength.md](strength.md)).",
+    ),
+    Row(
+        "program PIPE onnx --choice_temperature 1",
+        "a program takes the candidate of the highest value, but rank_by is 'value' and choice_temperature 1",
+        "Distil the planner, and make a program of its habit ([habit.md](habit.md)).",
+    ),
+    Row("critic DIR", "is not a pipeline folder: it has no model_index.json"),
+    Row("critic PIPE --networks 0", "networks is 0: a whole number between 1 and 64 is needed"),
+    Row("critic PIPE --widths [0]", "widths are [0]: a list of 1 to 64 whole numbers"),
+    Row("critic PIPE --max_steps 0", "max_steps is 0: a number between 1 and "),
+    Row("critic PIPE --dataset_id [no/such-v0]", "dataset 'no/such-v0' is not in "),
+]
 EXPORTS = [
     Row("export --denoiser nothing.ckpt --output new", "nothing.ckpt does not exist: train one with vgp fit"),
     Row("export --denoiser FILE --output new", "cannot be read as a checkpoint"),
@@ -595,5 +619,6 @@ ROWS = [
     *(*OTHER_TYPES, *CHOICES, *MAPPINGS, *UNKNOWN, *OF_OTHER_VERBS, *NO_VALUE, *TOO_MANY, *MISSING),
     *(*NO_VERB, *ANY_CONFIG, *KEYS, *NO_CONFIG, *SEEDS, *COUNTS, *RANGES, *SPACES, *DEVICES, *ENVIRONMENTS, *FOLDERS),
     *HABITS,
+    *CRITICS,
     *(*EXPORTS, *COLLECTS, *FITS, *EMPTY, *PLACES),
 ]

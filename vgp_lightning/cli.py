@@ -59,6 +59,11 @@ _VERBS = {
         kept="the folder is as it was; the same command begins anew",
         plans=True,
     ),
+    "critic": _Verb(
+        *("train small networks in a planner's folder that rank its candidates", "distillation.criticism"),
+        *("train_critic", True),
+        kept="the folder is as it was; the same command begins anew",
+    ),
     "tune": _Verb(
         *("find the settings that return most, within a budget", "tuning.search", "tune", True),
         kept=_GOES_ON,

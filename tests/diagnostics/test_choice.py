@@ -41,7 +41,8 @@ def candidates(actions):
     """Candidates with these first actions (S, K, n)."""
     trajectories = np.zeros((*np.shape(actions)[:2], 8, 3), np.float32)
     trajectories[:, :, : np.shape(actions)[2], 0] = actions
-    return Candidates(trajectories, np.zeros(trajectories.shape[:2], np.float32), trajectories[:1], ["clean"])
+    values = np.zeros(trajectories.shape[:2], np.float32)
+    return Candidates(trajectories, values, values, trajectories[:1], ["clean"])
 
 
 # ---------------------------------------------------------------- the judgement
@@ -94,7 +95,7 @@ def test_a_candidate_is_worth_its_own_rewards_where_nothing_follows(environments
     snapshots = take_snapshots(environments, [(episode, 0), (episode, 2)])
     # The reward is the action, within its bounds, and the episode ends beyond 3 with a penalty of 10.
     own = np.array([[[0.1, 0.2], [-0.5, 5.0], [1.0, 1.0]]] * 2)
-    trial = Trial(2, 2, 0.9, -10.0, None, {})
+    trial = Trial(2, 2, 0.9, -10.0, None, {}, "value")
     realised = try_candidates(pipeline, candidates(own), environments, snapshots, trial)
     assert realised.shape == (2, 3, REPEATS)
     place = episode.observations[[0, 2], 0]

@@ -22,7 +22,7 @@ from vgp_lightning.agent.environments import close, environment_of, has_time_lim
 from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.agent.trust import trusted_spec
-from vgp_lightning.pipeline.habit import HABITS
+from vgp_lightning.pipeline.companions import HABIT
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
@@ -304,7 +304,7 @@ def hash_weights(folder: Path, habit: bool = False) -> str | None:
         habit: Those of its habit; else those of its planner.
     """
     found = (path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
-    files = sorted(path for path in found if (path.parent.name in HABITS) == habit)
+    files = sorted(path for path in found if (path.parent.name in HABIT.folders) == habit)
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n".encode())
@@ -314,7 +314,7 @@ def hash_weights(folder: Path, habit: bool = False) -> str | None:
 def hash_configs(folder: Path) -> str:
     """Return one hash of the planner's configurations: of its networks, its scheduler and its normalisation."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*/*.json") if path.parent.name not in HABITS):
+    for path in sorted(path for path in folder.glob("*/*.json") if path.parent.name not in HABIT.folders):
         whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
     index = folder / "model_index.json"
     if index.is_file():

@@ -83,7 +83,7 @@ class PlanningAgent:
 
         Raises:
             ValueError: If a setting or the delay is wrong, or the conditions or the controller cannot be called; or if
-                there is no habit, or it is given what only a planner can use.
+                there is no habit or critic, or a habit is given what only a planner can use.
         """
         for name, function in (("conditions", conditions), ("controller", controller)):
             if function is not None and not callable(function):
@@ -95,6 +95,8 @@ class PlanningAgent:
             self._habit, resolved = choose_habit(pipeline, unused, settings)
         else:
             resolved = pipeline.resolve_settings(objectives=objectives, **settings)
+            if resolved["rank_by"] == "critic" and objectives is None:
+                pipeline.load_critic()  # whether there is one shows before anything is played
         self._horizon: int = resolved["planning_horizon"] if self._habit is None else self._habit.chunk
         self.resolved: Settings = resolved
         self.pipeline = pipeline

@@ -96,6 +96,10 @@ class WindowDataset(Dataset[Batch]):
         """Return the first row (B,) of each drawn window, and the last row (B,) of its episode."""
         return self._first(draw.windows * self.total // max(self._length, 1))
 
+    def bounds_of_all(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first row of each window, and the last row of its episode, for all windows in order."""
+        return self._first(np.arange(self.total))
+
     def limited(self, limit: int) -> "WindowDataset":
         """Return a dataset of at most ``limit`` of these windows, evenly spread."""
         fewer = copy(self)

@@ -25,26 +25,28 @@ class Candidates:
     Attributes:
         trajectories: (N, K, H, T), normalised.
         values: (N, K), predicted returns; None without a value function.
+        scores: (N, K), what ranks them: the values, or what the critic says; None without either.
         history: (S, K, H, T), normalised: the first observation's candidates after each denoising step.
         levels: S names of the remaining noise.
     """
 
     trajectories: NDArray[np.float32]
     values: NDArray[np.float32] | None
+    scores: NDArray[np.float32] | None
     history: NDArray[np.float32]
     levels: list[str]
 
     @property
     def best(self) -> NDArray[np.int64]:
-        """The chosen candidates (N,): those of the highest value, or without values the first ones."""
-        if self.values is None:
+        """The best candidates (N,): those of the highest score, or without scores the first ones."""
+        if self.scores is None:
             return np.zeros(len(self.trajectories), dtype=np.int64)
-        best: NDArray[np.int64] = self.values.argmax(axis=1)
+        best: NDArray[np.int64] = self.scores.argmax(axis=1)
         return best
 
     @property
     def chosen(self) -> NDArray[np.float32]:
-        """The trajectories (N, H, T) of the chosen candidates."""
+        """The trajectories (N, H, T) of the best candidates."""
         chosen: NDArray[np.float32] = self.trajectories[np.arange(len(self.trajectories)), self.best]
         return chosen
 
@@ -93,8 +95,13 @@ def sample_candidates(
         with torch.no_grad():
             parts = [value.values(plans.flatten(0, 1), 0, frame) for plans in ends]
         values = torch.cat(parts).view(trajectories.shape[:2]).cpu().numpy()
+    scores = values
+    if pipeline.resolve_settings(**settings)["rank_by"] == "critic":
+        observed, acted = pipeline.frame.to(trajectories.device).to_raw(trajectories[:, :, 0])
+        with torch.no_grad():
+            scores = pipeline.load_critic().rank(observed, acted).cpu().numpy()
     left = [f"noise level {timestep}" for timestep in visited[1 : len(history)]]
-    return Candidates(trajectories.cpu().numpy(), values, np.stack(history), [*left, "clean"])
+    return Candidates(trajectories.cpu().numpy(), values, scores, np.stack(history), [*left, "clean"])
 
 
 def values_of(candidates: Candidates) -> NDArray[np.float32]:
@@ -106,6 +113,17 @@ def values_of(candidates: Candidates) -> NDArray[np.float32]:
     if candidates.values is None:
         raise ValueError("candidates have no values: a value function is needed")
     return candidates.values
+
+
+def scores_of(candidates: Candidates) -> NDArray[np.float32]:
+    """Return the scores (N, K) of candidates.
+
+    Raises:
+        ValueError: If they have none.
+    """
+    if candidates.scores is None:
+        raise ValueError("candidates have no scores: a value function or a critic is needed")
+    return candidates.scores
 
 
 def to_raw(pipeline: ValueGuidedPlannerPipeline, trajectories: NDArray[np.float32]) -> NDArray[np.float64]:

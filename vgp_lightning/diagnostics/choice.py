@@ -27,7 +27,7 @@ from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.agent.snapshots import Snapshot, restore, take_snapshot
 from vgp_lightning.data.returns import discounted_returns
-from vgp_lightning.diagnostics.candidates import Candidates, to_raw, values_of
+from vgp_lightning.diagnostics.candidates import Candidates, scores_of, to_raw
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.plans import UNREPEATABLE
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -52,6 +52,7 @@ class Trial:
         termination_penalty: Added to the last reward where the environment ends the episode.
         conditions: What the plans of the planner that goes on pass through.
         settings: Of this planner.
+        rank_by: What ranks the candidates that are tried: value or critic.
     """
 
     steps: int
@@ -60,11 +61,12 @@ class Trial:
     termination_penalty: float
     conditions: Conditions | None
     settings: Settings
+    rank_by: str
 
 
 def why_no_choice(pipeline: ValueGuidedPlannerPipeline, settings: Settings, steps: int) -> str | None:
     """Return why candidates are not tried; None: they are."""
-    if pipeline.value_function is None:
+    if pipeline.value_function is None and settings["rank_by"] == "value":
         return "the folder has no value function: export with --value"
     if not steps:
         return "choice_steps is 0"
@@ -80,9 +82,9 @@ def make_trial(
 ) -> Trial:
     """Return how a planner's candidates are tried, for so many steps: what follows is planned without any choice."""
     own = min(settings["replan_every"] or settings["planning_horizon"], steps)
-    plain: Settings = {**settings, "batch_size": 1, "n_guide_steps": 0, "warm_start_strength": 1.0}
+    plain: Settings = {**settings, "batch_size": 1, "rank_by": "value", "n_guide_steps": 0, "warm_start_strength": 1.0}
     penalty = pipeline.task.get("termination_penalty") or 0.0
-    return Trial(steps, own, pipeline.task["discount"], penalty, conditions, plain)
+    return Trial(steps, own, pipeline.task["discount"], penalty, conditions, plain, settings["rank_by"])
 
 
 def examine_choice(
@@ -110,12 +112,12 @@ def examine_choice(
         findings.miss("choice", UNREPEATABLE)
         return
     found: dict[str, Any] = {"states": len(places), "candidates": unguided.trajectories.shape[1], "steps": trial.steps}
-    found |= {"own_steps": trial.own, "repeats": REPEATS, "discount": trial.discount}
+    found |= {"rank_by": trial.rank_by, "own_steps": trial.own, "repeats": REPEATS, "discount": trial.discount}
     realised = try_candidates(pipeline, unguided, environments, snapshots, trial)
-    shown = {"unguided": (values_of(unguided), realised)}
+    shown = {"unguided": (scores_of(unguided), realised)}
     if guided is not None:
         moved = try_candidates(pipeline, guided, environments, snapshots, trial)
-        shown["guided"] = (values_of(guided), moved)
+        shown["guided"] = (scores_of(guided), moved)
         rows = np.arange(len(places))
         found["guidance"] = {
             "mean": _mean((moved - realised).mean(axis=(1, 2))),

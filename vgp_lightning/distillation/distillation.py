@@ -3,22 +3,17 @@
 Shapes: S states, C actions of an answer, A action and O observation dimensions, in the environment's units.
 """
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import check_seed
+from vgp_lightning.distillation.fitting import check_options, fit
 from vgp_lightning.distillation.states import draw_recorded, play_episodes, thin, visit
 from vgp_lightning.distillation.teaching import Teacher
 from vgp_lightning.export.folder import write_habit
@@ -117,7 +112,7 @@ def distill(
     """
     start = time.perf_counter()
     widths = [512, 512, 512] if widths is None else widths
-    _check_options(
+    check_options(
         recorded_states=(recorded_states, 0, 10**7),
         planned_states=(planned_states, 0, 10**7),
         rounds=(rounds, 0, 100),
@@ -160,15 +155,8 @@ def distill(
             module = HabitModule(pipeline.normalization, chunk, widths, learning_rate, weight_decay, warmup_steps)
         generator = torch.Generator().manual_seed(seed + network)
         loaders = make_loaders(samples, validation_share, samples_per_step, max_steps, generator)
-        with _quiet():
-            trainer = _make_trainer(output, f"round_{number}" + (f"_network_{network}" if network else ""), max_steps)
-            try:
-                trainer.fit(module, *loaders)
-            except SystemExit as end:  # how Lightning ends after Ctrl-C
-                if isinstance(end.__context__, KeyboardInterrupt):
-                    raise KeyboardInterrupt from end
-                raise
-        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        name = f"round_{number}" + (f"_network_{network}" if network else "")
+        found = fit(module, loaders, output, name, max_steps)
         say(f"learned from {len(samples[0])} states, error {found['val/habit_loss']:.4f} on those held out")
         return module, found
 
@@ -223,13 +211,6 @@ def distill(
     return report
 
 
-def _check_options(**options: tuple[float, float, float]) -> None:
-    """Refuse an option that is out of its range, given as (value, smallest, largest)."""
-    for name, (value, low, high) in options.items():
-        if not low <= value <= high:
-            raise ValueError(f"{name} is {value}: a number between {low:g} and {high:g} is needed")
-
-
 def _check_chunk(chunk: int, settings: Settings) -> None:
     """Refuse a chunk that is longer than the plans, or shorter than what an agent executes of it."""
     horizon, every = settings["planning_horizon"], settings["replan_every"]
@@ -243,39 +224,6 @@ def _check_chunk(chunk: int, settings: Settings) -> None:
             f"chunk is {chunk}: a number between replan_every, which is {every}, and planning_horizon, which is "
             f"{horizon}, is needed"
         )
-
-
-def _make_trainer(output: Path, name: str, max_steps: int) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=max_steps,
-        max_epochs=1,
-        val_check_interval=min(max_steps, 500),
-        log_every_n_steps=min(max_steps, 50),
-        num_sanity_val_steps=0,
-        logger=TensorBoardLogger(output, name="", version=name, default_hp_metric=False),
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=Console(stderr=True).is_terminal,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from saying, once for each round, which accelerators there are and what it has deprecated."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            # It counts the cores; a batch is one gather, which needs no worker.
-            warnings.filterwarnings("ignore", message="The '(train|val)_dataloader' does not have many workers")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def count_answers(habit: Habit, pipeline: ValueGuidedPlannerPipeline) -> float:

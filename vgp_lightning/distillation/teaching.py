@@ -1,10 +1,9 @@
-"""What the planner would do in a state: the first actions of its candidates, averaged by their values.
+"""What the planner would do in a state: the first actions of its candidates, averaged by their scores.
 
 Shapes: S states, K candidates for each, C actions of an answer, A action and O observation dimensions, in the
 environment's units.
 """
 
-import math
 from typing import cast
 
 import numpy as np
@@ -34,7 +33,7 @@ class Teacher:
         Args:
             pipeline: The planner.
             chunk: C.
-            temperature: That of ``weigh``.
+            temperature: The ``choice_temperature`` of what it answers.
             seed: Of the planner's noise.
             settings: All settings of planning.
         """
@@ -61,32 +60,11 @@ class Teacher:
             self.answer(torch.from_numpy(states[begin : begin + size]))
 
     def answer(self, states: torch.Tensor) -> torch.Tensor:
-        """Ask in states (n, O), and return the best plan's actions (n, C, A)."""
-        plan = self._pipeline(states, generator=self._generator, return_candidates=True, **self._settings)
-        candidates = cast(Plan, plan.candidates)
-        weights = weigh(candidates.values, self._temperature)
+        """Ask in states (n, O), and return the actions (n, C, A) with which the planner itself would begin."""
+        mixing: Settings = {**self._settings, "choice_temperature": self._temperature}
+        plan = self._pipeline(states, generator=self._generator, return_candidates=True, **mixing)
         self._states.append(states.to(torch.float32))
-        self._answers.append((weights[:, :, None, None] * candidates.actions[:, :, : self._chunk]).sum(1).cpu())
-        return plan.actions[:, : self._chunk].cpu()
-
-
-def weigh(values: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return the weights (S, K) of candidates by their values (S, K): a softmax of their standard scores.
-
-    The scores are relative to the other candidates of the state, so that one temperature suits all tasks. A candidate
-    without a finite value counts nothing; where none has one, because the planner has no value function, all count
-    alike.
-
-    Args:
-        values: (S, K).
-        temperature: 0: the best candidate alone; infinity: all alike.
-    """
-    finite = values.isfinite()
-    known = values.where(finite, 0).double()
-    number = finite.sum(1, keepdim=True).clamp(min=1)
-    centred = (known - known.sum(1, keepdim=True) / number).where(finite, 0)
-    deviation = (centred.square().sum(1, keepdim=True) / number).sqrt()
-    scores = (centred / deviation.clamp(min=1e-300)).where(finite | ~finite.any(1, keepdim=True), -math.inf)
-    best = scores.amax(1, keepdim=True)
-    weights = torch.softmax((scores - best) / max(temperature, 1e-9), dim=1)
-    return weights.float()
+        self._answers.append(plan.actions[:, : self._chunk].cpu())
+        if self._settings["choice_temperature"] == 0:
+            return cast(Plan, plan.candidates).actions[:, 0, : self._chunk].cpu()
+        return self._answers[-1]

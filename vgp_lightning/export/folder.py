@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 
 from vgp_lightning import __version__
 from vgp_lightning.pipeline import planner
-from vgp_lightning.pipeline.habit import HABITS, Habit, find_habit
+from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place, find_companion
+from vgp_lightning.pipeline.critic import Critic
+from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
@@ -103,21 +105,7 @@ def write_habit(habit: Habit, folder: Path) -> None:
         ValueError: If the folder has links that lead out of it, or another process has written a habit meanwhile.
         OSError: If it cannot be written; the message names it.
     """
-    refuse_links(folder)
-    target, old = (folder / name for name in HABITS)
-    with _building(folder, target, f"another process has written {target} meanwhile") as building:
-        habit.save_pretrained(building, safe_serialization=True)
-        _grant_access(building, folder / "model_index.json")
-        _renew_code(folder / "pipeline.py")  # of an older version, which may not know habits
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        building.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    card = folder / "README.md"
-    if card.is_file():
-        text = _HABIT.sub("", card.read_text()) + _describe_habit(habit)
-        replace_file(card, lambda file: file.write(text.encode()))
+    _put(habit, folder, HABIT, _HABIT, _describe_habit(habit))
     hashes = hash_habit(folder)
     for note in sorted((folder / PROGRAMS).glob("habit.*.json")):
         if read_json(note).get("weights_sha256") != hashes:
@@ -126,14 +114,55 @@ def write_habit(habit: Habit, folder: Path) -> None:
             )
 
 
+def write_critic(critic: Critic, folder: Path) -> None:
+    """Put a critic into a pipeline folder, in place of the one before it, as ``write_habit`` does with a habit.
+
+    Args:
+        critic: The critic.
+        folder: A folder that ``write_folder`` wrote.
+
+    Raises:
+        ValueError: If the folder has links that lead out of it, or another process has written a critic meanwhile.
+        OSError: If it cannot be written; the message names it.
+    """
+    _put(critic, folder, CRITIC, _CRITIC, _DESCRIBED_CRITIC)
+
+
+def _put(model: Habit | Critic, folder: Path, place: Place, section: re.Pattern[str], words: str) -> None:
+    """Put a model into its subfolder, in place of the one before it, and its section into the card.
+
+    Args:
+        model: The model.
+        folder: The pipeline folder.
+        place: Where it lies.
+        section: Finds the card's section about such a model.
+        words: The new section.
+    """
+    refuse_links(folder)
+    target, old = (folder / name for name in place.folders)
+    with _building(folder, target, f"another process has written {target} meanwhile") as building:
+        model.save_pretrained(building, safe_serialization=True)
+        _grant_access(building, folder / "model_index.json")
+        _renew_code(folder / "pipeline.py")  # of an older version, which may not know such a model
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        building.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    card = folder / "README.md"
+    if card.is_file():
+        text = section.sub("", card.read_text()) + words
+        replace_file(card, lambda file: file.write(text.encode()))
+
+
 def hash_habit(folder: Path) -> dict[str, str]:
     """Return the hashes of the weights of a pipeline folder's habit, by file.
 
     Raises:
         ValueError: If it has none.
     """
-    files = sorted(find_habit(folder).glob("*.safetensors"))
-    return {f"{HABITS[0]}/{file.name}": hash_file(file) for file in files}
+    files = sorted(find_companion(folder, HABIT).glob("*.safetensors"))
+    return {f"{HABIT.name}/{file.name}": hash_file(file) for file in files}
 
 
 def _grant_access(folder: Path, like: Path) -> None:
@@ -289,6 +318,15 @@ plan.actions[0, 0]            # (A,), what to do now
 
 # The section of a card that describes the habit: a heading and one paragraph, at the end.
 _HABIT = re.compile(r"\n## Habit\n\n(?:.+\n?)*")
+
+
+_CRITIC = re.compile(r"\n## Critic\n\n(?:.+\n?)*")
+_DESCRIBED_CRITIC = """
+## Critic
+
+`critic/` says by how much a candidate's first action is better than what the data do in the same state (`vgp critic`).
+`pipeline(observation, rank_by="critic")` ranks the candidates by it.
+"""
 
 
 def _describe_habit(habit: Habit) -> str:

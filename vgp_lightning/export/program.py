@@ -39,7 +39,7 @@ class PlanProgram(nn.Module):
             warm: Begin from the last plan, with the share of the denoising steps that ``warm_start_strength`` says.
 
         Raises:
-            ValueError: If the sampler cannot be unrolled.
+            ValueError: If the sampler cannot be unrolled, or the candidates are chosen by more than their values.
         """
         super().__init__()
         sampler = settings["sampler"]
@@ -47,6 +47,12 @@ class PlanProgram(nn.Module):
             raise ValueError(
                 f"a program cannot have the sampler {sampler or type(pipeline.scheduler).__name__}, which is Python "
                 f"code of diffusers: choose one of {sorted(ETAS)}, such as --sampler ddim"
+            )
+        if settings["rank_by"] != "value" or settings["choice_temperature"] != 0:
+            raise ValueError(
+                f"a program takes the candidate of the highest value, but rank_by is {settings['rank_by']!r} and "
+                f"choice_temperature {settings['choice_temperature']:g}: --rank_by value --choice_temperature 0, or "
+                "distill the planner (vgp distill) and make a program of its habit"
             )
         self.settings, self.warm = settings, warm
         horizon = settings["planning_horizon"]

@@ -17,17 +17,14 @@ from diffusers import ModelMixin, UNet1DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
+from .companions import HABIT, check_widths, open_companion
 from .conditions import Observations
 from .frame import Frame
 from .inputs import all_finite, as_floats, as_number, shorten
-from .loading import name_folder, read_object
 from .networks import weights_device
-from .weights import check_stored, find_unsound_weight
+from .weights import find_unsound_weight
 
-# The subfolder of a pipeline folder; and where the habit before it lies while it is being replaced.
-HABITS = ("habit", "habit.old")
-# Far above any habit: the chunk is part of a plan, and the networks have to answer in less than a millisecond.
-_LARGEST_CHUNK, _LARGEST_WIDTH, _MOST_LAYERS = 1024, 65_536, 64
+_LARGEST_CHUNK = 1024  # far above any habit: it is part of a plan
 
 
 class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -145,13 +142,7 @@ def _check_sizes(chunk: Any, widths: Any) -> None:
     number = as_number(chunk, whole=True)
     if number is None or not 1 <= number <= _LARGEST_CHUNK:
         raise ValueError(f"chunk is {shorten(chunk)}: a whole number between 1 and {_LARGEST_CHUNK} is needed")
-    entries = list(widths) if isinstance(widths, list | tuple) else []
-    sizes = [as_number(width, whole=True) for width in entries]
-    if not 1 <= len(sizes) <= _MOST_LAYERS or not all(size and 1 <= size <= _LARGEST_WIDTH for size in sizes):
-        raise ValueError(
-            f"widths are {shorten(widths)}: a list of 1 to {_MOST_LAYERS} whole numbers between 1 and {_LARGEST_WIDTH} "
-            "is needed"
-        )
+    check_widths(widths)
 
 
 # ---------------------------------------------------------------- its teacher
@@ -183,57 +174,10 @@ def open_habit(origin: str | Path | None, sha256: str | None, device: torch.devi
             names.
         OSError: If a file is missing.
     """
-    if origin is None:
-        raise ValueError("this planner was not loaded from a folder, so it has no habit: load it from one")
-    remedy = f"distill it anew, vgp distill {origin}"
-    options = {"low_cpu_mem_usage": False, "use_safetensors": True, "torch_dtype": torch.float32}
-    if Path(origin).is_dir():
-        folder = find_habit(Path(origin))
-        with name_folder(folder):
-            _check_files(folder)
-            habit = Habit.from_pretrained(folder, **options)
-    else:
-        habit = Habit.from_pretrained(str(origin), subfolder=HABITS[0], **options)
-    if weight := find_unsound_weight(habit):
-        raise ValueError(f"weight {weight} of the habit in {origin} is not finite: {remedy}")
+    habit: Habit = open_companion(Habit, HABIT, origin, device)
     if sha256 is not None and habit.teacher.get("sha256") != sha256:
         raise ValueError(
             f"the habit in {origin} was distilled from another planner than the one there, whose networks or "
-            f"statistics have changed since: {remedy}"
+            f"statistics have changed since: distill it anew, vgp distill {origin}"
         )
-    habit.requires_grad_(False)
-    moved: Habit = habit.to(device).eval()
-    return moved
-
-
-def find_habit(folder: Path) -> Path:
-    """Return the subfolder of a pipeline folder that holds its habit.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    for name in HABITS:
-        if (folder / name / "config.json").is_file():
-            return folder / name
-    raise ValueError(f"{folder} has no habit: make one by vgp distill {folder}")
-
-
-def _check_files(folder: Path) -> None:
-    """Compare a habit with its weights' file before it is built in memory.
-
-    Raises:
-        ValueError: If its config describes none, or the weights do not fit it.
-    """
-    config = read_object(folder / "config.json")
-    try:
-        with torch.device("meta"):  # names and shapes, without memory
-            network = Habit.from_config(config)
-    except Exception as error:  # diffusers raises whatever comes of a wrong entry
-        raise ValueError(f"{folder / 'config.json'} describes no habit: {error}") from error
-    file = folder / "diffusion_pytorch_model.safetensors"
-    if not file.is_file():
-        raise ValueError(f"{file} is missing: distill it anew")
-    number = sum(weight.numel() for weight in network.parameters())
-    if number > file.stat().st_size:  # whatever its header says
-        raise ValueError(f"{folder / 'config.json'} describes a habit of {number} weights, but {file} is smaller")
-    check_stored(HABITS[0], network, folder)
+    return habit

@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Plan:
-    """The best candidate for each of N observations, in the environment's units, on the pipeline's device.
+    """The plan for each of N observations, in the environment's units, on the pipeline's device.
 
     Attributes:
         actions: (N, H, A), within the action bounds.
@@ -31,23 +31,65 @@ class Plan:
         return torch.cat([self.actions, self.observations], dim=-1)
 
 
-def choose(actions: torch.Tensor, observations: torch.Tensor, values: torch.Tensor, keep_all: bool) -> Plan:
-    """Return the candidate of the highest value for each observation; of equal ones the first.
+def choose(
+    actions: torch.Tensor,
+    observations: torch.Tensor,
+    values: torch.Tensor,
+    scores: torch.Tensor,
+    temperature: float,
+    keep_all: bool,
+) -> Plan:
+    """Return one plan for each observation: its best candidate, or the mean of all by weights that their scores give.
 
-    A candidate without a finite value comes last.
+    A candidate without a finite score comes last, and has no weight.
 
     Args:
         actions: (N, K, H, A).
         observations: (N, K, H, O).
         values: (N, K).
+        scores: (N, K), by which the candidates are ranked; of equal ones the first is the best.
+        temperature: That of ``weigh``; 0: the best candidate alone.
         keep_all: Whether the plan also has all candidates, best first.
     """
-    if values.shape[1] > 1:
-        order = values.where(values.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
-        order = order[:, : None if keep_all else 1]  # (N, K) or (N, 1)
-        values = values.gather(1, order)
-        actions, observations = (
-            part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)
-        )
+    if values.shape[1] == 1:
+        candidates = Plan(actions, observations, values) if keep_all else None
+        return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
+    order = scores.where(scores.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
+    if temperature == 0 and not keep_all:
+        order = order[:, :1]
+    values, scores = values.gather(1, order), scores.gather(1, order)
+    actions, observations = (part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations))
     candidates = Plan(actions, observations, values) if keep_all else None
-    return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
+    if temperature == 0:
+        return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
+    weights = weigh(scores, temperature)
+    actions, observations = (_mix(part, weights[:, :, None, None]) for part in (actions, observations))
+    return Plan(actions, observations, _mix(values, weights), candidates)
+
+
+def _mix(parts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean of candidates (N, K, ...). What all of them agree in stays as it is, to the last bit."""
+    best = parts[:, :1]
+    differences = (parts - best).where(weights > 0, 0)  # infinity times a weight of 0 would be NaN
+    return (best + (weights * differences).sum(dim=1, keepdim=True)).squeeze(1)
+
+
+def weigh(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the weights (N, K) of candidates by their scores (N, K): a softmax of their standard scores.
+
+    They are relative to the other candidates of the observation, so that one temperature suits all tasks. A candidate
+    without a finite score counts nothing; where none has one, because the planner has no value function, all count
+    alike.
+
+    Args:
+        scores: (N, K).
+        temperature: 0: the best candidate alone; infinity: all alike.
+    """
+    finite = scores.isfinite()
+    known = scores.where(finite, 0).double()
+    number = finite.sum(1, keepdim=True).clamp(min=1)
+    centred = (known - known.sum(1, keepdim=True) / number).where(finite, 0)
+    deviation = (centred.square().sum(1, keepdim=True) / number).sqrt()
+    standard = (centred / deviation.clamp(min=1e-300)).where(finite | ~finite.any(1, keepdim=True), -math.inf)
+    best = standard.amax(1, keepdim=True)
+    return torch.softmax((standard - best) / max(temperature, 1e-9), dim=1).float()

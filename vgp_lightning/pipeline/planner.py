@@ -24,6 +24,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from .acceleration import accelerate_denoiser
 from .commitment import Committed, place_commitment
 from .conditions import Observations, pin, place_conditions
+from .critic import Critic, open_critic
 from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
 from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, total_value
@@ -98,6 +99,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.task: dict[str, Any] = task or {}
         self.action_dim: int = self.frame.action_dim
         self.observation_dim: int = channels - self.action_dim
+        self._critic: Critic | None = None
         # The folder's sampler stands for the noise schedule of its training. A scheduler that somebody puts in the
         # place of that one is used as it is.
         self._trained_scheduler = scheduler if isinstance(scheduler, DDPMScheduler) else None
@@ -213,6 +215,20 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         sha256 = hash_teacher(self.unet, self.value_function, self.normalization) if exact else None
         return open_habit(self.config.get("_name_or_path"), sha256, weights_device(self.unet))
 
+    def load_critic(self) -> Critic:
+        """Load the critic that lies in the planner's folder, onto the planner's device; once, and then keep it.
+
+        Raises:
+            ValueError: If there is none, or a file is damaged.
+            OSError: If a file is missing.
+        """
+        device = weights_device(self.unet)
+        if self._critic is None:
+            self._critic = open_critic(self.config.get("_name_or_path"), self.frame, device)
+        elif weights_device(self._critic) != device:
+            self._critic = self._critic.to(device)
+        return self._critic
+
     def compile(self, **options: Any) -> None:
         """Compile the networks with ``torch.compile``, on a GPU with CUDA graphs; shapes should then stay the same.
 
@@ -290,6 +306,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         generator = check_generators(generator, len(raw_conditions), device)
         start = place_warm_start(warm_start, resolved, tuple(raw_conditions.shape), frame)
         commitment = place_commitment(committed, raw_conditions, frame)
+        critic = self.load_critic() if resolved["rank_by"] == "critic" and objectives is None else None
         guidance = Guidance(self._prepare(objectives, resolved, frame), frame, resolved)
 
         trajectories = denoise(
@@ -308,14 +325,17 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         fixed = raw_conditions if commitment is None else commitment.fix(raw_conditions)
         raw = pin(frame.denormalise(trajectories), fixed[:, None])
         actions, observations = frame.clip_actions(raw[..., : self.action_dim]), raw[..., self.action_dim :]
-        values = trajectories.new_full(trajectories.shape[:2], math.nan)  # (N, K)
+        values = scores = trajectories.new_full(trajectories.shape[:2], math.nan)  # (N, K)
         if guidance.objectives:
             flat = [part.flatten(0, 1) for part in (trajectories, observations, actions)]
             values = total_value(guidance.objectives, flat[0], flat[1], flat[2], frame).view(values.shape)
-        networks = {"unet": self.unet, "value_function": self.value_function}
+            scores = values
+        if critic is not None:
+            scores = critic.rank(observations[:, :, 0], actions[:, :, 0])
+        networks = {"unet": self.unet, "value_function": self.value_function, "critic": critic}
         refuse_unsound(
             raw,
-            values if guidance.objectives else None,
+            scores if guidance.objectives or critic is not None else None,
             lambda rows: find_cause(
                 rows,
                 networks,
@@ -327,7 +347,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 resolved,
             ),
         )
-        return choose(actions, observations, values, return_candidates)
+        return choose(actions, observations, values, scores, resolved["choice_temperature"], keep_all=return_candidates)
 
     def _prepare(self, objectives: Weighted | None, settings: Settings, frame: Frame) -> Weighted:
         """Return the objectives, by default the learned value, checked and as fast as they can be evaluated."""

@@ -9,6 +9,7 @@ from .sampling import SAMPLERS, Sampler
 
 GuideScaling = Literal["variance", "std", "none", "stock"]
 GuideOn = Literal["noisy", "clean"]
+RankBy = Literal["value", "critic"]
 
 
 class Settings(TypedDict, total=False):
@@ -29,6 +30,10 @@ class Settings(TypedDict, total=False):
             plan that the denoiser predicts.
         t_stopgrad: Noise levels (timesteps) below this one are not guided.
         max_grad_norm: Limit on the norm of a plan's gradient, before scale and factor; None: no limit.
+        rank_by: What ranks the candidates: the value of the whole plan, or the folder's critic, which judges the first
+            action (vgp critic). Where a call has objectives of its own, they rank.
+        choice_temperature: How one plan is made of the candidates: 0 takes the best; above 0 their mean, weighted by a
+            softmax of their standard scores divided by this temperature (large: all alike).
         temperature: Factor on the standard deviation of all noise that is drawn.
         warm_start_strength: Share of the denoising steps that a warm start takes, beginning from the last plan; at
             least one step. 1: all of them, beginning from noise (a cold start).
@@ -46,6 +51,8 @@ class Settings(TypedDict, total=False):
     guide_on: GuideOn
     t_stopgrad: int
     max_grad_norm: float | None
+    rank_by: RankBy
+    choice_temperature: float
     temperature: float
     warm_start_strength: float
     replan_every: int
@@ -63,6 +70,8 @@ DEFAULTS: Settings = {
     "guide_on": "noisy",
     "t_stopgrad": 2,
     "max_grad_norm": None,
+    "rank_by": "value",
+    "choice_temperature": 0.0,
     "temperature": 1.0,
     "warm_start_strength": 1.0,
     "replan_every": 1,
@@ -76,6 +85,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "sampler": (None, *SAMPLERS),
     "guide_scaling": get_args(GuideScaling),
     "guide_on": get_args(GuideOn),
+    "rank_by": get_args(RankBy),
 }
 # Smallest and largest value of each number. A largest value may be a name: another setting, or levels, the number of
 # noise levels of the training. The largest batch, horizon and number of guide steps are far above what is of use: they
@@ -88,6 +98,7 @@ RANGES: dict[str, tuple[float, float | str]] = {
     "scale": (-inf, inf),
     "t_stopgrad": (0, inf),
     "max_grad_norm": (0, inf),
+    "choice_temperature": (0, inf),
     "temperature": (0, inf),
     "warm_start_strength": (0, 1),
     "replan_every": (0, "planning_horizon"),

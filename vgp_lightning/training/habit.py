@@ -99,6 +99,21 @@ def make_loaders(
     validation, training = (
         TensorDataset(*(part[rows] for part in samples)) for rows in (order[:held_out], order[held_out:])
     )
+    return load(training, validation, batch_size, batches, generator)
+
+
+def load(
+    training: TensorDataset, validation: TensorDataset, batch_size: int, batches: int, generator: torch.Generator
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Return a loader of training samples, drawn with replacement, and one of held-out samples in their order.
+
+    Args:
+        training: To learn from.
+        validation: To measure on.
+        batch_size: Samples in a batch of the training.
+        batches: Number of these batches, which are one epoch.
+        generator: Draws them.
+    """
     drawn = RandomSampler(training, replacement=True, num_samples=batches * batch_size, generator=generator)
     return (
         _load(training, BatchSampler(drawn, batch_size, drop_last=True)),

@@ -1,0 +1,89 @@
+"""CriticModule: learns to predict a number from others; first the return of a state, then the advantage of an action.
+
+Shapes: B samples in a batch, M networks, A action and O observation dimensions.
+"""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+
+from vgp_lightning.pipeline.critic import make_perceptron
+
+Samples = tuple[Tensor, ...]  # what a network is given, (B, ...) each, and last the number (B,) that it shall predict
+
+
+class StateValue(nn.Module):
+    """A perceptron from a normalised observation to the normalised return of the data's behaviour."""
+
+    def __init__(self, observation_dim: int, widths: list[int]) -> None:
+        """Make an untrained one.
+
+        Args:
+            observation_dim: O.
+            widths: Of the hidden layers.
+        """
+        super().__init__()
+        self.network = make_perceptron(observation_dim, widths)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the values (B,) of observations (B, O)."""
+        values: Tensor = self.network(observations).squeeze(-1)
+        return values
+
+
+class CriticModule(pl.LightningModule):
+    """A network that predicts a number, and its loss: the mean squared error.
+
+    Attributes:
+        network: What learns: a ``StateValue`` or a ``Critic``, whose M networks learn from the same batches.
+    """
+
+    def __init__(
+        self, network: nn.Module, name: str, learning_rate: float, weight_decay: float, warmup_steps: int
+    ) -> None:
+        """Take the network.
+
+        Args:
+            network: What learns.
+            name: Of what it predicts, in the logs.
+            learning_rate: The highest, reached after the warm-up; a cosine takes it to zero.
+            weight_decay: Of AdamW.
+            warmup_steps: Steps in which the learning rate rises from zero.
+        """
+        super().__init__()
+        self.network, self.name = network, name
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+
+    def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
+        """Return the mean squared error of a batch."""
+        del batch_idx
+        loss = self.errors(samples).mean()
+        self.log(f"train/{self.name}_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, samples: Samples, batch_idx: int) -> None:
+        """Measure the error, and what predicting nothing but 0 would have as one."""
+        del batch_idx
+        count = len(samples[-1])
+        self.log(f"val/{self.name}_loss", self.errors(samples).mean(), prog_bar=True, batch_size=count)
+        self.log(f"val/{self.name}_size", samples[-1].square().mean(), batch_size=count)
+
+    def errors(self, samples: Samples) -> Tensor:
+        """Return the squared errors, (B,) or (M, B)."""
+        *given, wanted = samples
+        errors: Tensor = (self.network(*given) - wanted) ** 2
+        return errors
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with a linear warm-up and a cosine decay to zero."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = get_scheduler(
+            "cosine", optimizer, num_warmup_steps=min(self.warmup_steps, steps), num_training_steps=steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
