@@ -250,7 +250,12 @@ class Walker:
         self.step, self.calls = step, 0
 
     def resolve_settings(self, replan_every=1, **settings):
-        return {"planning_horizon": HORIZON, "warm_start_strength": 1.0, "replan_every": replan_every}
+        return {
+            "planning_horizon": HORIZON,
+            "warm_start_strength": 1.0,
+            "replan_every": replan_every,
+            "rank_by": "value",
+        }
 
     def __call__(self, observation, generator, conditions, warm_start, **settings):
         self.calls += 1

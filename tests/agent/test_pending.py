@@ -36,7 +36,7 @@ class FakePipeline:
         self.gate, self.errors = gate, errors or {}
 
     def resolve_settings(self, **settings):
-        defaults = {"planning_horizon": H, "warm_start_strength": 1.0, "replan_every": 1}
+        defaults = {"planning_horizon": H, "warm_start_strength": 1.0, "replan_every": 1, "rank_by": "value"}
         return defaults | {name: value for name, value in settings.items() if value is not None}
 
     def __call__(self, observation, generator, conditions, warm_start, committed=None, **settings):

@@ -75,7 +75,7 @@ class FakePipeline:
         self.calls = []
 
     def resolve_settings(self, **settings):
-        defaults = {"planning_horizon": 4, "warm_start_strength": 1.0, "replan_every": 1}
+        defaults = {"planning_horizon": 4, "warm_start_strength": 1.0, "replan_every": 1, "rank_by": "value"}
         return defaults | {name: value for name, value in settings.items() if value is not None}
 
     def __call__(self, observation, generator, conditions, warm_start, **settings):

@@ -78,7 +78,13 @@ class FakePipeline:
     def resolve_settings(self, objectives=None, **settings):
         if settings.get("n_guide_steps"):
             raise ValueError("this pipeline has no value function")
-        return {"planning_horizon": 4, "scale": 0.1, "warm_start_strength": 1.0, "replan_every": 1} | settings
+        return {
+            "planning_horizon": 4,
+            "scale": 0.1,
+            "warm_start_strength": 1.0,
+            "replan_every": 1,
+            "rank_by": "value",
+        } | settings
 
     def __call__(self, observation, generator, **settings):
         count = len(observation)
@@ -255,7 +261,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         (6, 15),
         (7, 15),
     ]
-    expected = {"planning_horizon": 4, "scale": 0.5, "warm_start_strength": 1.0, "replan_every": 2}
+    expected = {"rank_by": "value", "planning_horizon": 4, "scale": 0.5, "warm_start_strength": 1.0, "replan_every": 2}
     assert report["settings"] == expected
     assert (report["video"], report["video_error"], report["environments"]) == ("rollout.gif", None, 4)
 

@@ -1,4 +1,4 @@
-"""A planner's folder to a habit in it: a small network that acts as the planner does, without planning."""
+"""A planner's folder to a small network in it: a habit that acts in its place, or a critic that ranks its plans."""
 
 import lazy_loader
 

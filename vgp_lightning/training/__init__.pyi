@@ -1,5 +1,6 @@
 from .callbacks import EMA as EMA
 from .callbacks import Throughput as Throughput
+from .critic import CriticModule as CriticModule
 from .denoiser import DenoiserModule as DenoiserModule
 from .habit import HabitModule as HabitModule
 from .pictures import CalibrationPicture as CalibrationPicture
