@@ -234,6 +234,8 @@ def test_defaults_given_to_the_export_are_the_folders(trained, tmp_path):
         "guide_on": "clean",
         "t_stopgrad": 1,
         "max_grad_norm": 2.0,
+        "rank_by": "critic",
+        "choice_temperature": 1.5,
         "sampler": "ddpm",
         "num_inference_steps": 4,
         "temperature": 0.5,
