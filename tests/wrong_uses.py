@@ -448,7 +448,7 @@ CRITICS = [
     Row("critic PIPE --networks 0", "networks is 0: a whole number between 1 and 64 is needed"),
     Row("critic PIPE --widths [0]", "widths are [0]: a list of 1 to 64 whole numbers"),
     Row("critic PIPE --max_steps 0", "max_steps is 0: a number between 1 and "),
-    Row("critic PIPE --dataset_id [no/such-v0]", "dataset 'no/such-v0' is not in "),
+    Row("critic PIPE --dataset_id [no/such-v0]", "does not name the discount of its returns: export it from a value"),
 ]
 EXPORTS = [
     Row("export --denoiser nothing.ckpt --output new", "nothing.ckpt does not exist: train one with vgp fit"),

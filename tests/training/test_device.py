@@ -55,7 +55,7 @@ VALIDATING = {
     # PlanPicture builds a pipeline, for which the statistics are copied to the host and back.
     ("copy to host", "trajectory.py:normalization"): 6,
     ("copy to device", "frame.py:<genexpr>"): 4,
-    ("read", "conditions.py:place_conditions"): 1,  # whether the observations are finite
+    ("read", "inputs.py:all_finite"): 1,  # whether the observations are
     ("copy to host", "sampling.py:make_stepper"): 1,  # the noise schedule, which training has moved there
     ("copy to host", "sampling.py:check_schedule"): 1,  # the same, where the pipeline is made
     ("read", "outcome.py:refuse_unsound"): 1,  # whether the plans are finite

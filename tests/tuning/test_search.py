@@ -174,7 +174,8 @@ def test_the_search_is_drawn_and_logged(folder, tmp_path):
     with Image.open(tmp_path / "out" / "tuning.png") as image:
         assert image.format == "PNG"
     events = EventAccumulator(str(tmp_path / "out")).Reload()
-    best = [(event.step, event.value) for event in events.Scalars("tune/return_mean_best")]
+    # In order: files of one second are read by the order of their names, in which a tenth precedes a ninth.
+    best = sorted((event.step, event.value) for event in events.Scalars("tune/return_mean_best"))
     assert [step for step, _ in best] == [8 * len(report["rungs"][0]["seeds"]), report["episodes_played"]]
     assert best[-1][1] == 5
     assert events.Scalars("tune/holdout_return_mean_winner")[0].value == 5
