@@ -88,42 +88,30 @@ def sample_candidates(
             history = [trajectories[0].cpu().numpy() for trajectories in steps]
         ends.append(steps[-1])
     trajectories = torch.cat(ends)
-    values = None
+    values, frame = None, pipeline.frame.to(trajectories.device)
     if pipeline.value_function is not None:
-        frame = pipeline.frame.to(trajectories.device)
         value = pipeline.learned_value.prepared(trajectories.shape[2], frame)
         with torch.no_grad():
             parts = [value.values(plans.flatten(0, 1), 0, frame) for plans in ends]
         values = torch.cat(parts).view(trajectories.shape[:2]).cpu().numpy()
     scores = values
     if pipeline.resolve_settings(**settings)["rank_by"] == "critic":
-        observed, acted = pipeline.frame.to(trajectories.device).to_raw(trajectories[:, :, 0])
+        observed, actions = frame.to_raw(trajectories[:, :, 0])  # of the first step
         with torch.no_grad():
-            scores = pipeline.load_critic().rank(observed, acted).cpu().numpy()
+            scores = pipeline.load_critic().rank(observed, actions).cpu().numpy()
     left = [f"noise level {timestep}" for timestep in visited[1 : len(history)]]
     return Candidates(trajectories.cpu().numpy(), values, scores, np.stack(history), [*left, "clean"])
 
 
-def values_of(candidates: Candidates) -> NDArray[np.float32]:
-    """Return the values (N, K) of candidates.
+def known(numbers: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return the values or scores (N, K) of candidates.
 
     Raises:
         ValueError: If they have none.
     """
-    if candidates.values is None:
-        raise ValueError("candidates have no values: a value function is needed")
-    return candidates.values
-
-
-def scores_of(candidates: Candidates) -> NDArray[np.float32]:
-    """Return the scores (N, K) of candidates.
-
-    Raises:
-        ValueError: If they have none.
-    """
-    if candidates.scores is None:
-        raise ValueError("candidates have no scores: a value function or a critic is needed")
-    return candidates.scores
+    if numbers is None:
+        raise ValueError("candidates have no values or scores: a value function or a critic is needed")
+    return numbers
 
 
 def to_raw(pipeline: ValueGuidedPlannerPipeline, trajectories: NDArray[np.float32]) -> NDArray[np.float64]:

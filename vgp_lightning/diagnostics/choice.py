@@ -27,7 +27,7 @@ from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.agent.snapshots import Snapshot, restore, take_snapshot
 from vgp_lightning.data.returns import discounted_returns
-from vgp_lightning.diagnostics.candidates import Candidates, scores_of, to_raw
+from vgp_lightning.diagnostics.candidates import Candidates, known, to_raw
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.plans import UNREPEATABLE
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -114,10 +114,10 @@ def examine_choice(
     found: dict[str, Any] = {"states": len(places), "candidates": unguided.trajectories.shape[1], "steps": trial.steps}
     found |= {"rank_by": trial.rank_by, "own_steps": trial.own, "repeats": REPEATS, "discount": trial.discount}
     realised = try_candidates(pipeline, unguided, environments, snapshots, trial)
-    shown = {"unguided": (scores_of(unguided), realised)}
+    shown = {"unguided": (known(unguided.scores), realised)}
     if guided is not None:
         moved = try_candidates(pipeline, guided, environments, snapshots, trial)
-        shown["guided"] = (scores_of(guided), moved)
+        shown["guided"] = (known(guided.scores), moved)
         rows = np.arange(len(places))
         found["guidance"] = {
             "mean": _mean((moved - realised).mean(axis=(1, 2))),

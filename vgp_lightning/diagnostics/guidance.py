@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from vgp_lightning.agent.episodes import Episode
-from vgp_lightning.diagnostics.candidates import Candidates, to_raw, values_of
+from vgp_lightning.diagnostics.candidates import Candidates, known, to_raw
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.plans import UNREPEATABLE, execute_plans, step_errors
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -44,7 +44,7 @@ def examine_guidance(
     if gains["one_step_guided"] is None:
         findings.missing["guidance.one_step"] = UNREPEATABLE
     findings.numbers["guidance"] = gains
-    before, after = values_of(unguided), values_of(guided)
+    before, after = known(unguided.values), known(guided.values)
     middle = before.mean(axis=1, keepdims=True)
     findings.figures["guidance"] = plot_gains(
         before - middle,
@@ -76,7 +76,7 @@ def compare_guidance(unguided: Candidates, guided: Candidates) -> dict[str, Any]
     Raises:
         ValueError: If there are no values.
     """
-    before, after = values_of(unguided), values_of(guided)
+    before, after = known(unguided.values), known(guided.values)
     moved = np.sqrt(((guided.trajectories - unguided.trajectories) ** 2).mean(axis=(2, 3)))
     # Candidates that were drawn one after the other are independent samples.
     apart = np.sqrt(((unguided.trajectories - np.roll(unguided.trajectories, 1, axis=1)) ** 2).mean(axis=(2, 3)))

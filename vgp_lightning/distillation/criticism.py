@@ -26,7 +26,7 @@ from vgp_lightning.pipeline.frame import Frame
 from vgp_lightning.report.files import refuse_links, write_report
 from vgp_lightning.report.folders import prepare
 from vgp_lightning.training.critic import CriticModule, StateValue
-from vgp_lightning.training.habit import load
+from vgp_lightning.training.regression import load
 
 _AT_ONCE = 65_536  # rows that a network is asked for
 
@@ -91,10 +91,8 @@ def train_critic(
     refuse_links(folder)
     with torch.device("meta"):  # refuses sizes before there is any work
         Critic(pipeline.normalization, widths, networks)
-    names, discount = (
-        pipeline.task.get("dataset_id") if dataset_id is None else dataset_id,
-        pipeline.task.get("discount"),
-    )
+    names = pipeline.task.get("dataset_id") if dataset_id is None else dataset_id
+    discount = pipeline.task.get("discount")
     if not names:
         raise ValueError(f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]'")
     if discount is None:
@@ -116,7 +114,7 @@ def train_critic(
     data.prepare_data()
     data.setup("fit")
     prepare(output)
-    statistics = data.normalization["return_shift"], data.normalization["return_scale"]
+    shift, scale = data.normalization["return_shift"], data.normalization["return_scale"]
     parts = [take_steps(windows, pipeline.frame) for windows in (data.train_windows, data.validation_windows)]
 
     def learn(network: torch.nn.Module, name: str, samples: Sequence[tuple[Tensor, ...]]) -> float:
@@ -133,7 +131,6 @@ def train_critic(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         value, critic = StateValue(data.observation_dim, widths), Critic(pipeline.normalization, widths, networks)
-    shift, scale = statistics
     returns = [(part.observations, (part.returns - shift) / scale) for part in parts]
     explained_value = learn(value, "state_value", returns)
     advantages = [advantages_of(part, value, shift, scale, discount) for part in parts]

@@ -37,7 +37,6 @@ class Place(NamedTuple):
 
 
 HABIT, CRITIC = Place("habit", "vgp distill"), Place("critic", "vgp critic")
-COMPANIONS = (*HABIT.folders, *CRITIC.folders)
 
 
 def find_companion(folder: Path, place: Place) -> Path:

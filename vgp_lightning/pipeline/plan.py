@@ -51,16 +51,16 @@ def choose(
         temperature: That of ``weigh``; 0: the best candidate alone.
         keep_all: Whether the plan also has all candidates, best first.
     """
-    if values.shape[1] == 1:
-        candidates = Plan(actions, observations, values) if keep_all else None
-        return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
-    order = scores.where(scores.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
-    if temperature == 0 and not keep_all:
-        order = order[:, :1]
-    values, scores = values.gather(1, order), scores.gather(1, order)
-    actions, observations = (part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations))
+    several, mixed = values.shape[1] > 1, temperature > 0
+    if several:
+        order = scores.where(scores.isfinite(), -math.inf).argsort(dim=1, descending=True, stable=True)
+        order = order[:, : None if keep_all or mixed else 1]  # (N, K) or (N, 1)
+        values, scores = values.gather(1, order), scores.gather(1, order)
+        actions, observations = (
+            part.take_along_dim(order[:, :, None, None], dim=1) for part in (actions, observations)
+        )
     candidates = Plan(actions, observations, values) if keep_all else None
-    if temperature == 0:
+    if not (several and mixed):
         return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
     weights = weigh(scores, temperature)
     actions, observations = (_mix(part, weights[:, :, None, None]) for part in (actions, observations))

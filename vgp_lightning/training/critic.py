@@ -6,11 +6,10 @@ Shapes: B samples in a batch, M networks, A action and O observation dimensions.
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from vgp_lightning.pipeline.critic import make_perceptron
+from vgp_lightning.training.regression import make_optimizer
 
 Samples = tuple[Tensor, ...]  # what a network is given, (B, ...) each, and last the number (B,) that it shall predict
 
@@ -79,11 +78,4 @@ class CriticModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a linear warm-up and a cosine decay to zero."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
-        schedule = get_scheduler(
-            "cosine", optimizer, num_warmup_steps=min(self.warmup_steps, steps), num_training_steps=steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return make_optimizer(self.network, self.trainer, self.learning_rate, self.weight_decay, self.warmup_steps)

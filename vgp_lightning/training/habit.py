@@ -8,11 +8,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from vgp_lightning.pipeline.habit import Habit
+from vgp_lightning.training.regression import load, make_optimizer
 
 Pairs = tuple[Tensor, Tensor]  # observations (B, O) and actions (B, C, A)
 
@@ -74,12 +74,8 @@ class HabitModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a linear warm-up and a cosine decay to zero."""
-        settings, steps = self.hparams, int(self.trainer.estimated_stepping_batches)
-        rate, decay = settings["learning_rate"], settings["weight_decay"]
-        optimizer = torch.optim.AdamW(self.network.parameters(), rate, weight_decay=decay, fused=True)
-        warmup = min(settings["warmup_steps"], steps)
-        schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        given = {name: self.hparams[name] for name in ("learning_rate", "weight_decay", "warmup_steps")}
+        return make_optimizer(self.network, self.trainer, **given)
 
 
 def make_loaders(
@@ -100,27 +96,3 @@ def make_loaders(
         TensorDataset(*(part[rows] for part in samples)) for rows in (order[:held_out], order[held_out:])
     )
     return load(training, validation, batch_size, batches, generator)
-
-
-def load(
-    training: TensorDataset, validation: TensorDataset, batch_size: int, batches: int, generator: torch.Generator
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return a loader of training samples, drawn with replacement, and one of held-out samples in their order.
-
-    Args:
-        training: To learn from.
-        validation: To measure on.
-        batch_size: Samples in a batch of the training.
-        batches: Number of these batches, which are one epoch.
-        generator: Draws them.
-    """
-    drawn = RandomSampler(training, replacement=True, num_samples=batches * batch_size, generator=generator)
-    return (
-        _load(training, BatchSampler(drawn, batch_size, drop_last=True)),
-        _load(validation, BatchSampler(SequentialSampler(validation), 4096, drop_last=False)),
-    )
-
-
-def _load(samples: Dataset[Any], batches: BatchSampler) -> DataLoader[Any]:
-    """Return a loader that takes a batch by one gather, not sample by sample."""
-    return DataLoader(samples, sampler=batches, batch_size=None)
