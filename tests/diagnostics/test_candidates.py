@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 from fake_device import fake_device, move
-from fakes import UNITS, A, H, O, Stub, T, denoiser, planner, value_network
+from fakes import UNITS, A, H, O, Stub, T, add_critic, denoiser, planner, value_network, write_tiny
 
 from vgp_lightning.diagnostics.candidates import sample_candidates, to_raw
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 OBSERVATIONS = np.random.default_rng(1).normal(size=(3, O)).astype(np.float32)
 
@@ -36,6 +37,20 @@ def test_all_candidates_are_those_of_the_pipeline_in_the_order_of_their_draw():
     assert found.history.shape == (20, 5, H, T)
     np.testing.assert_array_equal(found.history[-1], found.trajectories[0])
     assert found.levels[:2] + found.levels[-2:] == ["noise level 18", "noise level 17", "noise level 0", "clean"]
+
+
+def test_a_critic_is_asked_of_the_actions_that_the_planner_would_execute(tmp_path):
+    folder = write_tiny(tmp_path / "planner", batch_size=8, rank_by="critic")
+    critic, pipeline = add_critic(folder), ValueGuidedPlannerPipeline.from_pretrained(folder)
+    observations = np.array([[0.5, -0.5], [1.0, 0.0]], np.float32)
+    pipeline.frame.action_low.fill_(-0.1)
+    pipeline.frame.action_high.fill_(0.1)
+    found = sample_candidates(pipeline, observations)
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    plans = pipeline(observations, generator=generators, return_candidates=True).candidates
+    assert (plans.actions[:, :, 0].abs() == 0.1).any()  # at the bounds
+    ranks = critic.rank(plans.observations[:, :, 0], plans.actions[:, :, 0])
+    np.testing.assert_allclose(-np.sort(-found.scores, axis=1), ranks, rtol=1e-4, atol=1e-5)
 
 
 def test_more_observations_than_a_batch_holds_are_planned_from_all_the_same():

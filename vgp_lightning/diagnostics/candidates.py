@@ -98,7 +98,7 @@ def sample_candidates(
     if pipeline.resolve_settings(**settings)["rank_by"] == "critic":
         observed, actions = frame.to_raw(trajectories[:, :, 0])  # of the first step
         with torch.no_grad():
-            scores = pipeline.load_critic().rank(observed, actions).cpu().numpy()
+            scores = pipeline.load_critic().rank(observed, frame.clip_actions(actions)).cpu().numpy()
     left = [f"noise level {timestep}" for timestep in visited[1 : len(history)]]
     return Candidates(trajectories.cpu().numpy(), values, scores, np.stack(history), [*left, "clean"])
 
