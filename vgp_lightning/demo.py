@@ -19,6 +19,7 @@ from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.export.trained import export
+from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.figures import figure_to_image, plot_returns
 from vgp_lightning.report.files import write_report
 from vgp_lightning.shipped import CONFIGS
@@ -94,6 +95,7 @@ def demo(
             str(checkpoints["denoiser"]),
             str(folder / "pipeline"),
             str(checkpoints["value"]),
+            batch_size=16,
             n_guide_steps=1,
             warm_start_strength=0.4,
         )
@@ -105,7 +107,7 @@ def demo(
         reports["behaviour"] = evaluate_agent(behaviour, environments, seeds, description="behaviour")
         environments.close()
     # One plan as it is sampled, each anew from noise, and the folder's defaults.
-    sampled: dict[str, Any] = {"n_guide_steps": 0, "batch_size": 1, "warm_start_strength": 1.0}
+    sampled: dict[str, Any] = {**ONE_PLAN, "warm_start_strength": 1.0}
     for name, settings in (("unguided", sampled), ("guided", {})):
         with _stage(name, seconds):
             reports[name] = evaluate(

@@ -13,7 +13,7 @@ from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.export.folder import join_pipeline, read_meanings, update_defaults
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import DEFAULTS, Settings
+from vgp_lightning.pipeline.settings import DEFAULTS, ONE_PLAN, Settings
 
 
 def test_new_defaults_are_those_of_every_consumer(tmp_path):
@@ -59,7 +59,7 @@ def test_the_cards_table_is_renewed_and_what_the_user_wrote_stays(tmp_path):
     text = card.read_text()
     assert "| `scale` | 0.25 | Guidance scale: " in text
     assert text.count("| `scale` |") == 1
-    assert text.endswith(" |\n\nMy own words, with a \\1 in them.\n\n| a | table |\n|---|---|\n")
+    assert text.endswith("`vgp tune` compares them.\n\nMy own words, with a \\1 in them.\n\n| a | table |\n|---|---|\n")
     assert ModelCard.load(card).data.library_name == "diffusers"
     card.write_text(text.split("\n\nMy own")[0])  # by an editor that ends no last line
     update_defaults(folder, {"scale": 0.5})
@@ -70,6 +70,26 @@ def test_the_cards_table_is_renewed_and_what_the_user_wrote_stays(tmp_path):
     card.unlink()
     update_defaults(folder, {"scale": 0.75})
     assert not card.exists()
+
+
+def test_the_evidence_for_the_defaults_stands_in_the_index_and_in_the_card_until_they_change_without_any(tmp_path):
+    folder = write_tiny(tmp_path / "planner", task={"env_id": "Hopper-v5"}, **ONE_PLAN)
+    index, card = folder / "model_index.json", folder / "README.md"
+    assert "\nWhy these: One plan at a time, neither guided nor chosen among candidates: nothing" in card.read_text()
+    one = {"with": "one plan", "pairs": 50, "difference": -402.26, "ci95": [-748.1, 63.04], "permutation_p": 0.0231}
+    two = {"with": "default", "pairs": 4, "difference": 3e5, "ci95": None, "permutation_p": 0.125}
+    evidence = {"env_id": "Hopper-v5", "first_seed": 7, "last_seed": 56, "compared": [one, two]}
+    update_defaults(folder, {"batch_size": 4}, evidence)
+    assert json.loads(index.read_text())["task"] == {"env_id": "Hopper-v5", "evidence": evidence}
+    assert (
+        "\nWhy these: `vgp tune` chose these settings by returns in Hopper-v5, on the held-out seeds 7 to 56: "
+        "-402.3 [-748.1, 63.04] (50 pairs, p = 0.023) against one plan; "
+        "+3e+05 (4 pairs, p = 0.12) against the defaults before.\n"
+    ) in card.read_text()
+    update_defaults(folder, {"batch_size": 5})
+    assert json.loads(index.read_text())["task"] == {"env_id": "Hopper-v5"}
+    assert card.read_text().count("Why these: ") == 1
+    assert "\nWhy these: These settings were not compared with one plan" in card.read_text()
 
 
 def test_the_cards_table_says_what_each_setting_means(tmp_path):
@@ -99,7 +119,7 @@ def test_an_older_cards_table_of_two_columns_is_replaced(tmp_path, after):
     assert own == before
     assert "| `scale` | 0.25 | Guidance scale: " in new
     assert new.count("| `scale` |") == 1
-    assert new.endswith(f" |\n{after.removeprefix(chr(10))}")
+    assert new.endswith(f"`vgp tune` compares them.\n{after.removeprefix(chr(10))}")
 
 
 def test_an_older_folders_code_is_renewed_for_it_may_not_know_a_setting(tmp_path):

@@ -15,9 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vgp_lightning.cli import main
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.tuning import contest, summary
 from vgp_lightning.tuning import search as tuning
 from vgp_lightning.tuning.contest import Contest
+from vgp_lightning.tuning.halving import Configuration
+from vgp_lightning.tuning.holdout import judge
 from vgp_lightning.tuning.search import tune
 
 
@@ -101,7 +104,7 @@ def test_the_search_plays_its_episodes_on_shared_seeds_and_the_end_on_others(fol
     assert report["episodes_played"] == len(searched) <= 40
     held_out = list(range(540, 546))
     assert report["holdout"]["seeds"] == held_out
-    assert sorted(Steady.begun) == sorted(searched + 2 * held_out)
+    assert sorted(Steady.begun) == sorted(searched + 3 * held_out)  # the defaults, the winner, and one plan
     assert not set(searched) & set(held_out)
 
 
@@ -127,9 +130,12 @@ def test_the_best_settings_are_found_confirmed_and_become_the_folders(folder, tm
     held = report["holdout"]
     assert held["winner"]["return_mean"] == 5  # each action but the first is the one before
     assert held["default"]["return_mean"] == 0
-    assert held["difference"]["difference"] == 5
-    assert held["difference"]["told"] is True
-    assert held["difference"]["verdict"] == "the winner is better by 5 [5, 5]"
+    assert held["one plan"]["return_mean"] == 0
+    assert held["one plan"]["settings"] == report["default_settings"] | ONE_PLAN
+    found = held["differences"]["winner - default"]
+    assert (found["difference"], found["told"], found["pairs"]) == (5, True, 6)
+    assert found["verdict"] == "the winner is better by 5 [5, 5]"
+    assert report["chosen"] == "winner"
     assert held["winner"]["return_ci95"] == [5, 5]
 
     pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
@@ -138,11 +144,16 @@ def test_the_best_settings_are_found_confirmed_and_become_the_folders(folder, tm
     card = (folder / "README.md").read_text()
     assert "| `temperature` | 0.0 |" in card
     assert "| `replan_every` | 1 |" in card
+    assert (
+        "Why these: `vgp tune` chose these settings by returns in Steady-v0, on the held-out seeds 2000040 to 2000045: "
+        "+5 [5, 5] (6 pairs, p = 0.031) against the defaults before; +5 [5, 5] (6 pairs, p = 0.031) against one plan.\n"
+    ) in card
+    assert pipeline.task["evidence"]["compared"][0]["with"] == "default"
     after = contents(folder)
     assert {name for name in before if before[name] != after[name]} == {"model_index.json", "README.md"}
 
     out = plain(capsys)
-    assert "On the held-out seeds the winner returns more: the winner's settings are now the defaults of" in out
+    assert "On the held-out seeds the winner returns more: the settings of the winner are now the defaults of" in out
     for words in ("default", "winner", "temperature", "held-out seeds 2000040 to 2000045", "better by 5"):
         assert words in out
 
@@ -203,11 +214,52 @@ def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tm
     report = run(folder, tmp_path)
     assert report["winner"] != 0
     assert (report["outcome"], report["written"]) == ("not better", False)
-    assert report["holdout"]["difference"]["verdict"].startswith(
-        "no significant difference: the default and the winner"
-    )
+    verdict = report["holdout"]["differences"]["winner - default"]["verdict"]
+    assert verdict.startswith("no significant difference: the default and the winner")
     assert contents(folder) == before
-    assert "the winner returns no more: " in plain(capsys)
+    assert "the test does not tell that the winner returns more: " in plain(capsys)
+
+
+def test_defaults_that_return_less_than_one_plan_give_way_to_it(tmp_path, monkeypatch, capsys):
+    folder = write_tiny(tmp_path / "planner", task={"env_id": "Steady-v0"}, temperature=1.0, replan_every=1)
+    agent = Contest._agent
+
+    def steady_alone(contest, one):
+        alone = ONE_PLAN.items() <= one.settings.items()
+        return agent(contest, Configuration(one.settings | {"temperature": 0.0}) if alone else one)
+
+    monkeypatch.setattr(Contest, "_agent", steady_alone)
+    report = run(folder, tmp_path, "--configurations", "2", space={"batch_size": [4, 5]})
+    assert (report["outcome"], report["chosen"], report["written"]) == ("one plan better", "one plan", True)
+    settings = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
+    assert settings == report["default_settings"] | ONE_PLAN == report["holdout"]["one plan"]["settings"]
+    assert "+5 [5, 5] (6 pairs, p = 0.031) against the defaults before" in (folder / "README.md").read_text()
+    out = plain(capsys)
+    assert "one plan, neither guided nor chosen, returns more: the settings of one plan are now the defaults of" in out
+
+
+@pytest.mark.parametrize(
+    ("differences", "other", "slow", "expected"),
+    [
+        ({}, False, set(), ("default won", "default")),
+        ({"winner - default": (5, True)}, True, set(), ("better", "winner")),
+        ({"winner - default": (5, False)}, True, set(), ("not better", "default")),
+        ({"winner - default": (-5, True)}, True, set(), ("not better", "default")),
+        ({"winner - default": (-5, True)}, True, {"default"}, ("default too slow", "winner")),
+        ({"default - one plan": (-1, True)}, False, set(), ("one plan better", "one plan")),
+        ({"default - one plan": (-1, False)}, False, set(), ("default won", "default")),
+        ({"default - one plan": (1, True)}, False, set(), ("default won", "default")),
+        ({"default - one plan": (-1, True)}, False, {"one plan"}, ("default won", "default")),
+        ({"winner - default": (5, True), "default - one plan": (-1, True)}, True, set(), ("better", "winner")),
+        (
+            {"winner - default": (5, True), "winner - one plan": (-1, True), "default - one plan": (-6, True)},
+            *(True, set(), ("one plan better", "one plan")),
+        ),
+    ],
+)
+def test_what_the_test_does_not_tell_changes_nothing(differences, other, slow, expected):
+    told = {pair: {"difference": difference, "told": told} for pair, (difference, told) in differences.items()}
+    assert judge(told, other, slow) == expected
 
 
 def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
@@ -216,8 +268,8 @@ def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
     report = run(folder, tmp_path)
     assert (report["winner"], report["outcome"], report["written"]) == (0, "default won", False)
     assert report["holdout"]["default"]["return_mean"] == 5
-    assert report["holdout"]["winner"] is None
-    assert report["holdout"]["difference"] is None
+    assert (report["holdout"]["winner"], report["holdout"]["one plan"]) == (None, None)
+    assert report["holdout"]["differences"] == {}
     assert contents(folder) == before
     out = plain(capsys)
     assert "No configuration returned more than the folder's defaults" in out
@@ -284,7 +336,7 @@ def test_who_takes_too_long_is_left_out_before_an_episode_is_played(folder, tmp_
     assert len(slow) == report["over_latency"] == 2  # two steps, planned at every second
     assert all(one["plan_ms"] == 40 and one["returns"] == [] for one in slow)
     assert report["rungs"][0]["configurations"] == 6
-    assert len(latencies) == 8
+    assert len(latencies) == 9  # with one plan
     assert "2 of them too slow" in plain(capsys)
 
 
@@ -294,9 +346,9 @@ def test_a_default_that_is_too_slow_gives_way_even_to_one_that_returns_no_more(
     monkeypatch.setattr(Steady, "pays", 0.0)
     report = run(folder, tmp_path, "--latency_ms", "25")
     assert report["configurations"][0]["dropped"] == "latency"
-    assert report["holdout"]["difference"]["difference"] == 0
+    assert report["holdout"]["differences"]["winner - default"]["difference"] == 0
     assert (report["outcome"], report["written"]) == ("default too slow", True)
-    assert "The defaults take longer than 25.0 ms: the winner's settings are now" in plain(capsys)
+    assert "The defaults take longer than 25.0 ms: the settings of the winner are now" in plain(capsys)
     assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
 
 
@@ -311,7 +363,8 @@ def test_the_only_one_that_is_quick_enough_wins_without_a_search(folder, tmp_pat
 
 def test_without_a_limit_only_the_defaults_and_the_winner_are_timed(folder, tmp_path, latencies):
     report = run(folder, tmp_path)
-    assert latencies == [report["default_settings"], report["winner_settings"]]
+    default = report["default_settings"]
+    assert latencies == [default, report["winner_settings"], default | ONE_PLAN]
 
 
 # ---------------------------------------------------------------- what is refused, and what an interruption leaves
@@ -443,7 +496,7 @@ def test_a_finished_search_prints_its_result_though_the_defaults_have_changed(fo
     assert run(folder, tmp_path) == report
     out = plain(capsys)
     assert "episodes of a finished search were played before, in" in out
-    assert "the winner's settings are now the defaults of" in out
+    assert "the settings of the winner are now the defaults of" in out
     assert (contents(folder), Steady.begun) == (after, begun)
     anew = run(folder, tmp_path, "--again", "true")
     assert anew["default_settings"] == report["winner_settings"]

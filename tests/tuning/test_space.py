@@ -20,7 +20,7 @@ def load(tmp_path):
 
 def test_the_values_are_about_the_folders_own_and_include_them(load):
     pipeline = load(scale=0.02, batch_size=8, num_inference_steps=3, warm_start_strength=0.7, replan_every=3)
-    assert choose_space(pipeline, None) == {
+    assert choose_space(pipeline, None, critic=False) == {
         "scale": [0.002, 0.006, 0.02, 0.06, 0.2],
         "n_guide_steps": [0, 1, 2],
         "batch_size": [1, 4, 8, 16, 64],
@@ -32,23 +32,31 @@ def test_the_values_are_about_the_folders_own_and_include_them(load):
 
 
 def test_the_values_keep_to_the_horizon_and_to_what_the_scheduler_can_do(load):
-    space = choose_space(load(planning_horizon=2, sampler=None, scale=0), None)
+    space = choose_space(load(planning_horizon=2, sampler=None, scale=0), None, critic=False)
     assert space["replan_every"] == [1, 2]
     assert space["temperature"] == [1.0]
     assert space["scale"] == [0, 0.01, 0.03, 0.1, 0.3, 1]  # about 0 nothing can be multiplied
 
 
 def test_without_a_value_function_there_is_neither_guidance_nor_choice(load):
-    space = choose_space(load(guided=False, batch_size=16), None)
+    space = choose_space(load(guided=False, batch_size=16), None, critic=False)
     assert "scale" not in space
     assert "n_guide_steps" not in space
     assert space["batch_size"] == [1]
 
 
+def test_with_a_critic_in_the_folder_it_may_rank(load):
+    ranks = {"rank_by": ["critic", "value"], "choice_temperature": [0.0, 0.5, 1.0]}
+    pipeline = load(batch_size=16)
+    assert choose_space(pipeline, None, critic=True) == choose_space(pipeline, None, critic=False) | ranks
+    alone = choose_space(planner(Stub(zeros), batch_size=16), None, critic=True)
+    assert (alone["rank_by"], alone["batch_size"]) == (["critic"], [1, 4, 16, 64])
+
+
 def test_what_is_given_goes_before_and_any_setting_can_be(load):
     pipeline = load()
-    space = choose_space(pipeline, {"batch_size": [3], "sampler": ["ddpm", "ddim"]})
-    assert space == choose_space(pipeline, None) | {"batch_size": [3], "sampler": ["ddpm", "ddim"]}
+    space = choose_space(pipeline, {"batch_size": [3], "sampler": ["ddpm", "ddim"]}, critic=False)
+    assert space == choose_space(pipeline, None, critic=False) | {"batch_size": [3], "sampler": ["ddpm", "ddim"]}
 
 
 @pytest.mark.parametrize(
@@ -64,13 +72,13 @@ def test_what_is_given_goes_before_and_any_setting_can_be(load):
 )
 def test_an_unknown_setting_an_empty_list_and_a_null_that_cannot_be_are_refused_with_the_choices(load, space, words):
     with pytest.raises(ValueError, match=words):
-        choose_space(load(), space)
+        choose_space(load(), space, critic=False)
 
 
 def test_null_is_a_value_of_the_settings_that_can_be_null(load):
     space = {"max_grad_norm": [None, 1.0], "sampler": [None], "num_inference_steps": [None]}
     pipeline = load(max_grad_norm=5.0)
-    assert choose_space(pipeline, space) | space == choose_space(pipeline, space)
+    assert choose_space(pipeline, space, critic=False) | space == choose_space(pipeline, space, critic=False)
     drawn = draw_configurations(pipeline, space | {"n_guide_steps": [1]}, 9, 0)[1:]
     assert {one["max_grad_norm"] for one in drawn} == {None, 1.0}
     assert {one["sampler"] for one in drawn} == {None}
@@ -79,7 +87,7 @@ def test_null_is_a_value_of_the_settings_that_can_be_null(load):
 
 def test_the_defaults_come_first_and_all_are_complete_and_different(load):
     pipeline = load()
-    drawn = draw_configurations(pipeline, choose_space(pipeline, None), 20, 0)
+    drawn = draw_configurations(pipeline, choose_space(pipeline, None, critic=False), 20, 0)
     assert len(drawn) == 20
     assert drawn[0] == pipeline.resolve_settings()
     assert all(set(settings) == set(DEFAULTS) for settings in drawn)
@@ -89,7 +97,7 @@ def test_the_defaults_come_first_and_all_are_complete_and_different(load):
 
 def test_the_draw_follows_from_its_seed(load):
     pipeline = load()
-    space = choose_space(pipeline, None)
+    space = choose_space(pipeline, None, critic=False)
     first, again, other = (draw_configurations(pipeline, space, 10, seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -113,6 +121,8 @@ def test_a_small_space_is_taken_whole(load):
         # without noise all candidates are one,
         ({}, {"temperature": [0, 1.0], "batch_size": [2, 4]}, [(1.0, 2), (1.0, 4), (0, 1)]),
         ({"temperature": 0.0}, {"temperature": [0.0], "batch_size": [1, 2, 4]}, [(0.0, 2)]),
+        # one plan is not chosen, whatever would rank it,
+        ({}, {"batch_size": [1, 2], "choice_temperature": [0, 1.0]}, [(1, 0.0), (2, 0), (2, 1.0)]),
         # and a warm start that takes all steps, or follows no plan, is a cold one.
         (
             {},

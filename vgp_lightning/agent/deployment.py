@@ -173,7 +173,8 @@ class Deployment:
             "env_spec": describe_environment(first_of(environments)),
             "weights_sha256": hash_weights(self.folder),
             "configs_sha256": hash_configs(self.folder),
-            "task": self.pipeline.task,
+            # The evidence says why the folder's defaults are so; it decides nothing.
+            "task": {name: value for name, value in self.pipeline.task.items() if name != "evidence"},
             "versions": versions(),
             "device": self.pipeline.device.type,
         }
@@ -318,7 +319,8 @@ def hash_configs(folder: Path) -> str:
         whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
     index = folder / "model_index.json"
     if index.is_file():
-        kept = {name: value for name, value in json.loads(index.read_text()).items() if name != "planner"}
+        entries = json.loads(index.read_text()).items()
+        kept = {name: value for name, value in entries if name not in ("planner", "task")}
         whole.update(json.dumps(kept, sort_keys=True).encode())
     return whole.hexdigest()
 

@@ -31,7 +31,7 @@ from vgp_lightning.diagnostics.candidates import Candidates, known, to_raw
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.plans import UNREPEATABLE
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import Settings
+from vgp_lightning.pipeline.settings import ONE_PLAN, Settings
 from vgp_lightning.report.figures import BLUE, GREY, tidy
 from vgp_lightning.report.statistics import bootstrap_interval, rank_correlation
 
@@ -82,7 +82,7 @@ def make_trial(
 ) -> Trial:
     """Return how a planner's candidates are tried, for so many steps: what follows is planned without any choice."""
     own = min(settings["replan_every"] or settings["planning_horizon"], steps)
-    plain: Settings = {**settings, "batch_size": 1, "rank_by": "value", "n_guide_steps": 0, "warm_start_strength": 1.0}
+    plain: Settings = {**settings, **ONE_PLAN, "warm_start_strength": 1.0}
     penalty = pipeline.task.get("termination_penalty") or 0.0
     return Trial(steps, own, pipeline.task["discount"], penalty, conditions, plain, settings["rank_by"])
 

@@ -32,6 +32,7 @@ from vgp_lightning.report.film import Recorder, write_film
 from vgp_lightning.report.folders import prepare
 
 _TRIED = 64  # candidates that are tried at once
+_CANDIDATES = 16  # of a planner that makes one plan
 
 
 def diagnose(
@@ -74,7 +75,9 @@ def diagnose(
         video: Draw the first episode as rollout.gif.
         again: Play episodes anew that are kept in the output folder, and measure anew.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
-        settings: Those in place of the folder's.
+        settings: Those in place of the folder's. Where they make one plan, 16 candidates are drawn all the same in the
+            states that are looked at, to see whether choosing among them would help; ``batch_size`` gives another
+            number.
 
     Returns:
         What diagnostics.json holds.
@@ -136,14 +139,17 @@ def diagnose(
                 known: dict[str, Any] | None = store.known(name)
                 report = known
                 if report is None or not is_written(report, output):
-                    tried = why_no_choice(deployed.pipeline, resolved, choice_steps) is None
-                    several = resolved["batch_size"] * max(1, _TRIED // resolved["batch_size"]) if tried else 1
+                    # Whether choosing would choose is asked of a planner too that makes one plan.
+                    alone = resolved["batch_size"] == 1 and "batch_size" not in settings
+                    sampled: Settings = {**resolved, "batch_size": _CANDIDATES} if alone else resolved
+                    tried = why_no_choice(deployed.pipeline, sampled, choice_steps) is None
+                    several = sampled["batch_size"] * max(1, _TRIED // sampled["batch_size"]) if tried else 1
                     with deployed.environments(several, max_episode_steps=max_episode_steps) as tries:
                         findings = examine(
                             deployed.pipeline,
                             played.episodes,
                             (replays, tries),
-                            resolved,
+                            sampled,
                             starts,
                             conditions,
                             maze,
@@ -160,6 +166,7 @@ def diagnose(
                         "failed_episodes": [asdict(failure) for failure in played.failures],
                         "return_mean": float(np.mean([episode.total_reward for episode in played.episodes])),
                         "settings": dict(resolved),
+                        "candidates": sampled["batch_size"],
                         "reach_goal": reach_goal,
                         "env_id": deployed.env_id,
                         **deployed.describe(environments),
@@ -192,7 +199,7 @@ def examine(
         pipeline: The planner.
         episodes: Episodes that it has played, with its plans.
         replays: A single environment to execute plans in; and at least as many as candidates, where these are tried.
-        settings: All settings of the planner.
+        settings: All settings of the planner, with as many candidates as shall be looked at.
         starts: Plans of each episode that are executed to their end and sampled anew.
         conditions: What the plans pass through.
         maze: The maze of the environment; None: it has none.

@@ -18,6 +18,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from vgp_lightning import __version__
+from vgp_lightning.export.evidence import describe_evidence
 from vgp_lightning.pipeline import planner
 from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place, find_companion
 from vgp_lightning.pipeline.critic import Critic
@@ -171,17 +172,18 @@ def _grant_access(folder: Path, like: Path) -> None:
         weights.chmod(like.stat().st_mode & 0o777)
 
 
-def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
+def update_defaults(folder: Path, settings: Mapping[str, Any], evidence: Mapping[str, Any] | None = None) -> None:
     """Change the planner's defaults in an existing folder, and update the code that travels in it.
 
-    ``model_index.json`` and the table of the model card get the new settings; the rest of both files stays, and a card
-    without the table stays as it is. The code becomes this package's, because an older folder's may not know all
+    ``model_index.json`` and the model card get the new settings and their evidence; the rest of both files stays, and a
+    card without the table stays as it is. The code becomes this package's, because an older folder's may not know all
     settings. Each file is replaced atomically. The code is replaced first, because it also accepts the old defaults.
     Programs stay as they are; a warning names those that were made for other settings.
 
     Args:
         folder: A folder that ``write_folder`` wrote.
         settings: New defaults, by name; the others stay.
+        evidence: Why, for ``describe_evidence``; None: nothing speaks for them yet, whatever spoke for the old ones.
 
     Raises:
         ValueError: If a setting is unknown or cannot work with the folder's networks, or the folder has links that
@@ -189,13 +191,14 @@ def update_defaults(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     refuse_links(folder)
     old = ValueGuidedPlannerPipeline.from_pretrained(folder)
-    planner = old.planner | dict(settings)
+    task = {name: value for name, value in old.task.items() if name != "evidence"}
+    changed = {"planner": old.planner | dict(settings), "task": task | ({"evidence": evidence} if evidence else {})}
     new = ValueGuidedPlannerPipeline(
-        old.unet, old.scheduler, old.value_function, old.normalization, planner, old.task
+        old.unet, old.scheduler, old.value_function, old.normalization, **changed
     )  # raises if the settings cannot work
     _renew_code(folder / "pipeline.py")
     index = folder / "model_index.json"
-    content = json.dumps(read_json(index) | {"planner": planner}, indent=2, sort_keys=True) + "\n"
+    content = json.dumps(read_json(index) | changed, indent=2, sort_keys=True) + "\n"
     replace_file(index, lambda file: file.write(content.encode()))  # as diffusers writes it
     card = folder / "README.md"
     if card.is_file():
@@ -272,15 +275,20 @@ def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
 # ---------------------------------------------------------------- model card
 
 _TABLE_HEAD = "| setting | default | meaning |\n|---|---|---|\n"
-# Cards of version 0.1 have a table of two columns.
-_TABLE = re.compile(rf"(?:{re.escape(_TABLE_HEAD)}|\| default \| value \|\n\|---\|---\|\n)(?:\|.*(?:\n|\Z))*")
+# Cards of version 0.1 have a table of two columns, and no evidence after it.
+_TABLE = re.compile(
+    rf"(?:{re.escape(_TABLE_HEAD)}|\| default \| value \|\n\|---\|---\|\n)(?:\|.*(?:\n|\Z))*"
+    r"(?:\nWhy these: .*(?:\n|\Z))?"
+)
 
 
 def _table(pipeline: ValueGuidedPlannerPipeline) -> str:
-    """Return the planner's settings as a table, which ends in a line break."""
+    """Return the planner's settings as a table, and a line that says why they are so; it ends in a line break."""
     meanings = read_meanings()
-    rows = (f"| `{name}` | {value} | {meanings[name]} |\n" for name, value in pipeline.resolve_settings().items())
-    return _TABLE_HEAD + "".join(rows)
+    settings = pipeline.resolve_settings()
+    rows = (f"| `{name}` | {value} | {meanings[name]} |\n" for name, value in settings.items())
+    why = describe_evidence(pipeline.task.get("evidence"), settings)
+    return f"{_TABLE_HEAD}{''.join(rows)}\nWhy these: {why}\n"
 
 
 def read_meanings() -> dict[str, str]:

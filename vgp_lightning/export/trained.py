@@ -5,7 +5,9 @@ from typing import Any, Unpack
 
 import torch
 import yaml
+from rich.console import Console
 
+from vgp_lightning.export.evidence import describe_evidence
 from vgp_lightning.export.folder import PROGRAMS, write_folder
 from vgp_lightning.export.program_folder import write_programs
 from vgp_lightning.export.program_formats import Format, check_format
@@ -81,7 +83,9 @@ def export(
             (building / PROGRAMS).mkdir()
             write_programs(pipeline, building / PROGRAMS, program, building)
 
-    return write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder, add_program)
+    written = write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder, add_program)
+    Console(markup=False, highlight=False, soft_wrap=True).print(describe_evidence(None, pipeline.resolve_settings()))
+    return written
 
 
 def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule | None]:

@@ -39,6 +39,11 @@ class Place(NamedTuple):
 HABIT, CRITIC = Place("habit", "vgp distill"), Place("critic", "vgp critic")
 
 
+def has_companion(folder: Path, place: Place) -> bool:
+    """Return whether a pipeline folder holds such a companion."""
+    return any(_holds_companion(folder / name) for name in place.folders)
+
+
 def find_companion(folder: Path, place: Place) -> Path:
     """Return the subfolder of a pipeline folder that holds its companion.
 
@@ -46,9 +51,13 @@ def find_companion(folder: Path, place: Place) -> Path:
         ValueError: If it has none.
     """
     for name in place.folders:
-        if (folder / name / "config.json").is_file():
+        if _holds_companion(folder / name):
             return folder / name
     raise ValueError(f"{folder} has no {place.name}: make one by {place.verb} {folder}")
+
+
+def _holds_companion(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def open_companion(kind: type[CompanionT], place: Place, origin: str | Path | None, device: torch.device) -> CompanionT:

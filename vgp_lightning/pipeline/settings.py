@@ -76,10 +76,12 @@ DEFAULTS: Settings = {
     "warm_start_strength": 1.0,
     "replan_every": 1,
 }
-# What an export writes into a folder instead, for planning in milliseconds: best-of-K selection among few candidates
-# returned as much as the paper's settings in a fortieth of the time (docs/planning.md). Guidance needs a scale that
-# suits the task's returns, so the user has to switch it on.
-EXPORT_DEFAULTS: Settings = {"batch_size": 16, "num_inference_steps": 5, "sampler": "ddim", "n_guide_steps": 0}
+# One plan, as the denoiser makes it: neither guided nor chosen.
+ONE_PLAN: Settings = {"batch_size": 1, "n_guide_steps": 0, "rank_by": "value", "choice_temperature": 0.0}
+# What an export writes into a folder instead, for planning in milliseconds. Whether guidance or a choice among
+# candidates helps hangs on the data and on the training, and either can do harm (docs/strength.md): so a folder begins
+# with one plan, and what is played decides (vgp tune).
+EXPORT_DEFAULTS: Settings = {"num_inference_steps": 5, "sampler": "ddim", **ONE_PLAN}
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "sampler": (None, *SAMPLERS),

@@ -6,7 +6,6 @@ What it finds follows from the episodes in a store, so that it can be interrupte
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,15 @@ from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.agent.played import gather
 from vgp_lightning.agent.playing import Keeping, list_items, play_claimed
 from vgp_lightning.agent.store import EpisodeStore
-from vgp_lightning.evaluation.comparison import say_difference
 from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.evaluation.scores import choose_reference
 from vgp_lightning.export.folder import update_defaults
+from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.folders import naming
-from vgp_lightning.report.statistics import compare_pairs
 from vgp_lightning.tuning.halving import Configuration, drop_worst, plan_rungs, plot_halving, rank
-from vgp_lightning.tuning.summary import judge
-
-_WRITTEN = ("better", "default too slow")  # outcomes with which the winner becomes the folder's default
+from vgp_lightning.tuning.holdout import compare_contenders, judge, seen_from
 
 
 class Contest:
@@ -67,6 +63,10 @@ class Contest:
         self._deployed = deployed
         self._environments = environments
         self._configurations = [Configuration(one) for one in settings]
+        # Whatever wins, and the defaults as they are, have to stand beside one plan that is neither guided nor chosen.
+        plain: dict[str, Any] = {**settings[0], **ONE_PLAN}
+        known = (one for one in self._configurations if one.settings == plain)
+        self._one_plan = next(known, None) or Configuration(plain)
         self._output = output
         self._start = start
         self._store = store
@@ -83,6 +83,7 @@ class Contest:
             "winner": None,
             "winner_settings": None,
             "holdout": None,
+            "chosen": None,
             "written": False,
             "outcome": None,
             "seconds": None,
@@ -137,7 +138,7 @@ class Contest:
     def _measure(self, one: Configuration) -> float:
         """Return the milliseconds of a planning call, measured once by one of the processes."""
         settings: Any = one.settings
-        name = f"latency {self._configurations.index(one)}"
+        name = f"latency {self._number(one)}"
         measured: float = self._store.fact(name, lambda: measure_latency(self._deployed.pipeline, **settings))
         return measured
 
@@ -237,46 +238,45 @@ class Contest:
         self._store.share(lambda: [item for one in players for item in items[one]], play_free)
 
     def _items(self, one: Configuration, seeds: Sequence[int]) -> list[tuple[int, int, int]]:
-        return list_items(seeds, player=self._configurations.index(one))
+        return list_items(seeds, player=self._number(one))
+
+    def _number(self, one: Configuration) -> int:
+        """Return the number that a configuration has in the store."""
+        return [*self._configurations, self._one_plan].index(one)
 
     def _confirm(self, winner: Configuration, seeds: Sequence[int]) -> None:
-        """Time the defaults and the winner, compare them on held-out seeds, and log the comparison."""
-        contenders = {"default": self._configurations[0], "winner": winner}
-        self._play(list({id(one): one for one in contenders.values()}.values()), seeds, "held-out seeds")
+        """Let the defaults, the winner and one plan play held-out seeds, compare them, and choose one."""
+        contenders: dict[str, Configuration] = {}
+        for name, one in (("default", self._configurations[0]), ("winner", winner), ("one plan", self._one_plan)):
+            if one not in contenders.values():
+                contenders[name] = one
+        self._play(list(contenders.values()), seeds, "held-out seeds")
         for one in contenders.values():
             if one.plan_ms is None:
                 one.plan_ms = self._measure(one)
-        self.report["holdout"] = self._hold_out(contenders, seeds)
-        self.report["outcome"] = judge(self.report, contenders["default"])
+        held_out = self._hold_out(contenders, seeds)
+        self.report["holdout"] = held_out
+        limit = self.report["latency_ms"]
+        slow = {name for name, one in contenders.items() if limit is not None and (one.plan_ms or 0.0) > limit}
+        self.report["outcome"], self.report["chosen"] = judge(held_out["differences"], "winner" in contenders, slow)
 
     def _hold_out(self, contenders: Mapping[str, Configuration], seeds: Sequence[int]) -> dict[str, Any]:
-        """Return the results of the defaults and the winner on the held-out seeds, and compare them seed by seed."""
+        """Return the contenders' results on the held-out seeds, and compare them seed by seed."""
         reference = choose_reference(self._deployed.env_id, self._deployed.pipeline.task)
-        result: dict[str, Any] = {"seeds": list(seeds), "default": None, "winner": None, "difference": None}
+        results: dict[str, Any] = dict.fromkeys(("default", "winner", "one plan"))
         for name, one in contenders.items():
-            if name == "winner" and one is contenders["default"]:
-                return result
             agent = self._agent(one)
-            result[name] = evaluate_agent(
+            results[name] = evaluate_agent(
                 agent,
                 self._environments,
                 seeds,
                 replan_every=agent.replan_every,
                 reference=reference,
                 description=f"held-out seeds, {name}",
-                player=self._configurations.index(one),
+                player=self._number(one),
                 store=self._store,
-            )
-        default, best = ({one["seed"]: one["return"] for one in result[name]["episodes"]} for name in contenders)
-        common = [seed for seed in seeds if seed in default and seed in best]
-        if not common:
-            raise ValueError(f"no held-out seed of {list(seeds)} was played to its end by the defaults and the winner")
-        paired = compare_pairs(np.array([best[seed] - default[seed] for seed in common]))
-        result["difference"] = asdict(paired) | {
-            "told": paired.told,
-            "verdict": say_difference(paired, len(common), names=("the default", "the winner")),
-        }
-        return result
+            ) | {"settings": one.settings, "plan_ms": one.plan_ms}
+        return {"seeds": list(seeds), **results, "differences": compare_contenders(results, seeds)}
 
     def _agent(self, configuration: Configuration) -> PlanningAgent:
         settings: Any = configuration.settings
@@ -296,15 +296,22 @@ class Contest:
             writer.add_image("tune/halving", figure_to_image(picture), 0, dataformats="HWC")
             picture.savefig(path, dpi=110)
 
-    def write_winner(self, report: dict[str, Any], write: bool) -> dict[str, Any]:
-        """Write the winner into the folder as its defaults, if the outcome says so, and return the report."""
+    def write_chosen(self, report: dict[str, Any], write: bool) -> dict[str, Any]:
+        """Write what was chosen into the folder as its defaults, if it is other than these, and return the report."""
         store, path = self._store, self._output / "tuning.json"
         with store.exclusively():
-            if write and report["outcome"] in _WRITTEN and not store.known("written"):
-                default, winner = report["default_settings"], report["winner_settings"]
-                store.fact("writing", lambda: winner)  # the folder's defaults from now on, if all goes well
-                changed = {name: value for name, value in winner.items() if value != default[name]}
-                update_defaults(self._deployed.folder, changed)
+            if write and report["chosen"] != "default" and not store.known("written"):
+                held_out, name = report["holdout"], report["chosen"]
+                default, chosen = report["default_settings"], held_out[name]["settings"]
+                store.fact("writing", lambda: chosen)  # the folder's defaults from now on, if all goes well
+                changed = {name: value for name, value in chosen.items() if value != default[name]}
+                evidence = {
+                    "env_id": report["env_id"],
+                    "first_seed": held_out["seeds"][0],
+                    "last_seed": held_out["seeds"][-1],
+                    "compared": [seen_from(name, *one) for one in held_out["differences"].items() if name in one[0]],
+                }
+                update_defaults(self._deployed.folder, changed, evidence)
                 store.fact("written", lambda: True)
             report = report | {"written": bool(store.known("written"))}
             if not path.is_file() or path.read_text() != json.dumps(report, indent=2) + "\n":

@@ -9,6 +9,7 @@ from typing import Any
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.store import EpisodeStore, read_stores
+from vgp_lightning.pipeline.companions import CRITIC, has_companion
 from vgp_lightning.report.folders import prepare
 from vgp_lightning.tuning.contest import Contest
 from vgp_lightning.tuning.halving import check_budget, plan_rungs
@@ -29,7 +30,7 @@ def tune(
     output_dir: str | None = None,
     *,
     seed: int = FIRST_SEED,
-    holdout_episodes: int = 20,
+    holdout_episodes: int = 50,
     latency_ms: float | None = None,
     space: dict[str, list[Any]] | None = None,
     env_id: str | None = None,
@@ -46,8 +47,10 @@ def tune(
     remaining configurations play the same new seeds, and the third with the highest mean return over all seeds so far
     goes on (Jamieson & Talwalkar 2016; Karnin et al. 2013). Each rung gets an equal share of the remaining episodes:
     many configurations play few episodes each, few configurations play many. With 300 episodes, 27 configurations play
-    3 each, then 9 play 12 more and 3 another 37. The winner and the defaults then play held-out seeds, which had no
-    part in the choice: only these returns are reported as a result.
+    3 each, then 9 play 12 more and 3 another 37. The winner, the defaults, and one plan that is neither guided nor
+    chosen among candidates then play held-out seeds, which had no part in the choice: only these returns are reported
+    as a result. The winner becomes the default if the paired test tells that it returns more than the defaults do; one
+    plan does, if the test tells that it returns more than that.
 
     Finished episodes are kept in ``episodes`` of the output folder: after an interruption the same command goes on, and
     several processes with the same command and output folder share the work.
@@ -60,7 +63,8 @@ def tune(
             name.
         seed: First seed of the search, of environment and planner; it also decides which configurations are drawn. The
             held-out seeds begin at this one plus ``episodes``.
-        holdout_episodes: Episodes on held-out seeds, of the defaults and of the winner.
+        holdout_episodes: Episodes on held-out seeds, of the defaults, of the winner and of one plan. With fewer than
+            six nothing is told apart.
         latency_ms: Longest time of one planning call for one observation on this machine, in milliseconds; slower
             configurations are left out before any episode is played. None: no limit.
         space: The values to choose from, such as ``{"batch_size": [4, 16], "sampler": ["ddim", "ddpm"]}``, in place of
@@ -71,8 +75,7 @@ def tune(
         environments: Environments that are played in at the same time; by default as many as episodes of one
             configuration, but at most 16. No random number depends on it.
         max_episode_steps: Time limit of an episode; by default the environment's own.
-        write: Write the winner into the folder as its defaults, if it returns more than they do on the held-out seeds,
-            or if they take longer than ``latency_ms``.
+        write: Write what was chosen into the folder as its defaults, and the evidence for it.
         again: Search anew, from the folder's present defaults.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
 
@@ -108,7 +111,7 @@ def tune(
         identity = _find_own(output / "episodes", identity)
 
     def draw() -> dict[str, Any]:
-        lists = choose_space(deployed.pipeline, space)
+        lists = choose_space(deployed.pipeline, space, has_companion(folder, CRITIC))
         return {"space": lists, "settings": _draw(deployed, lists, configurations, seed, episodes)}
 
     drawn = None if again else _find_drawn(output / "episodes", identity)
@@ -124,7 +127,7 @@ def tune(
             asked |= {"space": drawn["space"]}
             contest = Contest(deployed, vector, drawn["settings"], output, asked, start, store)
             report = contest.run(held_out)
-            report = contest.write_winner(report, write)
+            report = contest.write_chosen(report, write)
     print_summary(report, output)
     return report
 
