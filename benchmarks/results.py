@@ -1,12 +1,13 @@
-"""Run the recipes end to end and keep their results, from which RESULTS.md is made.
+"""Run the recipes end to end, each with several seeds, and keep their results, from which RESULTS.md is made.
 
-python -m benchmarks.results [RECIPE ...] [--machine cpu|gpu] [--episodes 20] [--jobs 2] [--folder runs/results]
+python -m benchmarks.results [RECIPE ...] [--seeds 0 1 2] [--machine cpu|gpu] [--jobs 2] [--folder runs/results]
 
 A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu (on a GPU the paper's, with
-configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate. For each: `vgp fit` of both networks,
-`vgp export`, four planners on the same seeds, `vgp diagnose`, and the time of a planning call when nothing else runs.
-A step whose result exists is not repeated, so the same command resumes after an interruption. The results go to
-benchmarks/results/MACHINE/RECIPE.json, and RESULTS.md is made again (benchmarks.results_page).
+configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate. For each recipe and each seed of training:
+`vgp fit` of both networks, `vgp export`, `vgp critic`, the planners on the same seeds, `vgp diagnose`, and the time of
+a planning call when nothing else runs. A step whose result exists is not repeated, so the same command goes on after an
+interruption, also days later. The results go to benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made
+again (benchmarks.results_page).
 """
 
 import argparse
@@ -18,7 +19,6 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,30 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks import results_page
 from vgp_lightning.agent.deployment import load_pipeline, measure_latency
 from vgp_lightning.diagnostics.diagnosis import diagnose
+from vgp_lightning.distillation.criticism import train_critic
 from vgp_lightning.evaluation.comparison import compare
 from vgp_lightning.evaluation.evaluation import evaluate
 from vgp_lightning.export.trained import export
+from vgp_lightning.pipeline.companions import CRITIC, has_companion
+from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import summarize
 
 CONFIGS = results_page.ROOT / "configs"
-# The settings of each planner that differ from the recipe's.
+UNGUIDED = "one plan"  # neither guided nor chosen: what the others have to return more than
+# What each planner has in place of the recipe's settings.
+_VALUE, _GUIDED = {"rank_by": "value", "choice_temperature": 0.0}, {"n_guide_steps": 1}
 PLANNERS: dict[str, dict[str, Any]] = {
-    "unguided": {"batch_size": 1, "n_guide_steps": 0},
-    "best of K": {"n_guide_steps": 0},
-    "guided": {"batch_size": 1},
-    "guided, best of K": {},
+    UNGUIDED: dict(ONE_PLAN),
+    "best by value": {"batch_size": 16, "n_guide_steps": 0, **_VALUE},
+    "weighed by critic": {"batch_size": 16, "n_guide_steps": 0, "rank_by": "critic", "choice_temperature": 0.5},
+    "guided": {**ONE_PLAN, **_GUIDED},
+    "guided, best by value": {"batch_size": 16, **_VALUE, **_GUIDED},
 }
 FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of manual trials
 AT_ONCE = 20  # environments that are stepped together
+EPISODES = {"pointmaze": 50}  # of evaluation, where they are short
+DIAGNOSED = 5  # episodes
 
 
 def overlays(recipe: str, machine: str) -> list[Path]:
@@ -56,13 +64,14 @@ def overlays(recipe: str, machine: str) -> list[Path]:
     return [CONFIGS / "planner.yaml", CONFIGS / "data" / f"{recipe}.yaml", sizes]
 
 
-def train(recipe: str, machine: str, folder: Path) -> Path:
+def train(recipe: str, machine: str, seed: int, folder: Path) -> Path:
     """Train both networks, or resume an interrupted run, and return the last checkpoint."""
     with (folder / "fit.log").open("a") as log:
         subprocess.run(
             [
                 *(sys.executable, "-m", "vgp_lightning.cli", "fit"),
                 *(word for file in overlays(recipe, machine) for word in ("-c", str(file))),
+                *("--seed_everything", str(seed)),
                 *("--trainer.logger.init_args.save_dir", str(folder), "--ckpt_path", "last"),
             ],
             check=True,
@@ -108,21 +117,33 @@ def describe_dataset(dataset_id: str) -> dict[str, Any]:
     return {"id": dataset_id, "steps": int(dataset.total_steps), "episodes": len(returns), **asdict(summarize(returns))}
 
 
-def run(recipe: str, machine: str, episodes: int, folder: Path) -> None:
-    """Run all steps of a recipe except the timing, and leave the results in the folder."""
+def run(recipe: str, machine: str, seed: int, folder: Path) -> None:
+    """Run all steps of a recipe with one seed except the timing, and leave the results in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = folder / "pipeline"
     if not pipeline.exists():
         settings = yaml.safe_load((CONFIGS / "evaluate" / f"{recipe}.yaml").read_text())
-        export(str(train(recipe, machine, folder)), str(pipeline), **settings)
-    write_report(describe_training(folder), folder / "training.json")
-    for name, difference in PLANNERS.items():
+        export(str(train(recipe, machine, seed, folder)), str(pipeline), **settings)
+    if not has_companion(pipeline, CRITIC):
+        train_critic(str(pipeline), str(folder / "critic"), seed=seed)
+    if not (folder / "training.json").exists():
+        write_report(describe_training(folder), folder / "training.json")
+    episodes = EPISODES.get(recipe.split("-")[0], 20)
+    for name, settings in PLANNERS.items():
         output = folder_of(name, folder)
         if not (output / "evaluation.json").exists():
-            count = min(episodes, AT_ONCE)
-            evaluate(str(pipeline), episodes, str(output), seed=FIRST_SEED, environments=count, **difference)
+            evaluate(
+                str(pipeline),
+                episodes,
+                str(output),
+                seed=FIRST_SEED,
+                environments=min(episodes, AT_ONCE),
+                video=False,
+                **settings,
+            )
     if not (folder / "diagnosis" / "diagnostics.json").exists():
-        diagnose(str(pipeline), 5, str(folder / "diagnosis"), seed=FIRST_SEED)
+        guided = PLANNERS["guided, best by value"]
+        diagnose(str(pipeline), DIAGNOSED, str(folder / "diagnosis"), seed=FIRST_SEED, video=False, **guided)
 
 
 def folder_of(planner: str, folder: Path) -> Path:
@@ -130,29 +151,42 @@ def folder_of(planner: str, folder: Path) -> Path:
     return folder / planner.replace(",", "").replace(" ", "-")
 
 
-def gather(recipe: str, machine: str, folder: Path) -> dict[str, Any]:
-    """Time the planners, and return all results of a recipe."""
+def gather(recipe: str, machine: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Time the planners, and return all results of a recipe with one seed."""
     pipeline = load_pipeline(folder / "pipeline")
     reports = {name: json.loads((folder_of(name, folder) / "evaluation.json").read_text()) for name in PLANNERS}
-    names = list(PLANNERS)
-    pairs = [*pairwise(names), (names[0], names[-1])]
-    drop = ("env_spec", "pipeline", "video", "video_error", "seconds")
+    default = pipeline.resolve_settings()
+    anyone = reports[UNGUIDED]
     return {
         "recipe": recipe,
         "machine": machine,
+        "seed": seed,
         "configs": [str(file.relative_to(CONFIGS.parent)) for file in overlays(recipe, machine)],
         "dataset": describe_dataset(pipeline.task["dataset_id"][0]),
         "training": json.loads((folder / "training.json").read_text()),
-        "planners": {
-            name: {key: value for key, value in report.items() if key not in drop} for name, report in reports.items()
-        },
-        "pairs": [{"of": pair, **compared(*(folder_of(name, folder) for name in pair))} for pair in pairs],
-        "latency_ms": {name: measure_latency(pipeline, **difference) for name, difference in PLANNERS.items()},
+        "first_seed": anyone["seed"],
+        **{name: anyone[name] for name in ("env_id", "reference", "checkpoints", "weights_sha256", "versions")},
+        # The planner that a user of the folder gets.
+        "default": next((name for name, report in reports.items() if report["settings"] == default), None),
+        "planners": {name: shorten(report) for name, report in reports.items()},
+        "pairs": {name: compared(folder_of(UNGUIDED, folder), folder_of(name, folder)) for name in list(PLANNERS)[1:]},
+        "latency_ms": {name: measure_latency(pipeline, **settings) for name, settings in PLANNERS.items()},
         "diagnosis": {
             name: value
             for name, value in json.loads((folder / "diagnosis" / "diagnostics.json").read_text()).items()
-            if name in ("calibration", "ranking", "dynamics", "horizon", "guidance", "missing")
+            if name in ("calibration", "ranking", "dynamics", "horizon", "guidance", "choice", "missing")
         },
+    }
+
+
+def shorten(report: dict[str, Any]) -> dict[str, Any]:
+    """Return of an evaluation what the page and its tests need, the episodes in the order of their seeds."""
+    episodes = sorted(report["episodes"], key=lambda one: one["seed"])
+    kept = ("return_mean", "return_ci95", "return_iqm", "length_mean", "terminated_share", "success_rate", "settings")
+    return {name: report[name] for name in kept} | {
+        "seeds": [one["seed"] for one in episodes],
+        "returns": [round(one["return"], 3) for one in episodes],
+        "lengths": [one["length"] for one in episodes],
     }
 
 
@@ -167,26 +201,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = sorted(path.stem for path in (CONFIGS / "evaluate").glob("*.yaml"))
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(known)}; default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--machine", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=2, help="recipes in parallel, each with its share of the cores")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings in parallel, each with its share of the cores")
     parser.add_argument("--folder", type=Path, default=Path("runs/results"))
     options = parser.parse_args()
     if unknown := sorted(set(options.recipes) - set(known)):
         parser.error(f"unknown recipes {unknown}: choose from {known}")
-    folders = {recipe: options.folder / options.machine / recipe for recipe in options.recipes or known}
+    # First one training of each recipe, then the second: an interruption leaves something of all.
+    asked = [(recipe, options.machine, seed) for seed in options.seeds for recipe in options.recipes or known]
+    folders = {one: options.folder / one[1] / one[0] / f"seed-{one[2]}" for one in asked}
     logging.disable_progress_bar()
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     # Spawned processes, each of which sets its own number of threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, take_cores, (threads,), max_tasks_per_child=1) as pool:
-        jobs = [pool.submit(run, recipe, options.machine, options.episodes, folders[recipe]) for recipe in folders]
+        jobs = [pool.submit(run, *one, folder) for one, folder in folders.items()]
         for job in jobs:
             job.result()
-    for recipe, folder in folders.items():
-        target = results_page.RESULTS / options.machine / f"{recipe}.json"
+    for (recipe, machine, seed), folder in folders.items():
+        target = results_page.RESULTS / machine / recipe / f"{seed}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_report(gather(recipe, options.machine, folder), target)
+        write_report(gather(recipe, machine, seed, folder), target)
     results_page.main()
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fakes import Track, recorded, write_tiny
+from fakes import Track, add_critic, recorded, write_tiny
 
 from vgp_lightning.agent.environments import environment_of, make_environments
 from vgp_lightning.agent.planning import PlanningAgent
@@ -22,6 +22,7 @@ from vgp_lightning.diagnostics.choice import (
     why_no_choice,
 )
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.pipeline.settings import ONE_PLAN
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def candidates(actions):
     trajectories = np.zeros((*np.shape(actions)[:2], 8, 3), np.float32)
     trajectories[:, :, : np.shape(actions)[2], 0] = actions
     values = np.zeros(trajectories.shape[:2], np.float32)
-    return Candidates(trajectories, values, values, trajectories[:1], ["clean"])
+    return Candidates(trajectories, values, values, None, trajectories[:1], ["clean"])
 
 
 # ---------------------------------------------------------------- the judgement
@@ -146,12 +147,31 @@ def test_a_diagnosis_tells_whether_choosing_chooses(track, tmp_path, capsys):
     assert (found["states"], found["candidates"], found["steps"], found["own_steps"]) == (4, 3, 3, 1)
     assert set(found) >= {"guided", "unguided", "guidance"}
     assert found["guided"]["gain"]["states"] == 4
+    assert found["by"] == {"value": found["unguided"]}
     assert (tmp_path / "out" / "choice.png").is_file()
     assert "choice gain" in capsys.readouterr().out
     main([*command, "--choice_steps", "0", "--output_dir", str(tmp_path / "none")])
     report = json.loads((tmp_path / "none" / "diagnostics.json").read_text())
     assert report["choice"] is None
     assert "choice_steps is 0" in report["missing"]["choice"]
+
+
+def test_all_that_can_rank_is_judged_by_the_same_trials_also_where_the_planner_makes_one_plan(track, tmp_path):
+    task = {"env_id": "Track-v0", "discount": 0.9}
+    folder = write_tiny(tmp_path / "tiny", task=task, planning_horizon=4, **ONE_PLAN)
+    add_critic(folder)
+    command = ["diagnose", str(folder), "--episodes", "1", "--starts", "2", "--max_episode_steps", "4"]
+    main([*command, "--video", "false", "--choice_steps", "2", "--output_dir", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out" / "diagnostics.json").read_text())
+    assert (report["settings"]["batch_size"], report["candidates"], report["choice"]["candidates"]) == (1, 16, 16)
+    by = report["choice"]["by"]
+    assert by["value"] == report["choice"]["unguided"]
+    # What the candidates came to is the same, whatever ranks them.
+    assert (by["critic"]["spread"], by["critic"]["possible"]) == (by["value"]["spread"], by["value"]["possible"])
+    assert by["critic"]["gain"] != by["value"]["gain"]
+    main([*command, "--video", "false", "--batch_size", "1", "--output_dir", str(tmp_path / "one")])
+    missing = json.loads((tmp_path / "one" / "diagnostics.json").read_text())["missing"]
+    assert "batch_size is 1" in missing["choice"]
 
 
 def test_why_nothing_is_tried(pipeline, tmp_path):

@@ -40,7 +40,7 @@ def test_guidance_without_force_brings_nothing_and_moves_nothing():
 def test_what_guidance_and_what_choosing_brings_by_hand():
     def sampled(values, trajectories):
         known = np.array(values, np.float32)
-        return Candidates(np.array(trajectories, np.float32), known, known, np.zeros(0), [])
+        return Candidates(np.array(trajectories, np.float32), known, known, None, np.zeros(0), [])
 
     unguided = sampled([[1, 3], [5, 5]], [[[[0]], [[2]]], [[[1]], [[1]]]])  # one number each
     guided = sampled([[4, 4], [4, 8]], [[[[3]], [[2]]], [[[1]], [[0]]]])
@@ -91,7 +91,7 @@ def test_each_sides_first_step_is_held_against_where_its_own_action_leads(replay
     knows, idle = ([[[1.5, x / 2, y / 4], [0, (x + moved) / 2, y / 4]]] for moved in (1, 0))
     values = np.zeros((1, 1), np.float32)
     guided, unguided = (
-        Candidates(np.array([plan], np.float32), values, values, np.zeros(0), []) for plan in (knows, idle)
+        Candidates(np.array([plan], np.float32), values, values, None, np.zeros(0), []) for plan in (knows, idle)
     )
     findings = Findings()
     # An action that counts as it is, x in units of 2, y in units of 4.

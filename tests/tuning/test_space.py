@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from fakes import H, Stub, planner, write_tiny, zeros
+from fakes import H, Stub, add_critic, planner, write_tiny, zeros
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS
@@ -20,7 +20,7 @@ def load(tmp_path):
 
 def test_the_values_are_about_the_folders_own_and_include_them(load):
     pipeline = load(scale=0.02, batch_size=8, num_inference_steps=3, warm_start_strength=0.7, replan_every=3)
-    assert choose_space(pipeline, None, critic=False) == {
+    assert choose_space(pipeline, None) == {
         "scale": [0.002, 0.006, 0.02, 0.06, 0.2],
         "n_guide_steps": [0, 1, 2],
         "batch_size": [1, 4, 8, 16, 64],
@@ -32,31 +32,34 @@ def test_the_values_are_about_the_folders_own_and_include_them(load):
 
 
 def test_the_values_keep_to_the_horizon_and_to_what_the_scheduler_can_do(load):
-    space = choose_space(load(planning_horizon=2, sampler=None, scale=0), None, critic=False)
+    space = choose_space(load(planning_horizon=2, sampler=None, scale=0), None)
     assert space["replan_every"] == [1, 2]
     assert space["temperature"] == [1.0]
     assert space["scale"] == [0, 0.01, 0.03, 0.1, 0.3, 1]  # about 0 nothing can be multiplied
 
 
 def test_without_a_value_function_there_is_neither_guidance_nor_choice(load):
-    space = choose_space(load(guided=False, batch_size=16), None, critic=False)
+    space = choose_space(load(guided=False, batch_size=16), None)
     assert "scale" not in space
     assert "n_guide_steps" not in space
     assert space["batch_size"] == [1]
 
 
-def test_with_a_critic_in_the_folder_it_may_rank(load):
-    ranks = {"rank_by": ["critic", "value"], "choice_temperature": [0.0, 0.5, 1.0]}
-    pipeline = load(batch_size=16)
-    assert choose_space(pipeline, None, critic=True) == choose_space(pipeline, None, critic=False) | ranks
-    alone = choose_space(planner(Stub(zeros), batch_size=16), None, critic=True)
-    assert (alone["rank_by"], alone["batch_size"]) == (["critic"], [1, 4, 16, 64])
+def test_with_a_critic_in_the_folder_it_may_rank(load, tmp_path):
+    without = choose_space(load(batch_size=16), None)
+    add_critic(tmp_path / "planner")
+    space = choose_space(ValueGuidedPlannerPipeline.from_pretrained(tmp_path / "planner"), None)
+    assert space == without | {"rank_by": ["critic", "value"], "choice_temperature": [0.0, 0.5, 1.0]}
+    unvalued = write_tiny(tmp_path / "unvalued", guided=False, batch_size=16)
+    add_critic(unvalued)
+    space = choose_space(ValueGuidedPlannerPipeline.from_pretrained(unvalued), None)
+    assert (space["rank_by"], space["batch_size"]) == (["critic"], [1, 4, 16, 64])
 
 
 def test_what_is_given_goes_before_and_any_setting_can_be(load):
     pipeline = load()
-    space = choose_space(pipeline, {"batch_size": [3], "sampler": ["ddpm", "ddim"]}, critic=False)
-    assert space == choose_space(pipeline, None, critic=False) | {"batch_size": [3], "sampler": ["ddpm", "ddim"]}
+    space = choose_space(pipeline, {"batch_size": [3], "sampler": ["ddpm", "ddim"]})
+    assert space == choose_space(pipeline, None) | {"batch_size": [3], "sampler": ["ddpm", "ddim"]}
 
 
 @pytest.mark.parametrize(
@@ -72,13 +75,13 @@ def test_what_is_given_goes_before_and_any_setting_can_be(load):
 )
 def test_an_unknown_setting_an_empty_list_and_a_null_that_cannot_be_are_refused_with_the_choices(load, space, words):
     with pytest.raises(ValueError, match=words):
-        choose_space(load(), space, critic=False)
+        choose_space(load(), space)
 
 
 def test_null_is_a_value_of_the_settings_that_can_be_null(load):
     space = {"max_grad_norm": [None, 1.0], "sampler": [None], "num_inference_steps": [None]}
     pipeline = load(max_grad_norm=5.0)
-    assert choose_space(pipeline, space, critic=False) | space == choose_space(pipeline, space, critic=False)
+    assert choose_space(pipeline, space) | space == choose_space(pipeline, space)
     drawn = draw_configurations(pipeline, space | {"n_guide_steps": [1]}, 9, 0)[1:]
     assert {one["max_grad_norm"] for one in drawn} == {None, 1.0}
     assert {one["sampler"] for one in drawn} == {None}
@@ -87,7 +90,7 @@ def test_null_is_a_value_of_the_settings_that_can_be_null(load):
 
 def test_the_defaults_come_first_and_all_are_complete_and_different(load):
     pipeline = load()
-    drawn = draw_configurations(pipeline, choose_space(pipeline, None, critic=False), 20, 0)
+    drawn = draw_configurations(pipeline, choose_space(pipeline, None), 20, 0)
     assert len(drawn) == 20
     assert drawn[0] == pipeline.resolve_settings()
     assert all(set(settings) == set(DEFAULTS) for settings in drawn)
@@ -97,7 +100,7 @@ def test_the_defaults_come_first_and_all_are_complete_and_different(load):
 
 def test_the_draw_follows_from_its_seed(load):
     pipeline = load()
-    space = choose_space(pipeline, None, critic=False)
+    space = choose_space(pipeline, None)
     first, again, other = (draw_configurations(pipeline, space, 10, seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other

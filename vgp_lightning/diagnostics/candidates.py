@@ -26,6 +26,7 @@ class Candidates:
         trajectories: (N, K, H, T), normalised.
         values: (N, K), predicted returns; None without a value function.
         scores: (N, K), what ranks them: the values, or what the critic says; None without either.
+        advantages: (N, K), what the folder's critic says, whatever ranks; None without one.
         history: (S, K, H, T), normalised: the first observation's candidates after each denoising step.
         levels: S names of the remaining noise.
     """
@@ -33,6 +34,7 @@ class Candidates:
     trajectories: NDArray[np.float32]
     values: NDArray[np.float32] | None
     scores: NDArray[np.float32] | None
+    advantages: NDArray[np.float32] | None
     history: NDArray[np.float32]
     levels: list[str]
 
@@ -94,13 +96,14 @@ def sample_candidates(
         with torch.no_grad():
             parts = [value.values(plans.flatten(0, 1), 0, frame) for plans in ends]
         values = torch.cat(parts).view(trajectories.shape[:2]).cpu().numpy()
-    scores = values
-    if pipeline.resolve_settings(**settings)["rank_by"] == "critic":
+    advantages = None
+    if pipeline.has_critic:
         observed, actions = frame.to_raw(trajectories[:, :, 0])  # of the first step
         with torch.no_grad():
-            scores = pipeline.load_critic().rank(observed, frame.clip_actions(actions)).cpu().numpy()
+            advantages = pipeline.load_critic().rank(observed, frame.clip_actions(actions)).cpu().numpy()
+    scores = advantages if pipeline.resolve_settings(**settings)["rank_by"] == "critic" else values
     left = [f"noise level {timestep}" for timestep in visited[1 : len(history)]]
-    return Candidates(trajectories.cpu().numpy(), values, scores, np.stack(history), [*left, "clean"])
+    return Candidates(trajectories.cpu().numpy(), values, scores, advantages, np.stack(history), [*left, "clean"])
 
 
 def known(numbers: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -124,6 +124,8 @@ def examine_choice(
             "chosen": _mean((moved[rows, guided.best] - realised[rows, unguided.best]).mean(axis=1)),
         }
     found |= {name: judge(*values) for name, values in shown.items()}
+    rankings = {"value": unguided.values, "critic": unguided.advantages}
+    found["by"] = {name: judge(ranks, realised) for name, ranks in rankings.items() if ranks is not None}
     findings.numbers["choice"] = found
     findings.figures["choice"] = plot_choice(shown, trial.steps)
 

@@ -23,6 +23,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 # Relative imports, by which an export knows the order in which it has to join the files.
 from .acceleration import accelerate_denoiser
 from .commitment import Committed, place_commitment
+from .companions import CRITIC, has_companion
 from .conditions import Observations, pin, place_conditions
 from .critic import Critic, open_critic
 from .denoising import as_function, denoise, place_warm_start
@@ -214,6 +215,12 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         exact = weights_dtype(self.unet) == torch.float32
         sha256 = hash_teacher(self.unet, self.value_function, self.normalization) if exact else None
         return open_habit(self.config.get("_name_or_path"), sha256, weights_device(self.unet))
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic lies in the planner's folder."""
+        origin = self.config.get("_name_or_path")
+        return origin is not None and has_companion(Path(origin), CRITIC)
 
     def load_critic(self) -> Critic:
         """Load the critic that lies in the planner's folder, onto the planner's device; once, and then keep it.

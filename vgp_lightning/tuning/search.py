@@ -9,7 +9,6 @@ from typing import Any
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.store import EpisodeStore, read_stores
-from vgp_lightning.pipeline.companions import CRITIC, has_companion
 from vgp_lightning.report.folders import prepare
 from vgp_lightning.tuning.contest import Contest
 from vgp_lightning.tuning.halving import check_budget, plan_rungs
@@ -111,7 +110,7 @@ def tune(
         identity = _find_own(output / "episodes", identity)
 
     def draw() -> dict[str, Any]:
-        lists = choose_space(deployed.pipeline, space, has_companion(folder, CRITIC))
+        lists = choose_space(deployed.pipeline, space)
         return {"space": lists, "settings": _draw(deployed, lists, configurations, seed, episodes)}
 
     drawn = None if again else _find_drawn(output / "episodes", identity)

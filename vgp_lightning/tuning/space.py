@@ -15,15 +15,8 @@ _MOST_DRAWS = 100_000  # combinations that are looked at in a space that is larg
 _MAY_BE_NONE = sorted(name for name, kind in get_type_hints(Settings).items() if NoneType in get_args(kind))
 
 
-def choose_space(
-    pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[Any]] | None, critic: bool
-) -> dict[str, list[Any]]:
+def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[Any]] | None) -> dict[str, list[Any]]:
     """Return the values of each setting to choose from: the given ones, else some around the folder's own.
-
-    Args:
-        pipeline: The planner.
-        given: Values in place of the usual ones.
-        critic: Whether the planner's folder has a critic, which can rank the candidates.
 
     Raises:
         ValueError: If a given setting is unknown, has no values, or has a null that it cannot take.
@@ -41,13 +34,13 @@ def choose_space(
         "warm_start_strength": [0.4, 1.0],
         "replan_every": [steps for steps in (1, 2, 4) if steps <= default["planning_horizon"]],
     }
-    if critic:
+    if pipeline.has_critic:
         offered |= {"rank_by": ["value", "critic"], "choice_temperature": [0.0, 0.5, 1.0]}
     if pipeline.value_function is None:  # no guidance, and no ranking of candidates but by a critic
         del offered["scale"], offered["n_guide_steps"]
     space = {name: sorted({*values, default[name]}) for name, values in offered.items()}
     if pipeline.value_function is None:
-        space |= {"rank_by": ["critic"]} if critic else {"batch_size": [1]}
+        space |= {"rank_by": ["critic"]} if pipeline.has_critic else {"batch_size": [1]}
     given = given or {}
     if unknown := sorted(set(given) - set(DEFAULTS)):
         raise ValueError(f"space names unknown settings {unknown}: choose from {sorted(DEFAULTS)}")
