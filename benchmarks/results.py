@@ -41,7 +41,7 @@ from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import summarize
 
 CONFIGS = results_page.ROOT / "configs"
-UNGUIDED = "one plan"  # neither guided nor chosen: what the others have to return more than
+UNGUIDED = results_page.UNGUIDED  # neither guided nor chosen: what the others have to return more than
 # What each planner has in place of the recipe's settings.
 _VALUE, _GUIDED = {"rank_by": "value", "choice_temperature": 0.0}, {"n_guide_steps": 1}
 PLANNERS: dict[str, dict[str, Any]] = {

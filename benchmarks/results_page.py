@@ -2,18 +2,22 @@
 
 python -m benchmarks.results_page
 
-Reads benchmarks/results/: MACHINE/RECIPE.json, published.json, and the template page.md, whose names in braces are
+Reads benchmarks/results/: MACHINE/RECIPE/SEED.json, published.json, and the template page.md, whose names in braces are
 replaced by measured values.
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from vgp_lightning.evaluation.scores import Reference, normalized_score
 from vgp_lightning.report.figures import BLUE, GREY, ORANGE
+from vgp_lightning.report.statistics import LEVEL, Trainings, holm, summarize_trainings
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -23,7 +27,8 @@ ORDER = (
     *("halfcheetah-medium", "halfcheetah-medium-expert"),
     *("pointmaze-umaze", "pointmaze-medium", "pointmaze-large"),
 )
-BEHAVIOUR = "behaviour"
+BEHAVIOUR, UNGUIDED = "behaviour", "one plan"
+PLANNERS = (UNGUIDED, "best by value", "weighed by critic", "guided", "guided, best by value")
 # The suffix of a recipe's name in a row, and the description of all such rows.
 MACHINES = {
     "cpu": ("", "the CPU overlays (`configs/cpu/`), small networks; the paper's are larger and trained far longer"),
@@ -31,13 +36,18 @@ MACHINES = {
 }
 
 
-def read() -> dict[str, dict[str, Any]]:
+Result = dict[str, Any]  # of one training
+Recipe = list[Result]  # its trainings, in the order of their seeds
+
+
+def read() -> dict[str, Recipe]:
     """Return the measurements by the name of their row, in order."""
     found = {}
     for recipe in ORDER:
         for machine, (mark, _) in MACHINES.items():
-            if (file := RESULTS / machine / f"{recipe}.json").exists():
-                found[recipe + mark] = json.loads(file.read_text())
+            files = sorted((RESULTS / machine / recipe).glob("*.json"), key=lambda file: int(file.stem))
+            if files:
+                found[recipe + mark] = [json.loads(file.read_text()) for file in files]
     return found
 
 
@@ -46,27 +56,40 @@ def published() -> dict[str, Any]:
     return dict(json.loads((RESULTS / "published.json").read_text()))
 
 
-def scores_of_others(result: dict[str, Any]) -> list[float]:
+def scores_of_others(recipe: Recipe) -> list[float]:
     """Return the published scores of the recipe's counterpart, Diffuser's first."""
     others = published()
-    return list((others["scores"] | others["mazes"]["scores"])[result["recipe"]])
+    return list((others["scores"] | others["mazes"]["scores"])[recipe[0]["recipe"]])
 
 
-def score(result: dict[str, Any], value: float) -> float:
+def score(recipe: Recipe, value: float) -> float:
     """Return the normalised score of a return."""
-    return normalized_score(value, Reference(**result["planners"]["unguided"]["reference"]))
+    return normalized_score(value, Reference(**recipe[0]["reference"]))
 
 
-def players(result: dict[str, Any]) -> dict[str, tuple[float, list[float]]]:
-    """Return the mean return and its interval of the behaviour policy and of each planner, the behaviour policy first.
+def is_maze(recipe: Recipe) -> bool:
+    """Return whether the recipe's environment is a maze."""
+    return "maze" in recipe[0]["recipe"]
 
-    In a maze there is no behaviour policy: stored episodes end at the goal with a return of 1, those of an evaluation
-    continue there and go on counting, so the two cannot be compared.
+
+def behaviour_of(recipe: Recipe) -> tuple[float, list[float]] | None:
+    """Return the mean return of the behaviour policy and its interval.
+
+    None in a maze: stored episodes end at the goal with a return of 1, those of an evaluation continue there and go on
+    counting, so the two cannot be compared.
     """
-    behaviour = (result["dataset"]["mean"], result["dataset"]["ci95"])
-    return ({} if "maze" in result["recipe"] else {BEHAVIOUR: behaviour}) | {
-        name: (report["return_mean"], report["return_ci95"]) for name, report in result["planners"].items()
-    }
+    dataset = recipe[0]["dataset"]
+    return None if is_maze(recipe) else (dataset["mean"], dataset["ci95"])
+
+
+def over_trainings(recipe: Recipe, planner: str) -> Trainings:
+    """Return the statistics of a planner's returns over the trainings of a recipe."""
+    return summarize_trainings([training["planners"][planner]["returns"] for training in recipe])
+
+
+def planners(recipe: Recipe) -> list[str]:
+    """Return the names of the planners that all trainings of a recipe were evaluated with."""
+    return [name for name in PLANNERS if all(name in training["planners"] for training in recipe)]
 
 
 # ---------------------------------------------------------------- words
@@ -93,70 +116,102 @@ def table(headings: list[str], lines: list[list[str]]) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def scores(results: dict[str, dict[str, Any]]) -> str:
+def say(found: Trainings, digits: int, change: Callable[[float], float] = float, sign: bool = False) -> str:
+    """Return a mean over trainings, its interval, and the range of their means, as text."""
+    words = interval(
+        change(found.mean), None if found.ci95 is None else [change(end) for end in found.ci95], digits, sign
+    )
+    if found.trainings == 1:
+        return words
+    return f"{words} ({number(change(found.lowest), digits, sign)} to {number(change(found.highest), digits, sign)})"
+
+
+def scores(results: dict[str, Recipe]) -> str:
     """Return the table of normalised scores, with the published ones."""
-    names = list(players(next(iter(results.values()))))
     lines = []
-    for recipe, result in results.items():
-        played = players(result)
-        best = max(result["planners"], key=lambda name: played[name][0])
-        cells = []
-        for name in names:
-            mean, ends = played.get(name, (None, None))
-            words = "-" if mean is None else interval(score(result, mean), [score(result, end) for end in ends], 1)
+    for row, recipe in results.items():
+        found = {name: over_trainings(recipe, name) for name in planners(recipe)}
+        best = max(found, key=lambda name: found[name].mean)
+        behaviour = behaviour_of(recipe)
+        cells = ["-" if behaviour is None else number(score(recipe, behaviour[0]), 1)]
+        for name in PLANNERS:
+            words = say(found[name], 1, partial(score, recipe)) if name in found else "-"
             cells.append(f"**{words}**" if name == best else words)
-        theirs = scores_of_others(result)
-        lines.append([recipe, *cells, number(theirs[0], 1), number(max(theirs), 1)])
-    return table(["recipe", *names, "*Diffuser, D4RL*", "*best published, D4RL*"], lines)
+        theirs = scores_of_others(recipe)
+        lines.append([row, str(len(recipe)), *cells, number(theirs[0], 1), number(max(theirs), 1)])
+    return table(["recipe", "trainings", BEHAVIOUR, *PLANNERS, "*Diffuser, D4RL*", "*best published, D4RL*"], lines)
 
 
-def returns(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of returns, with lengths and successes."""
+def returns(results: dict[str, Recipe]) -> str:
+    """Return the table of returns, with lengths and successes: means over all episodes of all trainings."""
     lines = []
-    for recipe, result in results.items():
-        for name, (mean, ends) in players(result).items():
-            report = result["planners"].get(name)
-            dataset = result["dataset"]
+    for row, recipe in results.items():
+        behaviour, dataset = behaviour_of(recipe), recipe[0]["dataset"]
+        if behaviour is not None:
+            length = number(dataset["steps"] / dataset["episodes"])
+            lines.append([f"{row}, behaviour", interval(*behaviour), length, "-", "-", str(dataset["episodes"]), "-"])
+        for name in planners(recipe):
+            reports = [training["planners"][name] for training in recipe]
+            found = over_trainings(recipe, name)
+            success = [report["success_rate"] for report in reports if report["success_rate"] is not None]
             lines.append(
                 [
-                    f"{recipe}, {name}",
-                    interval(mean, ends, 0 if abs(mean) >= 100 else 1),
-                    number(report["return_iqm"] if report else dataset["iqm"], 0 if abs(mean) >= 100 else 1),
-                    number(report["length_mean"] if report else dataset["steps"] / dataset["episodes"]),
-                    f"{report['terminated_share']:.0%}" if report else "-",
-                    f"{report['success_rate']:.0%}" if report and report["success_rate"] is not None else "-",
-                    str(len(report["episodes"]) if report else dataset["episodes"]),
-                    number(result["latency_ms"][name], 1) if report else "-",
+                    f"{row}, {name}",
+                    say(found, 0 if abs(found.mean) >= 100 else 1),
+                    number(mean(report["length_mean"] for report in reports)),
+                    f"{mean(report['terminated_share'] for report in reports):.0%}",
+                    f"{mean(success):.0%}" if success else "-",
+                    f"{len(recipe)} x {len(reports[0]['returns'])}",
+                    number(mean(training["latency_ms"][name] for training in recipe), 1),
                 ]
             )
-    headings = ["", "return", "middle half", "length", "terminated", "success", "episodes", "ms a plan"]
-    return table(headings, lines)
+    return table(["", "return", "length", "terminated", "success", "episodes", "ms a plan"], lines)
 
 
-def pairs(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of paired differences on the same seeds."""
+def pairs(results: dict[str, Recipe]) -> str:
+    """Return the table of paired differences from one plan, on the same seeds: of each training by itself."""
+    lines, names = [], PLANNERS[1:]
+    for row, recipe in results.items():
+        for training in recipe:
+            cells = []
+            for name in names:
+                if name not in training["pairs"]:
+                    cells.append("-")
+                    continue
+                pair = training["pairs"][name]
+                words = interval(pair["difference"], pair["ci95"], 0 if abs(pair["difference"]) >= 10 else 1, sign=True)
+                cells.append(f"**{words}**" if pair["told"] else words)
+            lines.append([row, str(training["seed"]), *cells])
+    return table(["recipe", "seed", *(f"{name} - {UNGUIDED}" for name in names)], lines)
+
+
+def harm(results: dict[str, Recipe]) -> str:
+    """Return the table of what a folder does by default beside one plan, with p-values adjusted for all trainings."""
+    found = [
+        (row, training["seed"], training["default"], training["pairs"][training["default"]])
+        for row, recipe in results.items()
+        for training in recipe
+        if training["default"] not in (None, UNGUIDED)
+    ]
+    adjusted = holm([pair["permutation_p"] for *_, pair in found])
     lines = []
-    headings = [f"{pair['of'][1]} - {pair['of'][0]}" for pair in next(iter(results.values()))["pairs"]]
-    for recipe, result in results.items():
-        cells = []
-        for pair in result["pairs"]:
-            words = interval(pair["difference"], pair["ci95"], 0 if abs(pair["difference"]) >= 10 else 1, sign=True)
-            cells.append(f"**{words}**" if pair["told"] else words)
-        lines.append([recipe, *cells])
-    return table(["recipe", *headings], lines)
+    for (row, seed, name, pair), p in zip(found, adjusted, strict=True):
+        told = "no" if p > LEVEL else "better" if pair["difference"] > 0 else "**worse**"
+        lines.append([row, str(seed), name, interval(pair["difference"], pair["ci95"], 0, sign=True), f"{p:.2g}", told])
+    return table(["recipe", "seed", "default", f"default - {UNGUIDED}", "p, by Holm", "told apart"], lines)
 
 
-def trainings(results: dict[str, dict[str, Any]]) -> str:
+def trainings(results: dict[str, Recipe]) -> str:
     """Return the table of the trainings."""
     lines = []
-    for recipe, result in results.items():
-        trained, settings = result["training"], result["planners"]["guided, best of K"]["settings"]
+    for row, recipe in results.items():
+        trained, settings = recipe[0]["training"], recipe[0]["planners"]["guided, best by value"]["settings"]
         lines.append(
             [
-                recipe,
-                f"`{result['dataset']['id']}`",
+                row,
+                f"`{recipe[0]['dataset']['id']}`",
                 f"{trained['steps']:,}".replace(",", " "),
-                number(trained["minutes"]),
+                number(mean(training["training"]["minutes"] for training in recipe)),
                 trained["device"],
                 str(trained["horizon"]),
                 " ".join(str(width) for width in trained["widths"]),
@@ -172,28 +227,52 @@ def trainings(results: dict[str, dict[str, Any]]) -> str:
     return table([*headings, "temperature", "warm start", "replans every"], lines)
 
 
-def values(results: dict[str, dict[str, Any]]) -> str:
+def choices(results: dict[str, Recipe]) -> str:
+    """Return the table of what ranks the candidates of one state, tried in the simulator."""
+    lines = []
+    for row, recipe in results.items():
+        for training in recipe:
+            choice = training["diagnosis"]["choice"]
+            if choice is None:
+                continue
+            by, cells = choice["by"], []
+            for name in ("value", "critic"):
+                cells += [said(by[name]["rank_correlation"], 2), said(by[name]["gain"], 1, sign=True)]
+            reached = said(by["value"]["repeatability"], 2), said(by["value"]["possible"], 1, sign=True)
+            held_out = number(training["training"]["validation"]["val/rank_correlation"], 2)
+            lines.append([row, str(training["seed"]), str(choice["states"]), held_out, *cells, *reached])
+    ranks = [f"{what}, by {name}" for name in ("value", "critic") for what in ("rank correlation", "gain")]
+    headings = ["recipe", "seed", "states", "rank correlation of windows", *ranks, "repeatability", "possible gain"]
+    return table(headings, lines)
+
+
+def said(found: dict[str, Any], digits: int, sign: bool = False) -> str:
+    """Return a mean of a diagnosis with its interval."""
+    return interval(found["mean"], found["ci95"], digits, sign)
+
+
+def values(results: dict[str, Recipe]) -> str:
     """Return the table of the value function's quality on held-out data and on the planner's own episodes."""
     lines = []
-    for recipe, result in results.items():
-        held_out, own = result["training"]["validation"], calibration(result)
-        guidance = result["diagnosis"]["guidance"]
-        lines.append(
-            [
-                recipe,
-                number(held_out["val/rank_correlation"], 2),
-                number(held_out["val/explained_variance"], 2),
-                number(own["spearman"], 2),
-                number(own["slope"], 2),
-                f"{number(own['predicted_mean'], digits(own))} / {number(own['realised_mean'], digits(own))}",
-                number(guidance and guidance["selection_gain"], digits(own), sign=True),
-                number(guidance and guidance["gain_mean"], digits(own), sign=True),
-                number(result["diagnosis"]["dynamics"]["mean"], 2),
-            ]
-        )
-    held_out = ["rank correlation, held out", "explained variance, held out"]
-    own = ["rank correlation, own", "slope", "promised / realised", "selection adds", "guidance adds", "one-step error"]
-    return table(["recipe", *held_out, *own], lines)
+    for row, recipe in results.items():
+        for training in recipe:
+            held_out, own = training["training"]["validation"], calibration(training)
+            guidance, steps = training["diagnosis"]["guidance"], digits(own)
+            lines.append(
+                [
+                    row,
+                    str(training["seed"]),
+                    number(held_out["val/explained_variance"], 2),
+                    number(own["spearman"], 2),
+                    number(own["slope"], 2),
+                    f"{number(own['predicted_mean'], steps)} / {number(own['realised_mean'], steps)}",
+                    number(guidance and guidance["selection_gain"], steps, sign=True),
+                    number(guidance and guidance["gain_mean"], steps, sign=True),
+                    number(training["diagnosis"]["dynamics"]["mean"], 2),
+                ]
+            )
+    own_names = ["rank correlation, own", "slope", "promised / realised", "selection adds", "guidance adds"]
+    return table(["recipe", "seed", "explained variance, held out", *own_names, "one-step error"], lines)
 
 
 def digits(own: dict[str, Any]) -> int:
@@ -201,7 +280,7 @@ def digits(own: dict[str, Any]) -> int:
     return 0 if abs(own["realised_mean"]) >= 100 else 2
 
 
-def calibration(result: dict[str, Any]) -> dict[str, Any]:
+def calibration(result: Result) -> dict[str, Any]:
     """Return the calibration of predicted against realised returns on the planner's own episodes."""
     parts = result["diagnosis"]["calibration"]
     return dict(parts["complete"] or parts["all"])
@@ -221,40 +300,46 @@ def literature() -> str:
 # ---------------------------------------------------------------- picture
 
 
-def draw(results: dict[str, dict[str, Any]]) -> Figure:
-    """Draw each recipe's scores, with the published one of Diffuser as a line."""
+def draw(results: dict[str, Recipe]) -> Figure:
+    """Draw each recipe's scores, a dot for each training, with the published one of Diffuser as a line."""
     columns = min(5, len(results))
     height = -(-len(results) // columns)
     figure = Figure(figsize=(2.4 * columns, 2.9 * height), layout="constrained")
     panels = list(figure.subplots(height, columns, squeeze=False).flat)
     for panel in panels[len(results) :]:
         panel.remove()
-    for panel, (recipe, result) in zip(panels[: len(results)], results.items(), strict=True):
-        for i, (name, (mean, ends)) in enumerate(players(result).items()):
-            colour = GREY if name == BEHAVIOUR else BLUE
-            panel.plot([i, i], [score(result, end) for end in ends], color=colour, linewidth=2)
-            panel.plot(i, score(result, mean), "o", color=colour)
-        panel.axhline(scores_of_others(result)[0], color=ORANGE, linestyle="--", linewidth=1)
-        panel.set_title(recipe, fontsize=9)
-        panel.set_xticks(range(len(players(result))), list(players(result)), rotation=60, ha="right", fontsize=7)
+    for panel, (row, recipe) in zip(panels[: len(results)], results.items(), strict=True):
+        if (behaviour := behaviour_of(recipe)) is not None:
+            panel.plot([0, 0], [score(recipe, end) for end in behaviour[1]], color=GREY, linewidth=2)
+            panel.plot(0, score(recipe, behaviour[0]), "o", color=GREY)
+        names = planners(recipe)
+        for i, name in enumerate(names, start=1):
+            found = over_trainings(recipe, name)
+            means = [score(recipe, training["planners"][name]["return_mean"]) for training in recipe]
+            panel.plot([i] * len(means), means, "o", color=BLUE, alpha=0.5, markersize=4)
+            panel.plot([i - 0.3, i + 0.3], [score(recipe, found.mean)] * 2, color=BLUE, linewidth=2)
+        panel.axhline(scores_of_others(recipe)[0], color=ORANGE, linestyle="--", linewidth=1)
+        panel.set_title(row, fontsize=9)
+        panel.set_xticks(range(len(names) + 1), [BEHAVIOUR, *names], rotation=60, ha="right", fontsize=7)
         panel.tick_params(axis="y", labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(y=0.1)
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
-    figure.supylabel("normalised score, mean and 95 % interval", fontsize=8)
+    figure.supylabel("normalised score: trainings, and their mean", fontsize=8)
     return figure
 
 
-def draw_calibration(results: dict[str, dict[str, Any]]) -> Figure:
+def draw_calibration(results: dict[str, Recipe]) -> Figure:
     """Draw realised against predicted returns, in tenths of the predictions; on the dashed line both are equal."""
     figure = Figure(figsize=(2.1 * len(results), 2.3), layout="constrained")
-    for panel, (recipe, result) in zip(
-        figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True
-    ):
-        promised, realised = zip(*calibration(result)["curve"], strict=True)
-        panel.plot(promised, realised, "o-", color=BLUE, markersize=3)
-        panel.plot(*[(min(promised), max(promised))] * 2, color=GREY, linestyle="--", linewidth=1)
-        panel.set_title(recipe, fontsize=8)
+    for panel, (row, recipe) in zip(figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True):
+        ends = []
+        for training in recipe:
+            promised, realised = zip(*calibration(training)["curve"], strict=True)
+            panel.plot(promised, realised, "o-", color=BLUE, markersize=3, alpha=0.6)
+            ends += promised
+        panel.plot(*[(min(ends), max(ends))] * 2, color=GREY, linestyle="--", linewidth=1)
+        panel.set_title(row, fontsize=8)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("promised", fontsize=8)
@@ -265,11 +350,10 @@ def draw_calibration(results: dict[str, dict[str, Any]]) -> Figure:
 # ---------------------------------------------------------------- the page
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
+def page(results: dict[str, Recipe]) -> str:
     """Return RESULTS.md."""
-    machines = {result["machine"] for result in results.values()}
-    anyone = next(iter(results.values()))
-    report = anyone["planners"]["unguided"]
+    machines = {recipe[0]["machine"] for recipe in results.values()}
+    anyone = next(iter(results.values()))[0]
     columns = published()["columns"]
     shown = {
         "machines": "; ".join(
@@ -279,25 +363,27 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         ),
         "picture": PICTURE,
         "calibration": CALIBRATION,
-        "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version),
-        "seed": str(report["seed"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in anyone["versions"].items() if version),
+        "seed": str(anyone["first_seed"]),
         "scores": scores(results),
         "returns": returns(results),
         "pairs": pairs(results),
+        "harm": harm(results),
+        "choices": choices(results),
         "trainings": trainings(results),
         "values": values(results),
         "literature": literature(),
         # For sentences: {score[hopper-medium][guided]}.
         "score": {
-            recipe: {name: number(score(result, mean)) for name, (mean, _) in players(result).items()}
-            | {"best": number(max(score(result, report["return_mean"]) for report in result["planners"].values()))}
-            for recipe, result in results.items()
+            row: {name: number(score(recipe, over_trainings(recipe, name).mean)) for name in planners(recipe)}
+            | {"best": number(max(score(recipe, over_trainings(recipe, name).mean) for name in planners(recipe)))}
+            | ({} if is_maze(recipe) else {BEHAVIOUR: number(score(recipe, recipe[0]["dataset"]["mean"]))})
+            for row, recipe in results.items()
         },
         "mean": {
-            recipe: {name: number(mean) for name, (mean, _) in players(result).items()}
-            for recipe, result in results.items()
+            row: {name: number(over_trainings(recipe, name).mean) for name in planners(recipe)}
+            for row, recipe in results.items()
         },
-        "one_step": {recipe: number(result["diagnosis"]["dynamics"]["mean"], 2) for recipe, result in results.items()},
         "published": {
             recipe: {column["name"]: number(value, 1) for column, value in zip(columns, values, strict=True)}
             for recipe, values in published()["scores"].items()

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import ENVIRONMENT, describe_machine
-from benchmarks.plan_rows import DEFAULT, SIZES, Row, make_folder
+from benchmarks.plan_rows import BEST, SIZES, Row, make_folder
 from benchmarks.worker import Worker, start_worker
 from vgp_lightning.report.files import write_report
 
@@ -47,7 +47,7 @@ def busy(count: int) -> Iterator[None]:
 
 def compare(process: Worker, size: str, plans: int, threads: int, rounds: int) -> dict[str, Any]:
     """Return the milliseconds of a denoising step with one and with more threads, and their ratio."""
-    request = {"row": Row(size, "", DEFAULT | {"batch_size": plans, "num_inference_steps": 1}).request()}
+    request = {"row": Row(size, "", BEST | {"batch_size": plans, "num_inference_steps": 1}).request()}
     for number in (1, threads):
         process.ask(request | {"threads": number, "seconds": 0, "most": 1})  # which warms up
     seconds: dict[int, list[float]] = {1: [], threads: []}

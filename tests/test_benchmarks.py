@@ -167,7 +167,7 @@ def small(monkeypatch):
     """Networks of a size at which a call takes a millisecond."""
     monkeypatch.setattr(plan_rows, "SIZES", {"small": plan_rows.Size(8, (16, 64))})
     monkeypatch.setattr(plan_latency, "SIZES", plan_rows.SIZES)
-    settings = plan_rows.DEFAULT | {"batch_size": 3}
+    settings = plan_rows.BEST | {"batch_size": 3}
     return [
         plan_rows.Row("small", plan_rows.STOCK, plan_rows.SLOW | {"batch_size": 2}, kind="stock"),
         plan_rows.Row("small", "cold", settings),

@@ -118,7 +118,7 @@ def test_the_messages_in_troubleshooting_md_are_those_of_the_table_of_wrong_uses
 def test_the_table_of_settings_shows_defaults_ranges_and_choices():
     rows = {line.split("`")[1]: line for line in settings.make_table().splitlines()[2:]}
     assert list(rows) == list(DEFAULTS)
-    assert rows["batch_size"].startswith("| `batch_size` | 64 | 16 | whole number from 1 to 65536 | K, ")
+    assert rows["batch_size"].startswith("| `batch_size` | 64 | 1 | whole number from 1 to 65536 | K, ")
     assert rows["max_grad_norm"].startswith("| `max_grad_norm` | None |  | number >= 0, None | ")
     assert " | None | `ddim` | None, `ddpm`, `ddim`, `dpmsolver`, `unipc` | " in rows["sampler"]
     assert " | 1 |  | whole number from 0 to `planning_horizon` | " in rows["replan_every"]

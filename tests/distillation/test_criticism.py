@@ -90,7 +90,7 @@ def test_a_folder_gets_a_critic_and_keeps_its_defaults(folder, tmp_path, capsys)
     before = contents(folder)
     train(folder, tmp_path, *FEW)
     printed = capsys.readouterr().out
-    assert f"vgp evaluate {folder} --episodes 50 --rank_by critic --choice_temperature 1" in printed
+    assert "--batch_size 16 --n_guide_steps 0 --rank_by critic --choice_temperature 0.5 " in printed
     after = contents(folder)
     assert after.keys() - before.keys() == {"critic/config.json", "critic/diffusion_pytorch_model.safetensors"}
     assert {name for name in before if before[name] != after[name]} == {"README.md"}

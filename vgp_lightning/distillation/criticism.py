@@ -51,8 +51,9 @@ def train_critic(
     It learns from the planner's data in two steps. A state value V learns the return that follows each state. Then the
     critic learns the advantage of each action: reward + discount * V(next state) - V(state). The return itself would
     teach little about an action: most of its variance comes from what is done in the hundreds of steps after it.
-    The folder's defaults stay as they are: evaluate with --rank_by critic, compare, and then choose. The critic that
-    was in the folder is replaced, atomically; an interrupted run leaves that one as it was, and begins anew.
+    The folder's defaults stay as they are: ``vgp tune`` tries the critic, and makes it the default if it returns more.
+    The critic that was in the folder is replaced, atomically; an interrupted run leaves that one as it was, and begins
+    anew.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
@@ -156,12 +157,12 @@ def train_critic(
     evaluation = f"vgp evaluate {folder} --episodes 50"
     Console(markup=False, highlight=False, soft_wrap=True).print(
         f"critic written to {folder / 'critic'}, in {report['seconds']:.0f} s\n"
-        "compare what it chooses with one plan and with the choice by value:\n"
+        "compare what it chooses with one plan that nobody chooses:\n"
         f"  {evaluation} --batch_size 1 --n_guide_steps 0 --output_dir {output}/one\n"
-        f"  {evaluation} --output_dir {output}/value\n"
-        f"  {evaluation} --rank_by critic --choice_temperature 1 --output_dir {output}/ranked\n"
+        f"  {evaluation} --batch_size 16 --n_guide_steps 0 --rank_by critic --choice_temperature 0.5 "
+        f"--output_dir {output}/ranked\n"
         f"  vgp compare {output}/one {output}/ranked\n"
-        f"  vgp compare {output}/value {output}/ranked"
+        f"or let vgp tune {folder} try it, which makes it the folder's default if it returns more"
     )
     return report
 
