@@ -121,7 +121,7 @@ def say(found: Trainings, digits: int, change: Callable[[float], float] = float,
     words = interval(
         change(found.mean), None if found.ci95 is None else [change(end) for end in found.ci95], digits, sign
     )
-    if found.trainings == 1:
+    if found.count == 1:
         return words
     return f"{words} ({number(change(found.lowest), digits, sign)} to {number(change(found.highest), digits, sign)})"
 

@@ -4,40 +4,81 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from benchmarks import results, results_page
 
-MEASURED = sorted(path for path in results_page.RESULTS.glob("*/*.json"))
+MEASURED = sorted(path for path in results_page.RESULTS.glob("*/*/*.json"))
 
 
 def test_the_page_is_what_the_files_say():
     assert (results_page.ROOT / results_page.PAGE).read_text() == results_page.page(results_page.read())
 
 
-def test_what_a_gpu_measured_stands_beside_the_cpu_s(tmp_path, monkeypatch):
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the results, to be changed."""
     shutil.copytree(results_page.RESULTS, tmp_path / "results")
     monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
-    result = json.loads((tmp_path / "results" / "cpu" / "walker2d-medium.json").read_text())
-    (tmp_path / "results" / "gpu").mkdir()
-    (tmp_path / "results" / "gpu" / "walker2d-medium.json").write_text(json.dumps(result | {"machine": "gpu"}))
+    return tmp_path / "results"
+
+
+def test_what_a_gpu_measured_stands_beside_the_cpu_s(copied):
+    shutil.rmtree(copied / "gpu", ignore_errors=True)
+    trainings = sorted((copied / "cpu" / "walker2d-medium").glob("*.json"))
+    (copied / "gpu" / "walker2d-medium").mkdir(parents=True)
+    for path in trainings:
+        result = json.loads(path.read_text())
+        (copied / "gpu" / "walker2d-medium" / path.name).write_text(json.dumps(result | {"machine": "gpu"}))
     page = results_page.page(results_page.read())
     (own,) = (line for line in page.splitlines() if line.startswith("| walker2d-medium, guided |"))
     assert own.replace("medium,", "medium (GPU),") in page.splitlines()
-    assert page.count("| walker2d-medium (GPU)") == 4 + 5  # a row in each table, and each player's among the returns
     assert "marked (GPU), the paper's sizes" in page
 
 
-@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_the_trainings_of_a_recipe_are_put_together(copied):
+    """Three trainings whose planners return 1000, 2000 and 3000: Student's interval of the three means, by hand."""
+    shutil.rmtree(copied / "cpu" / "hopper-medium")
+    (copied / "cpu" / "hopper-medium").mkdir()
+    one = json.loads((copied / "cpu" / "walker2d-medium" / "0.json").read_text())
+    reference = {"name": "", "min": 0.0, "max": 4000.0}
+    for seed in range(3):
+        report = one["planners"]["one plan"] | {
+            "returns": [1000.0 * (seed + 1)] * 4,
+            "return_mean": 1000.0 * (seed + 1),
+        }
+        pairs = {"guided": one["pairs"]["guided"] | {"difference": -1.0 - seed, "permutation_p": 0.01 * (seed + 1)}}
+        changed = {"recipe": "hopper-medium", "seed": seed, "default": "guided", "reference": reference}
+        planners = {"one plan": report, "guided": report, "guided, best by value": report}
+        latency = dict.fromkeys(planners, 1.0)
+        (copied / "cpu" / "hopper-medium" / f"{seed}.json").write_text(
+            json.dumps(one | changed | {"planners": planners, "pairs": pairs, "latency_ms": latency})
+        )
+    results = {"hopper-medium": results_page.read()["hopper-medium"]}
+    half = 4.302653 * 1000 / 3**0.5  # Student's quantile with two degrees of freedom
+    mean = f"2000 [{2000 - half:.0f}, {2000 + half:.0f}] (1000 to 3000)"
+    assert f"| hopper-medium, guided | {mean} |" in results_page.returns(results)
+    assert "**50.0 [-12.1, 112.1] (25.0 to 75.0)** | - | - | 50.0 [" in results_page.scores(results)
+    # 0.01, 0.02 and 0.03 of three: Holm gives 0.03, 0.04 and 0.04.
+    told = [line.split(" | ")[-2:] for line in results_page.harm(results).splitlines()[2:]]
+    assert told == [["0.03", "**worse** |"], ["0.04", "**worse** |"], ["0.04", "**worse** |"]]
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_what_was_measured_was_paired_and_came_from_the_recipe_as_it_stands(path):
     result = json.loads(path.read_text())
-    played = [[episode["seed"] for episode in report["episodes"]] for report in result["planners"].values()]
+    machine, recipe = path.parts[-3:-1]
+    assert (result["machine"], result["recipe"], result["seed"]) == (machine, recipe, int(path.stem))
+    played = [report["seeds"] for report in result["planners"].values()]
     assert len(played[0]) >= 20
     assert all(seeds == played[0] for seeds in played)
-    files = [str(file.relative_to(results_page.ROOT)) for file in results.overlays(path.stem, path.parent.name)]
+    files = [str(file.relative_to(results_page.ROOT)) for file in results.overlays(recipe, machine)]
     assert result["configs"] == files
-    checkpoint = result["planners"]["unguided"]["checkpoints"]["planner"]
-    assert checkpoint == {"file": "last.ckpt", "step": result["training"]["steps"]}
+    assert result["checkpoints"]["planner"] == {"file": "last.ckpt", "step": result["training"]["steps"]}
+    for name, pair in result["pairs"].items():
+        returns = [result["planners"][planner]["returns"] for planner in (results_page.UNGUIDED, name)]
+        assert pair["difference"] == pytest.approx(np.mean(returns[1]) - np.mean(returns[0]), abs=1e-3)
 
 
 def test_no_number_of_a_measurement_is_typed_by_hand_into_the_page():
