@@ -439,11 +439,7 @@ CRITICS = [
         "has no critic: make one by vgp critic ",
         "Train one, as the message says ([strength.md](strength.md)).",
     ),
-    Row(
-        "program PIPE onnx --choice_temperature 1",
-        "a program takes the candidate of the highest value, but rank_by is 'value' and choice_temperature 1",
-        "Distil the planner, and make a program of its habit ([habit.md](habit.md)).",
-    ),
+    Row("program PIPE onnx --rank_by critic", "has no critic: make one by vgp critic "),
     Row("critic DIR", "is not a pipeline folder: it has no model_index.json"),
     Row("critic PIPE --networks 0", "networks is 0: a whole number between 1 and 64 is needed"),
     Row("critic PIPE --widths [0]", "widths are [0]: a list of 1 to 64 whole numbers"),

@@ -19,6 +19,7 @@ from fakes import (
     H,
     O,
     T,
+    add_critic,
     add_habit,
     contents,
     denoiser,
@@ -32,7 +33,7 @@ from torch import nn
 
 from vgp_lightning.cli import main
 from vgp_lightning.export import program_folder
-from vgp_lightning.export.folder import update_defaults, write_habit
+from vgp_lightning.export.folder import update_defaults, write_critic, write_habit
 from vgp_lightning.export.program import PlanProgram
 from vgp_lightning.export.program_folder import make_program
 from vgp_lightning.export.program_formats import PACKAGES, load, trace, write
@@ -70,7 +71,8 @@ def check_same(pipeline, program, seed=3):
     torch.testing.assert_close(actions, plan.actions[0], rtol=0, atol=1e-4)
     torch.testing.assert_close(observations, plan.observations[0], rtol=0, atol=1e-3)  # of scales up to 10
     torch.testing.assert_close(value, plan.values, rtol=0, atol=1e-3, equal_nan=True)
-    assert (actions[:, 0] >= -0.2).all()
+    low = pipeline.normalization["action_low"][0]
+    assert (actions[:, 0] >= low).all()
     return actions
 
 
@@ -119,6 +121,30 @@ def check_traced(module, inputs):
     assert not operations & {"aten.sin.default", "aten.cos.default", "aten.exp.default"}
     assert "aten.addmm.default" in operations
     torch.testing.assert_close(traced.module()(*inputs), module(*inputs), rtol=0, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("choice", [{"rank_by": "critic"}, {"rank_by": "critic", "choice_temperature": 0.5}])
+def test_a_critic_and_the_mean_that_it_weighs_are_inside(tmp_path, choice, value):
+    folder = write_tiny(tmp_path / "planner", guided=value, batch_size=5, n_guide_steps=0, **choice)
+    critic = add_critic(folder)
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    program = PlanProgram(pipeline, pipeline.resolve_settings()).eval()
+    plan, actions = check_same(pipeline, program), program(*program.draw_inputs(3).values())[0]
+    assert torch.equal(plan, actions)
+    with torch.no_grad():  # else nothing would be inside
+        for weight in critic.parameters():
+            weight.mul_(-3)
+    write_critic(critic, folder)
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    other = PlanProgram(pipeline, pipeline.resolve_settings()).eval()
+    assert not torch.equal(check_same(pipeline, other), actions)
+
+
+def test_the_mean_of_all_candidates_is_inside():
+    actions = [check_same(*made(batch_size=5, choice_temperature=temperature)) for temperature in (0, 0.5, 1e6)]
+    assert not torch.equal(actions[0], actions[1])
+    assert not torch.equal(actions[1], actions[2])
 
 
 def test_a_guide_step_is_traced_as_plain_operations_its_gradient_included():
@@ -292,6 +318,20 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, 
     refused(folder, words, "onnx", *options, capfd=capfd)
 
 
+def test_a_new_critic_leaves_a_program_of_the_old_one_and_says_so(tmp_path, untranslated, capfd):
+    folder = write_tiny(tmp_path / "planner", guided=False, rank_by="critic")
+    critic = add_critic(folder)
+    make_program(str(folder), "onnx")
+    assert "critic/" in " ".join(json.loads((folder / "program" / "plan.onnx.json").read_text())["weights_sha256"])
+    write_critic(critic, folder)
+    assert capfd.readouterr().err == ""
+    with torch.no_grad():
+        next(critic.parameters()).add_(1)
+    write_critic(critic, folder)
+    words = "plan.onnx was made from another critic than the folder's new one and stays as it is. To renew it: vgp"
+    assert words in capfd.readouterr().err
+
+
 def test_a_missing_compiler_is_named(tmp_path, monkeypatch, capfd):
     folder = write_tiny(tmp_path / "planner")
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -321,9 +361,10 @@ def example():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with ONNX programs of a planner and of its habit, of as few operations as can be."""
-    few = {"guided": False, "batch_size": 1, "num_inference_steps": 1}
+    """A folder with ONNX programs, of few operations: of a planner that a critic weighs, and of its habit."""
+    few = {"guided": False, "batch_size": 3, "rank_by": "critic", "choice_temperature": 0.5, "num_inference_steps": 1}
     folder = write_tiny(tmp_path_factory.mktemp("exported") / "planner", **few)
+    add_critic(folder)
     add_habit(folder)
     make_program(str(folder), "onnx")
     make_program(str(folder), "onnx", habit=True)
@@ -367,7 +408,7 @@ def test_onnxruntime_selects_the_best_plan_and_starts_warm_as_the_pipeline_does(
     [
         (
             {"noise": np.zeros((1, 4, 8, 3))},
-            r"noise has shape \(1, 4, 8, 3\), but plan.onnx was made for \(1, 1, 8, 3\)",
+            r"noise has shape \(1, 4, 8, 3\), but plan.onnx was made for \(1, 3, 8, 3\)",
         ),
         ({"noise": np.zeros((1, 1, 16, 3))}, "vgp program FOLDER onnx --batch_size K --planning_horizon H"),
         ({"observation": np.zeros((5, 2))}, r"observation has shape \(5, 2\), but plan.onnx was made for \(2,\)$"),
@@ -377,7 +418,7 @@ def test_onnxruntime_selects_the_best_plan_and_starts_warm_as_the_pipeline_does(
 )
 def test_a_program_asked_for_what_it_was_not_made_for_says_what_makes_another(exported, change, words):
     program = example().Program(exported / "program" / "plan.onnx")
-    inputs = {"observation": np.zeros(2), "noise": np.zeros((1, 1, 8, 3))}
+    inputs = {"observation": np.zeros(2), "noise": np.zeros((1, 3, 8, 3))}
     assert program(**inputs)["actions"].shape == (8, 1)
     with pytest.raises(ValueError, match=words):
         program(**inputs | change)

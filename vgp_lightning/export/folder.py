@@ -107,7 +107,7 @@ def write_habit(habit: Habit, folder: Path) -> None:
         OSError: If it cannot be written; the message names it.
     """
     _put(habit, folder, HABIT, _HABIT, _describe_habit(habit))
-    hashes = hash_habit(folder)
+    hashes = hash_companion(folder, HABIT)
     for note in sorted((folder / PROGRAMS).glob("habit.*.json")):
         if read_json(note).get("weights_sha256") != hashes:
             _warn_of_stale_program(
@@ -118,6 +118,8 @@ def write_habit(habit: Habit, folder: Path) -> None:
 def write_critic(critic: Critic, folder: Path) -> None:
     """Put a critic into a pipeline folder, in place of the one before it, as ``write_habit`` does with a habit.
 
+    Programs stay as they are; a warning names those of another critic.
+
     Args:
         critic: The critic.
         folder: A folder that ``write_folder`` wrote.
@@ -127,6 +129,11 @@ def write_critic(critic: Critic, folder: Path) -> None:
         OSError: If it cannot be written; the message names it.
     """
     _put(critic, folder, CRITIC, _CRITIC, _DESCRIBED_CRITIC)
+    hashes = hash_companion(folder, CRITIC)
+    for note in sorted((folder / PROGRAMS).glob("plan.*.json")):
+        made_from = read_json(note).get("weights_sha256", {})
+        if any(made_from[name] != hashes.get(name) for name in made_from if name.startswith(f"{CRITIC.name}/")):
+            _warn_of_stale_program(folder, note, "was made from another critic than the folder's new one")
 
 
 def _put(model: Habit | Critic, folder: Path, place: Place, section: re.Pattern[str], words: str) -> None:
@@ -156,14 +163,14 @@ def _put(model: Habit | Critic, folder: Path, place: Place, section: re.Pattern[
         replace_file(card, lambda file: file.write(text.encode()))
 
 
-def hash_habit(folder: Path) -> dict[str, str]:
-    """Return the hashes of the weights of a pipeline folder's habit, by file.
+def hash_companion(folder: Path, place: Place) -> dict[str, str]:
+    """Return the hashes of the weights of a pipeline folder's companion, by file.
 
     Raises:
         ValueError: If it has none.
     """
-    files = sorted(find_companion(folder, HABIT).glob("*.safetensors"))
-    return {f"{HABIT.name}/{file.name}": hash_file(file) for file in files}
+    files = sorted(find_companion(folder, place).glob("*.safetensors"))
+    return {f"{place.name}/{file.name}": hash_file(file) for file in files}
 
 
 def _grant_access(folder: Path, like: Path) -> None:

@@ -14,6 +14,7 @@ from vgp_lightning.export.program_layers import as_products
 from vgp_lightning.pipeline.conditions import pin
 from vgp_lightning.pipeline.denoising import as_function
 from vgp_lightning.pipeline.guidance import Guidance, LearnedValue, Weighted, total_value
+from vgp_lightning.pipeline.plan import mix, weigh
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.sampling import ETAS, make_stepper, step_closed_form, step_std
 from vgp_lightning.pipeline.settings import Settings, warm_steps
@@ -39,7 +40,7 @@ class PlanProgram(nn.Module):
             warm: Begin from the last plan, with the share of the denoising steps that ``warm_start_strength`` says.
 
         Raises:
-            ValueError: If the sampler cannot be unrolled, or the candidates are chosen by more than their values.
+            ValueError: If the sampler cannot be unrolled, or a critic shall rank and the folder has none.
         """
         super().__init__()
         sampler = settings["sampler"]
@@ -47,12 +48,6 @@ class PlanProgram(nn.Module):
             raise ValueError(
                 f"a program cannot have the sampler {sampler or type(pipeline.scheduler).__name__}, which is Python "
                 f"code of diffusers: choose one of {sorted(ETAS)}, such as --sampler ddim"
-            )
-        if settings["rank_by"] != "value" or settings["choice_temperature"] != 0:
-            raise ValueError(
-                f"a program takes the candidate of the highest value, but rank_by is {settings['rank_by']!r} and "
-                f"choice_temperature {settings['choice_temperature']:g}: --rank_by value --choice_temperature 0, or "
-                "distill the planner (vgp distill) and make a program of its habit"
             )
         self.settings, self.warm = settings, warm
         horizon = settings["planning_horizon"]
@@ -64,6 +59,7 @@ class PlanProgram(nn.Module):
             shift, scale = pipeline.normalization["return_shift"], pipeline.normalization["return_scale"]
             alphas = pipeline.scheduler.alphas_cumprod
             objectives = [(1.0, LearnedValue(self.value_function, self.frame, shift, scale, alphas))]
+        self.critic = pipeline.load_critic() if settings["rank_by"] == "critic" else None
         self.guidance = Guidance(objectives, self.frame, settings)
         steps = cast(int, settings["num_inference_steps"])
         self.eta = ETAS[sampler]
@@ -71,8 +67,9 @@ class PlanProgram(nn.Module):
         if warm:
             self.stepper = self.stepper.starting_at(steps - warm_steps(settings))
         draws = 1 + sum(step_std(level, self.eta) > 0 for level in self.stepper.levels)
-        # Nothing but a value tells candidates apart.
-        candidates = settings["batch_size"] if objectives else 1
+        # Nothing but a value or a critic tells candidates apart; the mean of all of them needs neither.
+        several = objectives or self.critic is not None or settings["choice_temperature"] > 0
+        candidates = settings["batch_size"] if several else 1
         dimensions, observations = len(self.frame.shift), pipeline.observation_dim
         self.inputs: dict[str, tuple[int, ...]] = {
             "observation": (observations,),
@@ -89,7 +86,7 @@ class PlanProgram(nn.Module):
     def forward(
         self, observation: torch.Tensor, noise: torch.Tensor, previous: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the plan with the highest value: actions (H, A), observations (H, O), value (1,), NaN without one.
+        """Return the chosen plan: actions (H, A), observations (H, O), value (1,), NaN without one.
 
         Args:
             observation: (O,), in the environment's units.
@@ -105,10 +102,19 @@ class PlanProgram(nn.Module):
         raw = pin(self.frame.denormalise(trajectories), raw_conditions)[0]
         actions, observations = self.frame.clip_actions(raw[..., : self.action_dim]), raw[..., self.action_dim :]
         objectives = self.guidance.objectives
-        if not objectives:
-            return actions[0], observations[0], noise.new_full((1,), math.nan)
-        values = total_value(objectives, trajectories[0], observations, actions, self.frame)  # (K,)
-        best = values.where(values.isfinite(), -math.inf).argmax(0, keepdim=True)
+        values = noise.new_full((noise.shape[1],), math.nan)  # (K,)
+        if objectives:
+            values = total_value(objectives, trajectories[0], observations, actions, self.frame)
+        scores = values
+        if self.critic is not None:
+            scores = self.critic.rank(observations[None, :, 0], actions[None, :, 0])[0]
+        if len(scores) == 1:
+            return actions[0], observations[0], values
+        if (temperature := self.settings["choice_temperature"]) > 0:
+            weights = weigh(scores[None], temperature)
+            actions, observations = (mix(part[None], weights[:, :, None, None]) for part in (actions, observations))
+            return actions[0], observations[0], mix(values[None], weights)
+        best = scores.where(scores.isfinite(), -math.inf).argmax(0, keepdim=True)
         return actions.index_select(0, best)[0], observations.index_select(0, best)[0], values.index_select(0, best)
 
     def _denoise(self, noise: torch.Tensor, conditions: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:

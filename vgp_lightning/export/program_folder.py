@@ -13,12 +13,14 @@ from typing import Any, Literal, Unpack, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vgp_lightning import __version__
-from vgp_lightning.export.folder import PROGRAMS, hash_habit
+from vgp_lightning.export.folder import PROGRAMS, hash_companion
 from vgp_lightning.export.program import PlanProgram
 from vgp_lightning.export.program_formats import PACKAGES, Format, Run, check_format, load, trace, write
 from vgp_lightning.export.program_habit import HabitProgram
+from vgp_lightning.pipeline.companions import CRITIC, HABIT
 from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings, warm_steps
@@ -114,10 +116,10 @@ def write_programs(
     if warm_steps(settings) < cast(int, settings["num_inference_steps"]):
         programs["warm"] = PlanProgram(pipeline, settings, warm=True)
     files = [file for part in ("unet", "value_function") for file in sorted((weights / part).glob("*.safetensors"))]
-    facts = {
-        "env_id": pipeline.task.get("env_id"),
-        "weights_sha256": {str(file.relative_to(weights)): hash_file(file) for file in files},
-    }
+    hashes = {str(file.relative_to(weights)): hash_file(file) for file in files}
+    if settings["rank_by"] == "critic":
+        hashes |= hash_companion(weights, CRITIC)
+    facts = {"env_id": pipeline.task.get("env_id"), "weights_sha256": hashes}
     return [
         file
         for name, program in programs.items()
@@ -134,7 +136,7 @@ def _write_habit_program(pipeline: ValueGuidedPlannerPipeline, folder: Path, kin
         ValueError: If there is no habit of this planner, or the program does not agree with it.
     """
     program = HabitProgram(pipeline.load_habit())
-    facts = {"env_id": pipeline.task.get("env_id"), "weights_sha256": hash_habit(weights)}
+    facts = {"env_id": pipeline.task.get("env_id"), "weights_sha256": hash_companion(weights, HABIT)}
     return _write(program, folder / f"habit.{kind}", kind, "habit", program.compare, facts)
 
 
@@ -187,10 +189,10 @@ def compare(program: PlanProgram, run: Run, pipeline: ValueGuidedPlannerPipeline
     """Return the largest difference of a program's plans from the pipeline's, on the same observations and noise.
 
     It is in standard deviations of the training data, for actions and observations, and of the return for values.
-    Candidates whose values agree within the tolerance count as equally good: rounding may choose either.
+    Candidates whose scores agree within the tolerance count as equally good: rounding may choose either.
     """
     settings = program.settings | {"batch_size": program.inputs["noise"][1]}
-    actions, return_scale = program.action_dim, pipeline.normalization["return_scale"]
+    return_scale = pipeline.normalization["return_scale"]
     scale = program.frame.scale.numpy()
     largest = 0.0
     for seed in range(_TRIALS):
@@ -202,16 +204,32 @@ def compare(program: PlanProgram, run: Run, pipeline: ValueGuidedPlannerPipeline
             return_candidates=True,
             **settings,
         )
-        ours, (acted, observed, value) = cast(Plan, plan.candidates), run(inputs)
-        planned = np.abs(np.concatenate((acted, observed), axis=1) - ours.trajectories[0].numpy()) / scale
-        of_candidates = planned[..., :actions].max((1, 2)), planned[..., actions:].max((1, 2))
-        differences = np.maximum(*of_candidates)  # (K,)
+        acted, observed, value = run(inputs)
+        trajectories, values = _equally_good(program, plan, return_scale)
+        planned = np.abs(np.concatenate((acted, observed), axis=1) - trajectories) / scale
+        differences = planned.max((1, 2))
+        found = np.array([differences.min()])
         if pipeline.value_function is not None:
-            values = ours.values[0].numpy()
-            differences = differences[values >= values[0] - TOLERANCE * return_scale]
-            differences = np.append(differences.min(), np.abs(value - values[0]) / return_scale)
-        largest = np.fmax(largest, differences.max()) if np.isfinite(differences).all() else np.inf
+            found = np.append(found, np.abs(value - values[differences.argmin()]) / return_scale)
+        largest = np.fmax(largest, found.max()) if np.isfinite(found).all() else np.inf
     return float(largest)
+
+
+def _equally_good(
+    program: PlanProgram, plan: Plan, return_scale: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return which plans (E, H, T) of a pipeline a program may have chosen, and their values (E,)."""
+    if program.settings["choice_temperature"] == 0:
+        plan, critic = cast(Plan, plan.candidates), program.critic
+        scores, unit = plan.values, return_scale
+        if critic is not None:
+            scores = critic.rank(plan.observations[:, :, 0], plan.actions[:, :, 0])
+            unit = critic.advantage_scale
+        if scores.shape[1] > 1:
+            good = scores[0] >= scores[0].max() - TOLERANCE * unit
+            return plan.trajectories[0][good].numpy(), plan.values[0][good].numpy()
+    trajectories = plan.trajectories
+    return trajectories.reshape(-1, *trajectories.shape[-2:]).numpy(), plan.values.reshape(-1).numpy()
 
 
 def _list_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

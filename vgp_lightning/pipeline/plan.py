@@ -63,11 +63,11 @@ def choose(
     if not (several and mixed):
         return Plan(actions[:, 0], observations[:, 0], values[:, 0], candidates)
     weights = weigh(scores, temperature)
-    actions, observations = (_mix(part, weights[:, :, None, None]) for part in (actions, observations))
-    return Plan(actions, observations, _mix(values, weights), candidates)
+    actions, observations = (mix(part, weights[:, :, None, None]) for part in (actions, observations))
+    return Plan(actions, observations, mix(values, weights), candidates)
 
 
-def _mix(parts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def mix(parts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the weighted mean of candidates (N, K, ...). What all of them agree in stays as it is, to the last bit."""
     best = parts[:, :1]
     differences = (parts - best).where(weights > 0, 0)  # infinity times a weight of 0 would be NaN
@@ -90,6 +90,6 @@ def weigh(scores: torch.Tensor, temperature: float) -> torch.Tensor:
     number = finite.sum(1, keepdim=True).clamp(min=1)
     centred = (known - known.sum(1, keepdim=True) / number).where(finite, 0)
     deviation = (centred.square().sum(1, keepdim=True) / number).sqrt()
-    standard = (centred / deviation.clamp(min=1e-300)).where(finite | ~finite.any(1, keepdim=True), -math.inf)
+    standard = (centred / deviation.clamp(min=1e-30)).where(finite | ~finite.any(1, keepdim=True), -math.inf)
     best = standard.amax(1, keepdim=True)
     return torch.softmax((standard - best) / max(temperature, 1e-9), dim=1).float()
