@@ -156,10 +156,10 @@ def quadratic(trajectories, timesteps):
     return -0.5 * ((trajectories - CENTRE) ** 2).sum(dim=(1, 2))[:, None]
 
 
-def write_tiny(folder, guided=True, task=None, **planner):
-    """Write a folder of untrained networks, of one action and two observation dimensions and 10 noise levels."""
+def write_tiny(folder, guided=True, task=None, dimensions=(1, 2), **planner):
+    """Write a folder of untrained networks, of 10 noise levels and these numbers of actions and observations."""
     torch.manual_seed(0)
-    actions, channels, levels = 1, 3, 10
+    actions, channels, levels = dimensions[0], sum(dimensions), 10
     pipeline = ValueGuidedPlannerPipeline(
         make_denoiser(channels, H, [16, 64]),
         DDPMScheduler(levels, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),

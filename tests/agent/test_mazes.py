@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FilterObservation, FlattenObservation, TransformObservation
 
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze
+from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze, follow_plans
 
 
 def test_a_point_maze_tells_its_walls_and_where_point_and_goal_are():
@@ -20,6 +20,10 @@ def test_a_point_maze_tells_its_walls_and_where_point_and_goal_are():
     maze = find_maze(environments.envs[0])
     np.testing.assert_array_equal(observations[0, maze.position], environment.point_env.data.qpos)
     np.testing.assert_array_equal(observations[0, maze.goal], environment.goal)
+    positions, velocities = maze.state
+    observations, *_ = environments.step(np.ones((1, 2), np.float32))
+    np.testing.assert_array_equal(observations[0, list(positions)], environment.point_env.data.qpos)
+    np.testing.assert_array_equal(observations[0, list(velocities)], environment.point_env.data.qvel)
     assert maze.width == 1
     # A U of 7 free cells in 5 x 5; the middle of the frame's first cell lies two cells left of and above the centre.
     assert len(maze.walls) == 25 - 7
@@ -59,6 +63,11 @@ def test_places_are_those_of_the_observations_that_wrappers_leave():
     found = find_maze(FlattenObservation(timed))
     assert (found.position, found.goal) == (slice(1, 3), slice(3, 5))
     assert find_maze(FlattenObservation(FilterObservation(Cellar(), ["desired_goal"]))) is None
+
+
+def test_only_a_point_can_be_led_along_the_states_of_a_plan():
+    with pytest.raises(ValueError, match="follow_states is for mazes with a point in them"):
+        follow_plans(find_maze(FlattenObservation(Cellar())))
 
 
 def test_plans_that_are_to_reach_the_goal_end_there_and_are_free_elsewhere():

@@ -142,6 +142,8 @@ def test_an_episode_succeeds_if_any_of_its_steps_reports_success(reporter, monke
     report = evaluate_agent(Idler(), environments, [1, 0, 2])
     environments.close()
     assert [episode["success"] for episode in report["episodes"]] == [True, True, False]
+    assert [episode["first_success"] for episode in report["episodes"]] == [2, 4, None]
+    assert report["first_success_mean"] == 3
     assert report["success_rate"] == pytest.approx(2 / 3)
     # Wilson: (2/3 + z^2/6 -+ z sqrt(2/27 + z^2/36)) / (1 + z^2/3) with z = 1.96
     assert report["success_rate_ci95"] == pytest.approx([0.20766, 0.93851], abs=1e-4)
@@ -153,7 +155,7 @@ def test_an_environment_that_reports_no_success_has_no_success_rate(reporter, mo
     report = evaluate_agent(Idler(), environments, [0, 1])
     environments.close()
     assert [episode["success"] for episode in report["episodes"]] == [None, None]
-    assert (report["success_rate"], report["success_rate_ci95"]) == (None, None)
+    assert (report["success_rate"], report["success_rate_ci95"], report["first_success_mean"]) == (None, None, None)
 
 
 def test_a_point_maze_that_ends_at_its_goal_succeeds_where_it_terminates():
@@ -163,6 +165,37 @@ def test_a_point_maze_that_ends_at_its_goal_succeeds_where_it_terminates():
     episodes = report["episodes"]
     assert {episode["success"] for episode in episodes} == {True, False}
     assert [episode["success"] for episode in episodes] == [episode["terminated"] for episode in episodes]
+
+
+def test_in_a_maze_plans_can_end_at_the_goal_and_a_controller_can_follow_their_states(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gymnasium_robotics")
+    task = {"env_id": "PointMaze_UMaze-v3"}
+    folder = write_tiny(tmp_path / "maze", task=task, dimensions=(2, 8), batch_size=1, n_guide_steps=0)
+    asked, agent = [], deployment.Deployment.agent
+
+    def seen(self, conditions=None, controller=None, **options):
+        asked.append((conditions, controller))
+        return agent(self, conditions, controller, **options)
+
+    monkeypatch.setattr(deployment.Deployment, "agent", seen)
+    options = {"episodes": 1, "max_episode_steps": 3, "video": False}
+    plain = evaluate(str(folder), output_dir=str(tmp_path / "plain"), **options)
+    assert (asked.pop(), plain["reach_goal"], plain["follow_states"]) == ((None, None), False, False)
+    led = evaluate(str(folder), output_dir=str(tmp_path / "led"), reach_goal=True, follow_states=True, **options)
+    ((conditions, controller),) = asked
+    assert (led["reach_goal"], led["follow_states"]) == (True, True)
+    assert "a position controller, which follows the plans' states" in capsys.readouterr().out
+    # The flat observation: achieved goal, desired goal, position, velocity.
+    ((step, last),) = conditions(np.arange(8.0)[None]).items()
+    assert (step, last[0, :2].tolist(), np.isnan(last[0, 2:]).all()) == (-1, [2, 3], True)
+    planned = np.array([[0, 0, 0, 0, 4.5, 5, 6, 9]])
+    assert controller(np.arange(8.0)[None], planned).tolist() == [[10 * 0.5 + 0, 0 + 1 * 2]]
+
+
+@pytest.mark.parametrize("option", ["reach_goal", "follow_states"])
+def test_where_there_is_no_maze_its_options_are_refused(fake_pipeline, option):
+    with pytest.raises(ValueError, match=f"{option} is for mazes, and Staircase-v0 is none: leave it out"):
+        evaluate("folder", **{option: True})
 
 
 def test_an_agents_report_holds_its_statistics():
@@ -187,6 +220,7 @@ def test_an_agents_report_holds_its_statistics():
         "terminated": False,
         "truncated": True,
         "success": None,
+        "first_success": None,
         "normalized_score": 67.5,
     }
 
@@ -252,6 +286,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
         *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes", "threads", "delay"),
+            *("first_success_mean", "reach_goal", "follow_states"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),

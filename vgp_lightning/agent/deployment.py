@@ -18,6 +18,7 @@ from gymnasium.vector import VectorEnv
 from rich.console import Console
 
 from vgp_lightning import __version__
+from vgp_lightning.agent.controllers import Controller
 from vgp_lightning.agent.environments import close, environment_of, has_time_limit, make_environments
 from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
@@ -80,12 +81,19 @@ class Deployment:
         return found
 
     def agent(
-        self, conditions: Conditions | None = None, *, habit: bool = False, delay: int = 0, **settings: Unpack[Settings]
+        self,
+        conditions: Conditions | None = None,
+        controller: Controller | None = None,
+        *,
+        habit: bool = False,
+        delay: int = 0,
+        **settings: Unpack[Settings],
     ) -> PlanningAgent:
         """Return an agent that plans with these settings in place of the folder's.
 
         Args:
             conditions: Makes the inpainting conditions of plans from the observations.
+            controller: Follows the plans' observations; None: the plans' own actions are executed.
             habit: Answer by the folder's habit in place of planning.
             delay: Steps between the observation that a plan is made from and the first step at which it is executed.
             settings: Those in place of the folder's.
@@ -94,10 +102,11 @@ class Deployment:
             ValueError: If a setting or the delay is wrong, or the folder has no habit that was distilled from its
                 planner.
         """
+        options: dict[str, Any] = {"conditions": conditions, "controller": controller, "delay": delay}
         if habit:
-            return PlanningAgent(self.pipeline, conditions=conditions, habit=True, delay=delay, **settings)
+            return PlanningAgent(self.pipeline, habit=True, **options, **settings)
         try:
-            return PlanningAgent(self.pipeline, conditions=conditions, delay=delay, **settings)
+            return PlanningAgent(self.pipeline, **options, **settings)
         except ValueError as error:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
 

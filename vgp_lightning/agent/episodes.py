@@ -69,6 +69,7 @@ class Result:
         terminated: Whether the environment ended the episode.
         truncated: Whether the time limit ended it.
         success: Whether any step reported success; None: no episode of those that were asked for reports it.
+        first_success: The first step that did, counted from 1; None: none did.
     """
 
     seed: int
@@ -78,6 +79,7 @@ class Result:
     terminated: bool
     truncated: bool
     success: bool | None
+    first_success: int | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Log:
     total_reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
-    succeeded: bool = False
+    first_success: int | None = None
     reports_success: bool = False
     plan_steps: list[int] = field(default_factory=list)
     plans: list[NDArray[np.float32]] = field(default_factory=list)
@@ -137,7 +139,8 @@ class Log:
         for name in _SUCCESS:
             if (success := _read_success(step, name, row)) is not None:
                 self.reports_success = True
-                self.succeeded |= success
+                if success and self.first_success is None:
+                    self.first_success = len(self.rewards)
 
     def drop_last(self) -> None:
         """Forget the last step, and what was planned for it."""
@@ -179,7 +182,8 @@ class Log:
             "length": len(self.rewards),
             "terminated": self.terminated,
             "truncated": self.truncated or not self.terminated,
-            "success": self.succeeded if self.reports_success else None,
+            "success": self.first_success is not None if self.reports_success else None,
+            "first_success": self.first_success,
         }
         if steps:
             record["steps"] = {
@@ -203,6 +207,7 @@ def to_result(seed: int, agent_seed: int, record: Mapping[str, Any], success: bo
         terminated=record["terminated"],
         truncated=record["truncated"],
         success=success,
+        first_success=record.get("first_success"),  # which earlier versions did not keep
     )
 
 

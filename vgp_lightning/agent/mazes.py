@@ -12,6 +12,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
+from vgp_lightning.agent.behaviours import WaypointBehaviour
+from vgp_lightning.agent.controllers import Controller, PositionController
 from vgp_lightning.agent.planning import Conditions
 
 
@@ -24,12 +26,14 @@ class Maze:
         width: Width of a wall.
         position: The two observation dimensions with the position of the body.
         goal: The two with the position of the goal.
+        state: The two positions and the two velocities of a point; None: the body is no point.
     """
 
     walls: NDArray[np.float64]
     width: float
     position: slice
     goal: slice
+    state: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
 def find_maze(environment: gymnasium.Env[Any, Any]) -> Maze | None:
@@ -55,7 +59,11 @@ def find_maze(environment: gymnasium.Env[Any, Any]) -> Maze | None:
         if cell == 1
     ]
     walls = np.array(cells, dtype=np.float64).reshape(-1, 2)
-    return Maze(walls, float(maze.maze_size_scaling), places["achieved_goal"], places["desired_goal"])
+    state = None
+    if hasattr(environment.unwrapped, "point_env"):
+        x, y, *velocities = range(places["observation"].start, places["observation"].stop)
+        state = (x, y), (velocities[0], velocities[1])
+    return Maze(walls, float(maze.maze_size_scaling), places["achieved_goal"], places["desired_goal"], state)
 
 
 def end_at_goal(maze: Maze) -> Conditions:
@@ -67,3 +75,14 @@ def end_at_goal(maze: Maze) -> Conditions:
         return {-1: last}
 
     return condition
+
+
+def follow_plans(maze: Maze) -> Controller:
+    """Return what leads a point along the states of a plan, with the gains of the behaviour that collects such data.
+
+    Raises:
+        ValueError: If the body in the maze is no point.
+    """
+    if maze.state is None:
+        raise ValueError("follow_states is for mazes with a point in them, which forces move: leave it out")
+    return PositionController(*maze.state, WaypointBehaviour.GAIN, WaypointBehaviour.DAMPING)

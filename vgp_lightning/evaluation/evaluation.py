@@ -13,9 +13,10 @@ from typing import Any, Unpack
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, hash_weights
+from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of, hash_weights
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
+from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
@@ -80,6 +81,7 @@ def evaluate_agent(
         score = normalized_score(summary.mean, reference)
         score_interval = summary.ci95 and [normalized_score(end, reference) for end in summary.ci95]
     successes = [result.success for result in results if result.success is not None]
+    firsts = [result.first_success for result in results if result.first_success is not None]
     times = played.times
     return {
         **{f"return_{name}": value for name, value in asdict(summary).items()},
@@ -88,6 +90,7 @@ def evaluate_agent(
         "reference": None if reference is None else asdict(reference),
         "success_rate": float(np.mean(successes)) if successes else None,
         "success_rate_ci95": wilson_interval(sum(successes), len(successes)) if successes else None,
+        "first_success_mean": float(np.mean(firsts)) if firsts else None,
         "length_mean": float(np.mean([result.length for result in results])),
         "terminated_share": float(np.mean([result.terminated for result in results])),
         "plan_ms": 1000 * times.planning_seconds / times.planning_calls,
@@ -107,6 +110,7 @@ def _to_json(result: Result, reference: Reference | None) -> dict[str, Any]:
         "terminated": result.terminated,
         "truncated": result.truncated,
         "success": result.success,
+        "first_success": result.first_success,
         "normalized_score": None if reference is None else normalized_score(result.total_reward, reference),
     }
 
@@ -130,6 +134,8 @@ def evaluate(
     video: bool = True,
     again: bool = False,
     habit: bool = False,
+    reach_goal: bool = False,
+    follow_states: bool = False,
     device: str = "auto",
     delay: int = 0,
     **settings: Unpack[Settings],
@@ -158,6 +164,9 @@ def evaluate(
         again: Play episodes anew that are kept in the output folder.
         habit: Let the folder's habit (``vgp distill``) act in place of its planner. The settings of planning are then
             those of its teacher, and only ``replan_every`` may be another.
+        reach_goal: In a maze, let every plan end at the goal.
+        follow_states: In a maze with a point in it, let a position controller follow the plans' states in place of
+            executing the plans' own actions.
         device: Where the planner runs, such as cpu or cuda:1; auto: cuda if there is one, else cpu.
         delay: Steps between the observation that a plan is made from and the first step at which it is executed, as for
             a planner that plans while it acts (at most replan_every); 0: the environment waits for the plan.
@@ -177,7 +186,16 @@ def evaluate(
     check_seed(seed)
     check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
-    agent = deployed.agent(habit=habit, delay=delay, **settings)
+    conditions = controller = None
+    if reach_goal or follow_states:
+        with deployed.environments(1, max_episode_steps=max_episode_steps) as one:
+            maze = find_maze(first_of(one))
+        if maze is None:
+            option = "reach_goal" if reach_goal else "follow_states"
+            raise ValueError(f"{option} is for mazes, and {deployed.env_id} is none: leave it out")
+        conditions = end_at_goal(maze) if reach_goal else None
+        controller = follow_plans(maze) if follow_states else None
+    agent = deployed.agent(conditions, controller, habit=habit, delay=delay, **settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
     sampler_seed = seed if sampler_seed is None else sampler_seed
@@ -188,8 +206,10 @@ def evaluate(
         asked = {"settings": dict(agent.resolved), "seed": seed, "sampler_seed": sampler_seed}
         if habit:
             asked["habit"] = hash_weights(deployed.folder, habit=True)
-        # Without a delay the identity is that of versions which had none, whose episodes are the same.
-        identity = {"verb": "evaluate", **deployed.identify(vector), **asked, **({"delay": delay} if delay else {})}
+        # Without these the identity is that of versions which had none of them, whose episodes are the same.
+        special = {"delay": delay, "reach_goal": reach_goal, "follow_states": follow_states}
+        used = {name: value for name, value in special.items() if value}
+        identity = {"verb": "evaluate", **deployed.identify(vector), **asked, **used}
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             items = list_items(seeds, agent_seeds)
             played = sum(item in store.finished for item in items)
@@ -215,7 +235,7 @@ def evaluate(
                 "env_id": deployed.env_id,
                 **deployed.describe(vector),
                 **asked,
-                "delay": delay,
+                **special,
                 "video": "rollout.gif" if video and film is not None and film["error"] is None else None,
                 "video_error": find_film_error(film) if video else None,
                 "seconds": time.perf_counter() - start,

@@ -97,10 +97,14 @@ def print_summary(report: dict[str, Any], output: Path) -> None:
         table.add_row("normalised score", f"{score}; {report['reference']['name']}")
     if report["success_rate"] is not None:
         table.add_row("success", f"{report['success_rate']:.0%}{_interval(report['success_rate_ci95'], '.0%')}")
+    if report["first_success_mean"] is not None:
+        table.add_row("first success, mean", f"step {report['first_success_mean']:.1f}, of the episodes that succeed")
     table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     acts = "planning" if report.get("habit") is None else "answering by habit"
     table.add_row(acts, f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
+    if report["follow_states"]:
+        table.add_row("what acts", "a position controller, which follows the plans' states")
     if report["delay"]:
         table.add_row("delay", f"{report['delay']} steps between a plan's observation and its first action")
     table.add_row("results", str(output))
