@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from fakes import add_critic, contents, write_tiny
+from fakes import UNITS, A, O, add_critic, contents, write_tiny
 
 from vgp_lightning.cli import main
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.distillation.criticism import Steps, advantages_of, take_steps
+from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.training.critic import CriticModule
 
 FEW = ["--max_steps", "5", "--widths", "[16]", "--networks", "2"]
 
@@ -84,6 +86,22 @@ def test_it_learns_which_of_the_actions_is_better(tmp_path, make_dataset, make_e
     for sign in (-1.0, 1.0):
         ranked = critic.rank(torch.tensor([sign, 1.0]).expand(1, 7, 2), actions)[0]
         np.testing.assert_allclose(ranked, 5 * sign * actions[0, :, 0], atol=1.2)
+
+
+def test_each_network_learns_from_samples_of_its_own():
+    critic = Critic(UNITS, [8], 2)
+    module = CriticModule(critic, "critic", 1e-3, 0.0, 1, members=2)
+    module.log = lambda *arguments, **options: None
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.randn(6, *shape, generator=generator) for shape in ((O,), (A,), ())]
+    parts = [[part[:3] for part in samples], [part[3:] for part in samples]]
+    own = [
+        (member(torch.cat([observations, actions], 1))[:, 0] - wanted).square().mean()
+        for member, (observations, actions, wanted) in zip(critic.members, parts, strict=True)
+    ]
+    torch.testing.assert_close(module.training_step(tuple(samples), 0), sum(own) / 2)
+    # What is measured on held-out samples is measured of both on all.
+    assert module.errors(tuple(samples)).shape == (2, 6)
 
 
 def test_a_folder_gets_a_critic_and_keeps_its_defaults(folder, tmp_path, capsys):

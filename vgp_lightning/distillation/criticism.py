@@ -63,7 +63,7 @@ def train_critic(
         learning_rate: The highest, after the warm-up; a cosine takes it to zero.
         weight_decay: Of AdamW.
         warmup_steps: Steps in which the learning rate rises from zero.
-        samples_per_step: Steps of the data in a batch of training.
+        samples_per_step: Steps of the data in a batch of training, for each network.
         max_steps: Training steps, of the state value and of the critic.
         truncation: The return of a truncated episode: ``cut`` at its end, or as if its mean reward would ``continue``.
         seed: Of all random numbers.
@@ -118,11 +118,13 @@ def train_critic(
     shift, scale = data.normalization["return_shift"], data.normalization["return_scale"]
     parts = [take_steps(windows, pipeline.frame) for windows in (data.train_windows, data.validation_windows)]
 
-    def learn(network: torch.nn.Module, name: str, samples: Sequence[tuple[Tensor, ...]]) -> float:
-        module = CriticModule(network, name, learning_rate, weight_decay, warmup_steps)
+    def learn(
+        network: torch.nn.Module, name: str, samples: Sequence[tuple[Tensor, ...]], members: int | None = None
+    ) -> float:
+        module = CriticModule(network, name, learning_rate, weight_decay, warmup_steps, members)
         generator = torch.Generator().manual_seed(seed)
         training, validation = (TensorDataset(*part) for part in samples)
-        loaders = load(training, validation, samples_per_step, max_steps, generator)
+        loaders = load(training, validation, samples_per_step * (members or 1), max_steps, generator)
         found = fit(module, loaders, output, name, max_steps)
         network.eval()
         explained = 1 - found[f"val/{name}_loss"] / max(found[f"val/{name}_size"], 1e-30)
@@ -141,7 +143,7 @@ def train_critic(
     samples = [
         (part.observations, part.actions, wanted / deviation) for part, wanted in zip(parts, advantages, strict=True)
     ]
-    explained = learn(critic, "critic", samples)
+    explained = learn(critic, "critic", samples, networks)
     trained = Critic(pipeline.normalization, widths, networks, deviation)
     trained.load_state_dict(critic.state_dict())
     write_critic(trained, folder)

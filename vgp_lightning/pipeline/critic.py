@@ -57,9 +57,13 @@ class Critic(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.members = nn.ModuleList(make_perceptron(len(self.frame.shift), widths) for _ in range(networks))
 
     def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Return the advantages (M, B), in standard deviations, of normalised actions (B, A) in observations (B, O)."""
+        """Return the advantages (M, B), in standard deviations, of normalised actions (B, A) in observations (B, O).
+
+        Actions (M, B, A) in observations (M, B, O) are each network's own.
+        """
         pairs = torch.cat([observations, actions], dim=-1)
-        return torch.stack([network(pairs).squeeze(-1) for network in self.members])
+        each = pairs.expand(len(self.members), *pairs.shape[-2:])
+        return torch.stack([network(own).squeeze(-1) for network, own in zip(self.members, each, strict=True)])
 
     def rank(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Return the advantages (N, K) of the candidates' first actions, the mean of all networks.

@@ -37,11 +37,17 @@ class CriticModule(pl.LightningModule):
     """A network that predicts a number, and its loss: the mean squared error.
 
     Attributes:
-        network: What learns: a ``StateValue`` or a ``Critic``, whose M networks learn from the same batches.
+        network: What learns: a ``StateValue`` or a ``Critic``.
     """
 
     def __init__(
-        self, network: nn.Module, name: str, learning_rate: float, weight_decay: float, warmup_steps: int
+        self,
+        network: nn.Module,
+        name: str,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+        members: int | None = None,
     ) -> None:
         """Take the network.
 
@@ -51,14 +57,18 @@ class CriticModule(pl.LightningModule):
             learning_rate: The highest, reached after the warm-up; a cosine takes it to zero.
             weight_decay: Of AdamW.
             warmup_steps: Steps in which the learning rate rises from zero.
+            members: M, if each of the network's members shall learn from samples of its own, an Mth of a batch: the
+                mean of networks that see the same batches errs more.
         """
         super().__init__()
-        self.network, self.name = network, name
+        self.network, self.name, self.members = network, name, members
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         """Return the mean squared error of a batch."""
         del batch_idx
+        if self.members is not None:
+            samples = tuple(part.reshape(self.members, -1, *part.shape[1:]) for part in samples)
         loss = self.errors(samples).mean()
         self.log(f"train/{self.name}_loss", loss, prog_bar=True)
         return loss
