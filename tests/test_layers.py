@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
     "tuning": {"evaluation", "agent", "export", "pipeline", "report"},  # export: the winner goes into the folder
     # the files beside them
-    "demo": {"agent", "evaluation", "export", "report", "shipped"},
+    "demo": {"agent", "evaluation", "export", "pipeline", "report", "shipped"},  # pipeline: one plan's settings
     "callbacks": {"training"},  # the old door
     "cli": {"shipped", "given", "options", "failures", "report", "threads"},  # it names its verbs as text
     "options": {"given", "failures"},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fakes import Track, add_critic, recorded, write_tiny
 
+from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import environment_of, make_environments
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.cli import main
@@ -21,6 +22,7 @@ from vgp_lightning.diagnostics.choice import (
     try_candidates,
     why_no_choice,
 )
+from vgp_lightning.diagnostics.recorded import find_recorded
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import ONE_PLAN
 
@@ -172,6 +174,45 @@ def test_all_that_can_rank_is_judged_by_the_same_trials_also_where_the_planner_m
     main([*command, "--video", "false", "--batch_size", "1", "--output_dir", str(tmp_path / "one")])
     missing = json.loads((tmp_path / "one" / "diagnostics.json").read_text())["missing"]
     assert "batch_size is 1" in missing["choice"]
+
+
+def test_candidates_are_tried_in_states_of_the_training_data_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    options = {"env_id": "Pendulum-v1", "behaviour": "random", "max_episode_steps": 5}
+    collect(**options, steps=20, dataset_id="test/pendulum-v0")
+    task = {"env_id": "Pendulum-v1", "discount": 0.9, "dataset_id": ["test/pendulum-v0"]}
+    few = {"batch_size": 3, "planning_horizon": 4, "n_guide_steps": 0}
+    folder = write_tiny(tmp_path / "tiny", task=task, dimensions=(1, 3), **few)
+    command = ["diagnose", str(folder), "--episodes", "1", "--starts", "2", "--max_episode_steps", "5"]
+    command += ["--choice_steps", "2", "--video", "false", "--recorded_episodes", "3", "--output_dir"]
+    main([*command, str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out" / "diagnostics.json").read_text())
+    assert report["choice_recorded"]["states"] == 6  # two of each
+    assert set(report["choice_recorded"]["by"]) == {"value"}
+    assert (tmp_path / "out" / "choice_recorded.png").is_file()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
+    main([*command, str(tmp_path / "missing")])
+    report = json.loads((tmp_path / "missing" / "diagnostics.json").read_text())
+    assert report["choice"] is not None
+    assert report["choice_recorded"] is None
+    assert "dataset 'test/pendulum-v0' is not in" in report["missing"]["choice_recorded"]
+
+
+def test_recorded_states_are_evenly_spaced_and_as_they_were_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    options = {"env_id": "Pendulum-v1", "behaviour": "random", "max_episode_steps": 9}
+    dataset = collect(**options, steps=45, dataset_id="test/pendulum-v0", seed=30)
+    places = find_recorded({"dataset_id": ["test/pendulum-v0"]}, 3, 3)
+    assert [(episode.seed, step) for episode, step in places] == [(s, t) for s in (30, 32, 34) for t in (0, 4, 8)]
+    recorded_episode = next(dataset.iterate_episodes([2]))
+    assert np.array_equal(places[3][0].observations, recorded_episode.observations)
+    assert np.array_equal(places[3][0].actions, recorded_episode.actions)
+    environments = make_environments("Pendulum-v1", 2)
+    snapshots = take_snapshots(environments, places)
+    environments.close()
+    assert len(snapshots) == 9
+    with pytest.raises(ValueError, match="does not name the data of its training"):
+        find_recorded({}, 3, 3)
 
 
 def test_why_nothing_is_tried(pipeline, tmp_path):

@@ -95,6 +95,7 @@ def examine_choice(
     environments: VectorEnv,
     places: Sequence[tuple[Episode, int]],
     trial: Trial,
+    part: str = "choice",
 ) -> None:
     """Try the candidates, and compare what they are worth with what was predicted.
 
@@ -106,10 +107,11 @@ def examine_choice(
         environments: At least K and at least two, from ``make_environments``.
         places: Where the S observations are from: an episode and the step in it.
         trial: How they are tried.
+        part: Name of the part of the diagnosis.
     """
     snapshots = take_snapshots(environments, places)
     if snapshots is None:
-        findings.miss("choice", UNREPEATABLE)
+        findings.miss(part, UNREPEATABLE)
         return
     found: dict[str, Any] = {"states": len(places), "candidates": unguided.trajectories.shape[1], "steps": trial.steps}
     found |= {"rank_by": trial.rank_by, "own_steps": trial.own, "repeats": REPEATS, "discount": trial.discount}
@@ -126,8 +128,8 @@ def examine_choice(
     found |= {name: judge(*values) for name, values in shown.items()}
     rankings = {"value": unguided.values, "critic": unguided.advantages}
     found["by"] = {name: judge(ranks, realised) for name, ranks in rankings.items() if ranks is not None}
-    findings.numbers["choice"] = found
-    findings.figures["choice"] = plot_choice(shown, trial.steps)
+    findings.numbers[part] = found
+    findings.figures[part] = plot_choice(shown, trial.steps)
 
 
 def judge(predicted: NDArray[np.floating], realised: NDArray[np.floating]) -> dict[str, Any]:
@@ -190,7 +192,8 @@ def take_snapshots(environments: VectorEnv, places: Sequence[tuple[Episode, int]
         wanted = {step for other, step in places if other is episode}
         observation, _ = first.reset(seed=episode.seed)
         for step in range(max(wanted) + 1):
-            if not np.array_equal(observation, episode.observations[step]):
+            # In float32, in which datasets are recorded.
+            if not np.array_equal(np.float32(observation), np.float32(episode.observations[step])):
                 return None
             if step in wanted:
                 found[id(episode), step] = take_snapshot(first)

@@ -19,7 +19,7 @@ from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.diagnostics.candidates import sample_candidates
-from vgp_lightning.diagnostics.choice import examine_choice, make_trial, why_no_choice
+from vgp_lightning.diagnostics.choice import Trial, examine_choice, make_trial, why_no_choice
 from vgp_lightning.diagnostics.denoising import draw_denoising, draw_maze
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.guidance import examine_guidance
@@ -46,6 +46,7 @@ def diagnose(
     max_episode_steps: int | None = None,
     starts: int = 8,
     choice_steps: int = 50,
+    recorded_episodes: int = 0,
     reach_goal: bool = False,
     video: bool = True,
     again: bool = False,
@@ -71,6 +72,8 @@ def diagnose(
         max_episode_steps: Time limit of an episode; by default the environment's own.
         starts: Plans of each episode, evenly spaced, that are executed to their end and sampled anew.
         choice_steps: Steps for which each candidate of these plans is tried in the simulator; 0: none is.
+        recorded_episodes: Episodes of the planner's training data in which candidates are tried too, in ``starts``
+            states of each; the dataset has to be here, and to name the seeds of its episodes.
         reach_goal: In a maze, let every plan end at the goal.
         video: Draw the first episode as rollout.gif.
         again: Play episodes anew that are kept in the output folder, and measure anew.
@@ -91,8 +94,9 @@ def diagnose(
     for name, value in (("episodes", episodes), ("starts", starts)):
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
-    if choice_steps < 0:
-        raise ValueError(f"choice_steps is {choice_steps}: a whole number from 0 on is needed")
+    for name, value in (("choice_steps", choice_steps), ("recorded_episodes", recorded_episodes)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}: a whole number from 0 on is needed")
     check_seed(seed)
     deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
     output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
@@ -133,6 +137,7 @@ def diagnose(
                 first = played.failures[0]
                 raise ValueError(f"none of {episodes} episodes could be played to its end. The first: {first}")
             asked |= {"episodes": episodes, "starts": starts, "choice_steps": choice_steps, "video": video}
+            asked["recorded_episodes"] = recorded_episodes
             asked["pipeline"] = str(pipeline_folder)
             name = f"report {json.dumps(asked, sort_keys=True)}"
             with store.exclusively():
@@ -154,6 +159,7 @@ def diagnose(
                             conditions,
                             maze,
                             choice_steps,
+                            recorded_episodes,
                         )
                     filmed = played.records[0].get("film")
                     video_error = find_film_error(filmed) if video else None
@@ -173,6 +179,7 @@ def diagnose(
                         "seed": seed,
                         "starts": starts,
                         "choice_steps": choice_steps,
+                        "recorded_episodes": recorded_episodes,
                         "pictures": findings.pictures,
                         "video_error": video_error,
                         "seconds": time.perf_counter() - start,
@@ -192,6 +199,7 @@ def examine(
     conditions: Conditions | None,
     maze: Maze | None,
     choice_steps: int,
+    recorded_episodes: int,
 ) -> Findings:
     """Measure and draw all parts.
 
@@ -204,6 +212,7 @@ def examine(
         conditions: What the plans pass through.
         maze: The maze of the environment; None: it has none.
         choice_steps: Steps for which each candidate is tried; 0: none is.
+        recorded_episodes: Episodes of the training data in whose states candidates are tried.
     """
     findings, (single, several) = Findings(), replays
     examine_values(findings, pipeline, episodes, settings["planning_horizon"])
@@ -224,13 +233,54 @@ def examine(
         examine_guidance(findings, pipeline, unguided, guided, single, places)
     if reason := why_no_choice(pipeline, settings, choice_steps):
         findings.miss("choice", reason)
+        if recorded_episodes:
+            findings.miss("choice_recorded", reason)
     else:
         trial = make_trial(pipeline, settings, conditions, choice_steps)
         examine_choice(findings, pipeline, unguided, None if guided is unguided else guided, several, places, trial)
+        if recorded_episodes:
+            try_recorded(findings, pipeline, several, settings, conditions, trial, recorded_episodes, starts)
     draw_denoising(findings, pipeline, guided)
     if maze is not None:
         draw_maze(findings, pipeline, guided, standing, maze)
     return findings
+
+
+def try_recorded(
+    findings: Findings,
+    pipeline: ValueGuidedPlannerPipeline,
+    environments: VectorEnv,
+    settings: Settings,
+    conditions: Conditions | None,
+    trial: Trial,
+    episodes: int,
+    starts: int,
+) -> None:
+    """Try unguided candidates in states of the training data, as in those of the planner's own episodes.
+
+    Args:
+        findings: Where numbers and pictures go.
+        pipeline: The planner.
+        environments: At least as many as candidates.
+        settings: All settings of the planner.
+        conditions: What the plans pass through.
+        trial: How candidates are tried.
+        episodes: Recorded episodes.
+        starts: States of each.
+    """
+    # Here, because it imports Minari, which takes a second and which a folder's other parts do not need.
+    from vgp_lightning.diagnostics.recorded import find_recorded
+
+    part = "choice_recorded"
+    try:
+        places = find_recorded(pipeline.task, episodes, starts)
+    except ValueError as error:
+        findings.miss(part, str(error))
+        return
+    observations = np.stack([episode.observations[step] for episode, step in places])
+    plain: Settings = {**settings, "n_guide_steps": 0}
+    candidates = sample_candidates(pipeline, observations, conditions, **plain)
+    examine_choice(findings, pipeline, candidates, None, environments, places, trial, part)
 
 
 def _to_json(episode: Episode) -> dict[str, Any]:

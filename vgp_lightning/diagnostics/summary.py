@@ -18,7 +18,7 @@ from vgp_lightning.report.film import log_gif, write_gif
 from vgp_lightning.report.folders import naming
 
 _PARTS = (
-    *("calibration", "ranking", "choice", "horizon", "dynamics", "guidance"),
+    *("calibration", "ranking", "choice", "choice_recorded", "horizon", "dynamics", "guidance"),
     *("denoising", "denoising_maze", "plans", "rollout"),
 )
 
