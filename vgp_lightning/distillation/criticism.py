@@ -59,7 +59,8 @@ def train_critic(
         pipeline_folder: Folder that ``vgp export`` wrote.
         output_dir: Where TensorBoard's events and critic.json go; by default runs/critic/ and the folder's name.
         widths: Of the hidden layers of each network; by default 256, 256.
-        networks: Networks of the critic, whose mean ranks.
+        networks: Networks of the critic, whose mean ranks, and of the state value, whose mean it learns from: one alone
+            errs by a good part of an advantage.
         learning_rate: The highest, after the warm-up; a cosine takes it to zero.
         weight_decay: Of AdamW.
         warmup_steps: Steps in which the learning rate rises from zero.
@@ -118,13 +119,11 @@ def train_critic(
     shift, scale = data.normalization["return_shift"], data.normalization["return_scale"]
     parts = [take_steps(windows, pipeline.frame) for windows in (data.train_windows, data.validation_windows)]
 
-    def learn(
-        network: torch.nn.Module, name: str, samples: Sequence[tuple[Tensor, ...]], members: int | None = None
-    ) -> float:
-        module = CriticModule(network, name, learning_rate, weight_decay, warmup_steps, members)
+    def learn(network: StateValue | Critic, name: str, samples: Sequence[tuple[Tensor, ...]]) -> float:
+        module = CriticModule(network, name, learning_rate, weight_decay, warmup_steps)
         generator = torch.Generator().manual_seed(seed)
         training, validation = (TensorDataset(*part) for part in samples)
-        loaders = load(training, validation, samples_per_step * (members or 1), max_steps, generator)
+        loaders = load(training, validation, samples_per_step * networks, max_steps, generator)
         found = fit(module, loaders, output, name, max_steps)
         network.eval()
         explained = 1 - found[f"val/{name}_loss"] / max(found[f"val/{name}_size"], 1e-30)
@@ -133,7 +132,8 @@ def train_critic(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        value, critic = StateValue(data.observation_dim, widths), Critic(pipeline.normalization, widths, networks)
+        value = StateValue(data.observation_dim, widths, networks)
+        critic = Critic(pipeline.normalization, widths, networks)
     returns = [(part.observations, (part.returns - shift) / scale) for part in parts]
     explained_value = learn(value, "state_value", returns)
     advantages = [advantages_of(part, value, shift, scale, discount) for part in parts]
@@ -143,7 +143,7 @@ def train_critic(
     samples = [
         (part.observations, part.actions, wanted / deviation) for part, wanted in zip(parts, advantages, strict=True)
     ]
-    explained = learn(critic, "critic", samples, networks)
+    explained = learn(critic, "critic", samples)
     trained = Critic(pipeline.normalization, widths, networks, deviation)
     trained.load_state_dict(critic.state_dict())
     write_critic(trained, folder)
@@ -220,7 +220,7 @@ def advantages_of(steps: Steps, value: StateValue, shift: float, scale: float, d
         discount: Of the returns.
     """
     before, after = (
-        torch.cat([value(part) for part in torch.split(observations, _AT_ONCE)]) * scale + shift
+        torch.cat([value(part).mean(0) for part in torch.split(observations, _AT_ONCE)]) * scale + shift
         for observations in (steps.observations, steps.next_observations)
     )
     # return = reward + discount * next return; where the episode goes on, V takes the place of the next return.

@@ -61,9 +61,7 @@ class Critic(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Actions (M, B, A) in observations (M, B, O) are each network's own.
         """
-        pairs = torch.cat([observations, actions], dim=-1)
-        each = pairs.expand(len(self.members), *pairs.shape[-2:])
-        return torch.stack([network(own).squeeze(-1) for network, own in zip(self.members, each, strict=True)])
+        return ask_each(self.members, torch.cat([observations, actions], dim=-1))
 
     def rank(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Return the advantages (N, K) of the candidates' first actions, the mean of all networks.
@@ -86,6 +84,12 @@ def make_perceptron(inputs: int, widths: list[int]) -> nn.Sequential:
     for size, width in pairwise([inputs, *widths]):
         layers += [nn.Linear(size, width), nn.LayerNorm(width), nn.Mish()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+
+def ask_each(members: nn.ModuleList, inputs: torch.Tensor) -> torch.Tensor:
+    """Return what each of M networks says (M, B) of inputs (B, ...), or of its own (M, B, ...)."""
+    each = inputs.expand(len(members), *inputs.shape[-2:])
+    return torch.stack([network(own).squeeze(-1) for network, own in zip(members, each, strict=True)])
 
 
 def _check_critic(widths: Any, networks: Any, advantage_scale: Any) -> None:

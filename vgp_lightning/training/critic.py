@@ -8,29 +8,29 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
-from vgp_lightning.pipeline.critic import make_perceptron
+from vgp_lightning.pipeline.critic import Critic, ask_each, make_perceptron
 from vgp_lightning.training.regression import make_optimizer
 
 Samples = tuple[Tensor, ...]  # what a network is given, (B, ...) each, and last the number (B,) that it shall predict
 
 
 class StateValue(nn.Module):
-    """A perceptron from a normalised observation to the normalised return of the data's behaviour."""
+    """Several perceptrons from a normalised observation to the normalised return of the data's behaviour."""
 
-    def __init__(self, observation_dim: int, widths: list[int]) -> None:
-        """Make an untrained one.
+    def __init__(self, observation_dim: int, widths: list[int], networks: int) -> None:
+        """Make untrained ones.
 
         Args:
             observation_dim: O.
-            widths: Of the hidden layers.
+            widths: Of the hidden layers of each.
+            networks: M.
         """
         super().__init__()
-        self.network = make_perceptron(observation_dim, widths)
+        self.members = nn.ModuleList(make_perceptron(observation_dim, widths) for _ in range(networks))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return the values (B,) of observations (B, O)."""
-        values: Tensor = self.network(observations).squeeze(-1)
-        return values
+        """Return the values (M, B) of observations (B, O), or of each network's own (M, B, O)."""
+        return ask_each(self.members, observations)
 
 
 class CriticModule(pl.LightningModule):
@@ -42,12 +42,11 @@ class CriticModule(pl.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: StateValue | Critic,
         name: str,
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
-        members: int | None = None,
     ) -> None:
         """Take the network.
 
@@ -57,31 +56,32 @@ class CriticModule(pl.LightningModule):
             learning_rate: The highest, reached after the warm-up; a cosine takes it to zero.
             weight_decay: Of AdamW.
             warmup_steps: Steps in which the learning rate rises from zero.
-            members: M, if each of the network's members shall learn from samples of its own, an Mth of a batch: the
-                mean of networks that see the same batches errs more.
         """
         super().__init__()
-        self.network, self.name, self.members = network, name, members
+        self.network, self.name = network, name
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
-        """Return the mean squared error of a batch."""
+        """Return the mean squared error of a batch, of which each of M networks sees another Mth.
+
+        The mean of networks that learn from samples of their own errs less than that of networks that see the same.
+        """
         del batch_idx
-        if self.members is not None:
-            samples = tuple(part.reshape(self.members, -1, *part.shape[1:]) for part in samples)
-        loss = self.errors(samples).mean()
+        number = len(self.network.members)
+        loss = self.errors(tuple(part.reshape(number, -1, *part.shape[1:]) for part in samples)).mean()
         self.log(f"train/{self.name}_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
-        """Measure the error, and what predicting nothing but 0 would have as one."""
+        """Measure the error of the networks' mean, and what predicting nothing but 0 would have as one."""
         del batch_idx
-        count = len(samples[-1])
-        self.log(f"val/{self.name}_loss", self.errors(samples).mean(), prog_bar=True, batch_size=count)
+        *given, wanted = samples
+        count, error = len(wanted), (self.network(*given).mean(0) - wanted).square().mean()
+        self.log(f"val/{self.name}_loss", error, prog_bar=True, batch_size=count)
         self.log(f"val/{self.name}_size", samples[-1].square().mean(), batch_size=count)
 
     def errors(self, samples: Samples) -> Tensor:
-        """Return the squared errors, (B,) or (M, B)."""
+        """Return the squared errors (M, B)."""
         *given, wanted = samples
         errors: Tensor = (self.network(*given) - wanted) ** 2
         return errors
