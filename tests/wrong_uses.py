@@ -64,7 +64,7 @@ TYPED = {
     "evaluate": {
         WHOLE: ("episodes", "seed", "sampler_seed", "environments", "delay", *SETTINGS_WHOLE),
         NUMBER: ("ref_min_score", "ref_max_score", *SETTINGS_NUMBER),
-        BOOL: ("video", "habit"),
+        BOOL: ("video", "habit", "reach_goal", "follow_states"),
     },
     "distill": {
         WHOLE: ("chunk", "recorded_states", "rounds", "visited_states", "max_steps", "samples_per_step", "seed"),
@@ -80,7 +80,7 @@ TYPED = {
         BOOL: ("write",),
     },
     "diagnose": {
-        WHOLE: ("episodes", "seed", "starts", "choice_steps", *SETTINGS_WHOLE[:2]),
+        WHOLE: ("episodes", "seed", "starts", "choice_steps", "recorded_episodes", *SETTINGS_WHOLE[:2]),
         BOOL: ("video", "reach_goal"),
     },
     "collect": {
@@ -389,6 +389,9 @@ ENVIRONMENTS = [
     Row(f"{VERBS['evaluate']} --env_id CartPole-v1", "has actions Discrete(2): only Box is supported"),
     Row("evaluate BARE", "does not name the environment it was trained for: give one, such as --env_id Hopper-v5"),
     Row(f"{VERBS['diagnose']} --reach_goal true", "reach_goal is for mazes, and Track-v0 is none: leave it out"),
+    Row(f"{VERBS['diagnose']} --recorded_episodes -1", "recorded_episodes is -1: a whole number from 0 on is needed"),
+    Row(f"{VERBS['evaluate']} --reach_goal true", "reach_goal is for mazes, and Track-v0 is none: leave it out"),
+    Row(f"{VERBS['evaluate']} --follow_states true", "follow_states is for mazes, and Track-v0 is none: leave it out"),
     Row(f"{VERBS['evaluate']} --ref_min_score 1", "ref_min_score is 1.0 and ref_max_score None: give both or neither"),
     Row(
         f"{VERBS['evaluate']} --ref_min_score 1 --ref_max_score 1", "ref_min_score 1.0 must lie below ref_max_score 1.0"
