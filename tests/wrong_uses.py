@@ -71,7 +71,7 @@ TYPED = {
         NUMBER: ("action_noise", "value_temperature", "learning_rate", "weight_decay", "validation_share"),
     },
     "critic": {
-        WHOLE: ("networks", "max_steps", "samples_per_step", "warmup_steps", "seed"),
+        WHOLE: ("state_values", "networks", "max_steps", "samples_per_step", "warmup_steps", "seed"),
         NUMBER: ("learning_rate", "weight_decay"),
     },
     "tune": {

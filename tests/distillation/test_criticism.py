@@ -14,7 +14,7 @@ from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.training.critic import CriticModule
 
-FEW = ["--max_steps", "5", "--widths", "[16]", "--networks", "2"]
+FEW = ["--max_steps", "5", "--widths", "[16]", "--networks", "2", "--state_values", "2"]
 
 
 def train(folder, tmp_path, *options):
@@ -78,7 +78,20 @@ def test_it_learns_which_of_the_actions_is_better(tmp_path, make_dataset, make_e
         episodes.append(make_episode(40, number, observations=observations, actions=actions, rewards=rewards))
     make_dataset("test/signs-v0", episodes)
     folder = write_tiny(tmp_path / "planner", task={"dataset_id": ["test/signs-v0"], "discount": 0.9})
-    train(folder, tmp_path, "--max_steps", 600, "--widths", "[32]", "--networks", 2, "--samples_per_step", 256)
+    train(
+        folder,
+        tmp_path,
+        "--max_steps",
+        600,
+        "--widths",
+        "[32]",
+        "--networks",
+        2,
+        "--state_values",
+        2,
+        "--samples_per_step",
+        256,
+    )
     report = json.loads((tmp_path / "output" / "critic.json").read_text())
     assert report["explained_variance"]["critic"] > 0.8
     assert report["return_std"] > report["advantage_std"] == pytest.approx(5 / np.sqrt(3), rel=0.1)
