@@ -7,9 +7,11 @@ import pytest
 import torch
 from fakes import UNITS, A, O, add_critic, contents, write_tiny
 
+from vgp_lightning.agent.deployment import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.distillation.criticism import Steps, advantages_of, take_steps
+from vgp_lightning.pipeline.companions import CRITIC
 from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.training.critic import CriticModule
@@ -118,8 +120,9 @@ def test_each_network_learns_from_samples_of_its_own():
 
 
 def test_a_folder_gets_a_critic_and_keeps_its_defaults(folder, tmp_path, capsys):
-    before = contents(folder)
+    before, planner = contents(folder), (hash_weights(folder), hash_configs(folder))
     train(folder, tmp_path, *FEW)
+    assert (hash_weights(folder), hash_configs(folder)) == planner  # what it played without a critic is still its own
     printed = capsys.readouterr().out
     assert "--batch_size 16 --n_guide_steps 0 --rank_by critic --choice_temperature 0.5 " in printed
     after = contents(folder)
@@ -127,7 +130,8 @@ def test_a_folder_gets_a_critic_and_keeps_its_defaults(folder, tmp_path, capsys)
     assert {name for name in before if before[name] != after[name]} == {"README.md"}
     options = ["--episodes", "2", "--video", "false", "--output_dir", str(tmp_path / "ranked")]
     main(["evaluate", str(folder), *options, "--rank_by", "critic", "--choice_temperature", "1"])
-    assert json.loads((tmp_path / "ranked" / "evaluation.json").read_text())["settings"]["rank_by"] == "critic"
+    report = json.loads((tmp_path / "ranked" / "evaluation.json").read_text())
+    assert (report["settings"]["rank_by"], report["critic"]) == ("critic", hash_weights(folder, CRITIC))
     options = ["--episodes", "1", "--starts", "1", "--video", "false", "--output_dir", str(tmp_path / "diagnosed")]
     main(["diagnose", str(folder), *options, "--choice_steps", "3", "--rank_by", "critic"])
     choice = json.loads((tmp_path / "diagnosed" / "diagnostics.json").read_text())["choice"]

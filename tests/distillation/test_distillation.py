@@ -14,6 +14,7 @@ from vgp_lightning.agent.deployment import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.distillation import distillation
 from vgp_lightning.export.folder import update_defaults, write_habit
+from vgp_lightning.pipeline.companions import HABIT
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 FEW = ["--recorded_states", "20", "--planned_states", "6", "--rounds", "1", "--visited_states", "12"]
@@ -53,7 +54,7 @@ def test_a_folder_gets_a_habit_that_is_evaluated_and_compared_with_its_teacher(f
         main(["evaluate", str(folder), "--episodes", "3", *output, *options])
     reports = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("teacher", "habit")]
     assert "habit" not in reports[0]
-    assert reports[1]["habit"] == hash_weights(folder, habit=True)
+    assert reports[1]["habit"] == hash_weights(folder, HABIT)
     assert "answering by habit" in capsys.readouterr().out
     main(["compare", str(tmp_path / "teacher"), str(tmp_path / "habit"), "--json", str(tmp_path / "compared.json")])
     compared = json.loads((tmp_path / "compared.json").read_text())

@@ -18,6 +18,7 @@ from vgp_lightning.agent.episodes import Failure
 from vgp_lightning.agent.playing import Keeping, play_claimed
 from vgp_lightning.agent.store import EpisodeStore, Item
 from vgp_lightning.data.writing import free_path, write_dataset
+from vgp_lightning.pipeline.companions import CRITIC
 
 
 def collect(
@@ -228,5 +229,6 @@ def _hash_behaviour(name: str) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     if not path.is_dir():
         return None
-    index = path / "model_index.json"  # the settings of planning are in it
-    return f"{hash_weights(path)} {hash_configs(path)} {hashlib.sha256(index.read_bytes()).hexdigest()}"
+    index = path / "model_index.json"
+    settings = hashlib.sha256(index.read_bytes()).hexdigest()
+    return f"{hash_weights(path)} {hash_weights(path, CRITIC)} {hash_configs(path)} {settings}"

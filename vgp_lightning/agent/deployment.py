@@ -23,7 +23,7 @@ from vgp_lightning.agent.environments import close, environment_of, has_time_lim
 from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.agent.trust import trusted_spec
-from vgp_lightning.pipeline.companions import HABIT
+from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
@@ -175,9 +175,15 @@ class Deployment:
         finally:
             close(environments)
 
-    def identify(self, environments: VectorEnv) -> dict[str, Any]:
-        """Return what decides an episode's numbers beside its seeds and the settings, for an ``EpisodeStore``."""
+    def identify(self, environments: VectorEnv, critic: bool = False) -> dict[str, Any]:
+        """Return what decides an episode's numbers beside its seeds and the settings, for an ``EpisodeStore``.
+
+        Args:
+            environments: Where it is played.
+            critic: Whether the folder's critic may have a part in it.
+        """
         return {
+            **({"critic": hash_weights(self.folder, CRITIC)} if critic else {}),
             "env_id": self.env_id,
             "env_spec": describe_environment(first_of(environments)),
             "weights_sha256": hash_weights(self.folder),
@@ -306,25 +312,30 @@ def describe_environment(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]
     return described
 
 
-def hash_weights(folder: Path, habit: bool = False) -> str | None:
+def hash_weights(folder: Path, companion: Place | None = None) -> str | None:
     """Return one hash of the names and contents of a folder's weight files; None if it has none.
 
     Args:
         folder: The pipeline folder.
-        habit: Those of its habit; else those of its planner.
+        companion: Those of its habit or its critic; None: those of its planner.
     """
     found = (path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
-    files = sorted(path for path in found if (path.parent.name in HABIT.folders) == habit)
+    files = sorted(path for path in found if _companion_of(path) is companion)
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return whole.hexdigest() if files else None
 
 
+def _companion_of(path: Path) -> Place | None:
+    """Return which companion a file in a subfolder belongs to; None: to the planner itself."""
+    return next((place for place in (HABIT, CRITIC) if path.parent.name in place.folders), None)
+
+
 def hash_configs(folder: Path) -> str:
     """Return one hash of the planner's configurations: of its networks, its scheduler and its normalisation."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*/*.json") if path.parent.name not in HABIT.folders):
+    for path in sorted(path for path in folder.glob("*/*.json") if _companion_of(path) is None):
         whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
     index = folder / "model_index.json"
     if index.is_file():

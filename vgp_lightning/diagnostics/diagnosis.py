@@ -115,7 +115,7 @@ def diagnose(
         prepare(output)
         deployed.choose_threads(environments.num_envs, **settings)
         asked = {"settings": dict(resolved), "reach_goal": reach_goal, "seed": seed}
-        identity = {"verb": "diagnose", **deployed.identify(environments), **asked}
+        identity = {"verb": "diagnose", **deployed.identify(environments, deployed.pipeline.has_critic), **asked}
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             items = list_items(range(seed, seed + episodes))
             say_played(store, sum(item in store.finished for item in items), episodes)

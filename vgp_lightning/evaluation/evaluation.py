@@ -22,6 +22,7 @@ from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
 from vgp_lightning.evaluation.summary import print_summary, write, write_pictures
+from vgp_lightning.pipeline.companions import CRITIC, HABIT
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.folders import prepare
 from vgp_lightning.report.statistics import summarize, wilson_interval
@@ -205,7 +206,9 @@ def evaluate(
         prepare(output)
         asked = {"settings": dict(agent.resolved), "seed": seed, "sampler_seed": sampler_seed}
         if habit:
-            asked["habit"] = hash_weights(deployed.folder, habit=True)
+            asked["habit"] = hash_weights(deployed.folder, HABIT)
+        elif agent.resolved["rank_by"] == "critic":
+            asked["critic"] = hash_weights(deployed.folder, CRITIC)
         # Without these the identity is that of versions which had none of them, whose episodes are the same.
         special = {"delay": delay, "reach_goal": reach_goal, "follow_states": follow_states}
         used = {name: value for name, value in special.items() if value}

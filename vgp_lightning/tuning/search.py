@@ -99,7 +99,7 @@ def tune(
     with deployed.environments(1, max_episode_steps=max_episode_steps) as sample:
         identity = {
             "verb": "tune",
-            **deployed.identify(sample),
+            **deployed.identify(sample, deployed.pipeline.has_critic),
             **asked,
             "configurations": configurations,
             "holdout_episodes": holdout_episodes,
