@@ -42,7 +42,7 @@ def test_above_0_the_candidates_are_weighed_by_a_softmax_of_their_standard_score
     weights = np.exp(standard / 0.5) / np.exp(standard / 0.5).sum()
     np.testing.assert_allclose(plan.actions[0], np.tensordot(weights, actions[0].numpy(), 1), rtol=1e-5)
     np.testing.assert_allclose(plan.values[0], weights @ [3, 6, 9], rtol=1e-5)
-    np.testing.assert_allclose(plan.actions[1], actions[1].mean(0), rtol=1e-5)  # nothing tells them apart
+    assert torch.equal(plan.actions[1], actions[1, 0])  # nothing tells them apart: as without a choice
 
 
 def test_what_all_candidates_agree_in_stays_to_the_last_bit():
@@ -55,9 +55,11 @@ def test_what_all_candidates_agree_in_stays_to_the_last_bit():
 def test_a_candidate_without_a_finite_score_has_no_weight_not_even_where_it_is_infinite_itself():
     actions, observations = candidates(3)
     actions[:, 0] = float("inf")
-    scores = torch.tensor([[NAN, 1.0, 1.0], [-float("inf"), 1.0, 1.0]])
+    scores = torch.tensor([[NAN, 1.0, 3.0], [-float("inf"), 1.0, 3.0]])
     plan = choose(actions, observations, scores, scores, 1.0, keep_all=False)
-    np.testing.assert_allclose(plan.actions, actions[:, 1:].mean(1), rtol=1e-5)
+    weights = np.exp([-1, 1]) / np.exp([-1, 1]).sum()
+    expected = np.einsum("k,nkha->nha", weights, actions[:, 1:].numpy())
+    np.testing.assert_allclose(plan.actions, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -86,10 +88,15 @@ def test_at_temperature_zero_the_best_counts_alone():
 
 
 def test_candidates_without_a_value_count_nothing_and_all_alike_where_none_has_one():
-    values = torch.tensor([[1.0, NAN, 1.0], [NAN, NAN, NAN], [2.0, 2.0, 2.0], [INF, 1.0, 1.0]])
-    weights = weigh(values, 1.0)
-    third = [1 / 3] * 3
-    torch.testing.assert_close(weights, torch.tensor([[0.5, 0, 0.5], third, third, [0, 0.5, 0.5]]))
+    weights = weigh(torch.tensor([[1.0, NAN, 1.5], [NAN, NAN, NAN], [INF, 1.5, 1.0]]), 1.0)
+    low, high = np.exp([-1, 1]) / np.exp([-1, 1]).sum()
+    torch.testing.assert_close(weights, torch.tensor([[low, 0, high], [1 / 3] * 3, [0, high, low]]).float())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1e6])
+def test_where_scores_are_the_same_the_first_counts_alone_as_without_a_choice(temperature):
+    weights = weigh(torch.tensor([[0.1, 0.1, 0.1], [NAN, 0.1, 0.1], [-3.0, NAN, NAN]]), temperature)
+    assert weights.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def test_weights_do_not_depend_on_the_unit_of_the_scores():

@@ -79,7 +79,8 @@ def weigh(scores: torch.Tensor, temperature: float) -> torch.Tensor:
 
     They are relative to the other candidates of the observation, so that one temperature suits all tasks. A candidate
     without a finite score counts nothing; where none has one, because the planner has no value function, all count
-    alike.
+    alike. Where all scores are the same they tell nothing: then the first candidate counts alone, which is what the
+    planner would do without a choice.
 
     Args:
         scores: (N, K).
@@ -92,4 +93,7 @@ def weigh(scores: torch.Tensor, temperature: float) -> torch.Tensor:
     deviation = (centred.square().sum(1, keepdim=True) / number).sqrt()
     standard = (centred / deviation.clamp(min=1e-30)).where(finite | ~finite.any(1, keepdim=True), -math.inf)
     best = standard.amax(1, keepdim=True)
-    return torch.softmax((standard - best) / max(temperature, 1e-9), dim=1).float()
+    weights = torch.softmax((standard - best) / max(temperature, 1e-9), dim=1)
+    first = finite & (finite.cumsum(1) == 1)
+    lowest, highest = scores.where(finite, math.inf).amin(1), scores.where(finite, -math.inf).amax(1)
+    return torch.where((lowest == highest)[:, None], first, weights).float()
