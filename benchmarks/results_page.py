@@ -237,8 +237,8 @@ def choices(results: dict[str, Recipe]) -> str:
                 continue
             by, cells = choice["by"], []
             for name in ("value", "critic"):
-                cells += [said(by[name]["rank_correlation"], 2), said(by[name]["gain"], 1, sign=True)]
-            reached = said(by["value"]["repeatability"], 2), said(by["value"]["possible"], 1, sign=True)
+                cells += [said(by[name]["rank_correlation"], 2), said(by[name]["gain"], 2, sign=True)]
+            reached = said(by["value"]["repeatability"], 2), said(by["value"]["possible"], 2, sign=True)
             held_out = number(training["training"]["validation"]["val/rank_correlation"], 2)
             lines.append([row, str(training["seed"]), str(choice["states"]), held_out, *cells, *reached])
     ranks = [f"{what}, by {name}" for name in ("value", "critic") for what in ("rank correlation", "gain")]
