@@ -154,8 +154,10 @@ def test_the_best_settings_are_found_confirmed_and_become_the_folders(folder, tm
 
     out = plain(capsys)
     assert "On the held-out seeds the winner returns more: the settings of the winner are now the defaults of" in out
-    for words in ("default", "winner", "temperature", "held-out seeds 2000040 to 2000045", "better by 5"):
+    for words in ("default", "winner", "temperature", "held-out seeds 2000040 to 2000045"):
         assert words in out
+    assert "winner against default: the winner is better by 5 [5, 5]" in out
+    assert "winner against one plan: the winner is better by 5 [5, 5]" in out
 
 
 def test_the_report_says_what_became_of_each_and_what_the_numbers_are_of(folder, tmp_path):

@@ -37,8 +37,9 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for difference in held_out["differences"].values():
-        console.print(difference["verdict"], markup=False, highlight=False, soft_wrap=True)
+    for pair, difference in held_out["differences"].items():
+        words = f"{pair.replace(' - ', ' against ')}: {difference['verdict']}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     outcome = {
         "default won": "No configuration returned more than the folder's defaults: ",
         "not better": "On the held-out seeds the test does not tell that the winner returns more: ",
