@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.plan_returns import cut_episodes
-from benchmarks.pointmaze import CONTROLLER, reach_goal
+from benchmarks.pointmaze import find_controller, reach_goal
 from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import make_environments, rollout
 from vgp_lightning.agent.planning import PlanningAgent
@@ -99,7 +99,7 @@ def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: f
             pipeline,
             replan_every=10,
             conditions=reach_goal,
-            controller=CONTROLLER,
+            controller=find_controller(environments),
             batch_size=8,
             num_inference_steps=20,
             **settings,

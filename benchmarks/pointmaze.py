@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from vgp_lightning.agent.behaviours import WaypointBehaviour
-from vgp_lightning.agent.controllers import PositionController
-from vgp_lightning.agent.deployment import load_pipeline
+from vgp_lightning.agent.controllers import Controller
+from vgp_lightning.agent.deployment import first_of, load_pipeline
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.mazes import find_maze
+from vgp_lightning.agent.mazes import find_maze, follow_plans, need_maze
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.diagnostics.denoising import plot_paths
 from vgp_lightning.evaluation.evaluation import evaluate_agent
@@ -34,9 +33,6 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 # The flat observation: achieved goal (the position), desired goal, position, velocity.
 ACHIEVED, DESIRED, POSITION, VELOCITY = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
-# The gains of the behaviour policy that collects such data; here the damping acts on the difference to the planned
-# velocity.
-CONTROLLER = PositionController((4, 5), (6, 7), WaypointBehaviour.GAIN, WaypointBehaviour.DAMPING)
 
 
 def reach_goal(observations: NDArray[np.floating]) -> dict[int, NDArray[np.floating]]:
@@ -46,12 +42,18 @@ def reach_goal(observations: NDArray[np.floating]) -> dict[int, NDArray[np.float
     return {-1: last}
 
 
+def find_controller(environments: VectorEnv) -> Controller:
+    """Return what leads the point of a maze along the states of a plan."""
+    first = first_of(environments)
+    return follow_plans(need_maze(find_maze(first), "the controller", str(first.spec and first.spec.id)))
+
+
 def measure(
     pipeline: ValueGuidedPlannerPipeline, environments: VectorEnv, episodes: int, replan_every: int, **settings: Any
 ) -> list[dict[str, Any]]:
     """Play the same seeds for each row."""
     rows: list[dict[str, Any]] = []
-    for actor, controller in (("position controller", CONTROLLER), ("plan's own actions", None)):
+    for actor, controller in (("position controller", find_controller(environments)), ("plan's own actions", None)):
         for replan in (0, replan_every):
             agent = PlanningAgent(
                 pipeline, replan_every=replan, conditions=reach_goal, controller=controller, **settings
@@ -73,7 +75,7 @@ def measure(
 
 def draw(environments: VectorEnv, plans: Plan, path: Path) -> None:
     """Draw some environments' candidates in the maze, from the start (a dot) to the goal (a star)."""
-    maze = find_maze(environments.envs[0])  # type: ignore[attr-defined]
+    maze = find_maze(first_of(environments))
     if maze is None or plans.candidates is None:
         raise ValueError("a picture needs an environment with a maze and plans with return_candidates=True")
     observations = plans.candidates.observations[:6].cpu().numpy()  # (N, K, H, O), the best first

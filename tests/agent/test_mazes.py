@@ -65,6 +65,15 @@ def test_places_are_those_of_the_observations_that_wrappers_leave():
     assert find_maze(FlattenObservation(FilterObservation(Cellar(), ["desired_goal"]))) is None
 
 
+def test_a_point_whose_position_and_velocity_a_wrapper_hides_is_in_a_maze_but_cannot_be_led():
+    pytest.importorskip("gymnasium_robotics")
+    environments = make_environments("PointMaze_UMaze-v3", 1)
+    point = environments.envs[0].unwrapped
+    maze = find_maze(FlattenObservation(FilterObservation(point, ["achieved_goal", "desired_goal"])))
+    environments.close()
+    assert (maze.position, maze.goal, maze.state) == (slice(0, 2), slice(2, 4), None)
+
+
 def test_only_a_point_can_be_led_along_the_states_of_a_plan():
     with pytest.raises(ValueError, match="follow_states is for mazes with a point in them"):
         follow_plans(find_maze(FlattenObservation(Cellar())))

@@ -59,11 +59,22 @@ def find_maze(environment: gymnasium.Env[Any, Any]) -> Maze | None:
         if cell == 1
     ]
     walls = np.array(cells, dtype=np.float64).reshape(-1, 2)
-    state = None
-    if hasattr(environment.unwrapped, "point_env"):
-        x, y, *velocities = range(places["observation"].start, places["observation"].stop)
-        state = (x, y), (velocities[0], velocities[1])
+    state, seen = None, places.get("observation", slice(0, 0))  # a wrapper may have removed it
+    if hasattr(environment.unwrapped, "point_env") and seen.stop - seen.start == 4:
+        x, y, along_x, along_y = range(seen.start, seen.stop)
+        state = (x, y), (along_x, along_y)
     return Maze(walls, float(maze.maze_size_scaling), places["achieved_goal"], places["desired_goal"], state)
+
+
+def need_maze(maze: Maze | None, option: str, env_id: str) -> Maze:
+    """Return the maze that an option is about.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if maze is None:
+        raise ValueError(f"{option} is for mazes, and {env_id} is none: leave it out")
+    return maze
 
 
 def end_at_goal(maze: Maze) -> Conditions:

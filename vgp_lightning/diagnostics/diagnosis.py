@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.episodes import Episode
-from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze
+from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze, need_maze
 from vgp_lightning.agent.planning import Conditions
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
@@ -105,9 +105,7 @@ def diagnose(
         deployed.environments(1, max_episode_steps=max_episode_steps) as replays,
     ):
         maze = find_maze(first_of(environments))
-        if reach_goal and maze is None:
-            raise ValueError(f"reach_goal is for mazes, and {deployed.env_id} is none: leave it out")
-        conditions = end_at_goal(maze) if reach_goal and maze is not None else None
+        conditions = end_at_goal(need_maze(maze, "reach_goal", deployed.env_id)) if reach_goal else None
         agent = deployed.agent(conditions, **settings)
         resolved = deployed.pipeline.resolve_settings(**settings)
         if resolved["planning_horizon"] < 2:

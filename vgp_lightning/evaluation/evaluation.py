@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of, hash_weights
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
-from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans
+from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need_maze
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
@@ -191,11 +191,8 @@ def evaluate(
     if reach_goal or follow_states:
         with deployed.environments(1, max_episode_steps=max_episode_steps) as one:
             maze = find_maze(first_of(one))
-        if maze is None:
-            option = "reach_goal" if reach_goal else "follow_states"
-            raise ValueError(f"{option} is for mazes, and {deployed.env_id} is none: leave it out")
-        conditions = end_at_goal(maze) if reach_goal else None
-        controller = follow_plans(maze) if follow_states else None
+        conditions = end_at_goal(need_maze(maze, "reach_goal", deployed.env_id)) if reach_goal else None
+        controller = follow_plans(need_maze(maze, "follow_states", deployed.env_id)) if follow_states else None
     agent = deployed.agent(conditions, controller, habit=habit, delay=delay, **settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments
