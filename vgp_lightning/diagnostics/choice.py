@@ -127,7 +127,11 @@ def examine_choice(
         }
     found |= {name: judge(*values) for name, values in shown.items()}
     rankings = {"value": unguided.values, "critic": unguided.advantages}
-    found["by"] = {name: judge(ranks, realised) for name, ranks in rankings.items() if ranks is not None}
+    found["by"] = {
+        name: found["unguided"] if ranks is unguided.scores else judge(ranks, realised)
+        for name, ranks in rankings.items()
+        if ranks is not None
+    }
     findings.numbers[part] = found
     findings.figures[part] = plot_choice(shown, trial.steps)
 
