@@ -19,6 +19,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,12 @@ from vgp_lightning.evaluation.comparison import compare
 from vgp_lightning.evaluation.evaluation import evaluate
 from vgp_lightning.export.trained import export
 from vgp_lightning.pipeline.companions import CRITIC, has_companion
-from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.statistics import summarize
 
 CONFIGS = results_page.ROOT / "configs"
 UNGUIDED = results_page.UNGUIDED  # neither guided nor chosen: what the others have to return more than
-# What each planner has in place of the recipe's settings.
-_VALUE, _GUIDED = {"rank_by": "value", "choice_temperature": 0.0}, {"n_guide_steps": 1}
-PLANNERS: dict[str, dict[str, Any]] = {
-    UNGUIDED: dict(ONE_PLAN),
-    "best by value": {"batch_size": 16, "n_guide_steps": 0, **_VALUE},
-    "weighed by critic": {"batch_size": 16, "n_guide_steps": 0, "rank_by": "critic", "choice_temperature": 0.5},
-    "guided": {**ONE_PLAN, **_GUIDED},
-    "guided, best by value": {"batch_size": 16, **_VALUE, **_GUIDED},
-}
+PLANNERS = results_page.PLANNERS
 FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of manual trials
 AT_ONCE = 20  # environments that are stepped together
 EPISODES = {"pointmaze": 50}  # of evaluation, where they are short
@@ -110,6 +102,7 @@ def describe_training(folder: Path) -> dict[str, Any]:
     }
 
 
+@cache  # several trainings have the same
 def describe_dataset(dataset_id: str) -> dict[str, Any]:
     """Return a summary of the episode returns of a dataset, those of its behaviour policy."""
     dataset = minari.load_dataset(dataset_id)
@@ -180,7 +173,7 @@ def gather(recipe: str, machine: str, seed: int, folder: Path) -> dict[str, Any]
 
 
 def shorten(report: dict[str, Any]) -> dict[str, Any]:
-    """Return of an evaluation what the page and its tests need, the episodes in the order of their seeds."""
+    """Return of an evaluation what is kept, the episodes in the order of their seeds."""
     episodes = sorted(report["episodes"], key=lambda one: one["seed"])
     kept = ("return_mean", "return_ci95", "return_iqm", "length_mean", "terminated_share", "success_rate", "settings")
     return {name: report[name] for name in kept} | {

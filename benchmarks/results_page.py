@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vgp_lightning.evaluation.scores import Reference, normalized_score
+from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.figures import BLUE, GREY, ORANGE
 from vgp_lightning.report.statistics import LEVEL, Trainings, holm, summarize_trainings
 
@@ -28,7 +29,14 @@ ORDER = (
     *("pointmaze-umaze", "pointmaze-medium", "pointmaze-large"),
 )
 BEHAVIOUR, UNGUIDED = "behaviour", "one plan"
-PLANNERS = (UNGUIDED, "best by value", "weighed by critic", "guided", "guided, best by value")
+# What each planner has in place of the recipe's settings.
+PLANNERS: dict[str, dict[str, Any]] = {
+    UNGUIDED: {**ONE_PLAN},
+    "best by value": {**ONE_PLAN, "batch_size": 16},
+    "weighed by critic": {**ONE_PLAN, "batch_size": 16, "rank_by": "critic", "choice_temperature": 0.5},
+    "guided": {**ONE_PLAN, "n_guide_steps": 1},
+    "guided, best by value": {**ONE_PLAN, "batch_size": 16, "n_guide_steps": 1},
+}
 # The suffix of a recipe's name in a row, and the description of all such rows.
 MACHINES = {
     "cpu": ("", "the CPU overlays (`configs/cpu/`), small networks; the paper's are larger and trained far longer"),
@@ -116,14 +124,12 @@ def table(headings: list[str], lines: list[list[str]]) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def say(found: Trainings, digits: int, change: Callable[[float], float] = float, sign: bool = False) -> str:
+def say(found: Trainings, digits: int, change: Callable[[float], float] = float) -> str:
     """Return a mean over trainings, its interval, and the range of their means, as text."""
-    words = interval(
-        change(found.mean), None if found.ci95 is None else [change(end) for end in found.ci95], digits, sign
-    )
+    words = interval(change(found.mean), None if found.ci95 is None else [change(end) for end in found.ci95], digits)
     if found.count == 1:
         return words
-    return f"{words} ({number(change(found.lowest), digits, sign)} to {number(change(found.highest), digits, sign)})"
+    return f"{words} ({number(change(found.lowest), digits)} to {number(change(found.highest), digits)})"
 
 
 def scores(results: dict[str, Recipe]) -> str:
@@ -170,7 +176,7 @@ def returns(results: dict[str, Recipe]) -> str:
 
 def pairs(results: dict[str, Recipe]) -> str:
     """Return the table of paired differences from one plan, on the same seeds: of each training by itself."""
-    lines, names = [], PLANNERS[1:]
+    lines, names = [], list(PLANNERS)[1:]
     for row, recipe in results.items():
         for training in recipe:
             cells = []
