@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # `make lock`: the tool that writes the lock, and UPGRADE=--upgrade.
 UV ?= 0.13.9
 UPGRADE ?=
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-package torch --no-annotate --no-header --quiet
 
 # `make results RECIPES=hopper-medium MACHINE=gpu` for one of them, or for a GPU.
 RECIPES ?=
@@ -28,12 +29,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements.lock vgp_lightni
 	$(BIN)/python -m pip check
 	touch $@
 
-# Write requirements.lock (exact versions with hashes, for all platforms) and constraints.txt (the same versions, for
-# pip install --constraint). Versions stay as they are where the bounds allow it; UPGRADE=--upgrade takes the newest.
-lock: install
+# What the site, the pages and their tests need besides: Sphinx, Gradio and Playwright, which a newcomer need not wait for.
+$(VENV)/.installed-all: $(VENV)/.installed requirements-all.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-all.lock
+	$(BIN)/python -m pip check
+	touch $@
+
+# Write requirements-all.lock (exact versions with hashes, for all platforms), requirements.lock (of these, those that
+# make install takes) and constraints.txt (all versions, for pip install --constraint). Versions stay as they are where the bounds allow it; UPGRADE=--upgrade takes the newest.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==$(UV)
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-package torch --no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK) $(UPGRADE) --output-file requirements-all.lock
+	$(BIN)/uv pip compile pyproject.toml $(addprefix --extra ,maze program tables dev) --constraint requirements-all.lock \
+	  $(LOCK) --output-file requirements.lock
 	$(BIN)/python docs/constraints.py
 
 demo: install

@@ -56,18 +56,27 @@ def test_the_constraints_hold_a_version_within_the_bounds_of_every_dependency(re
 
 
 def test_the_constraints_are_the_versions_of_the_lock():
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements-all.lock").read_text()
 
     assert (ROOT / "constraints.txt").read_text() == constraints.constraints(lock, TEXT)
     locked = {line.split("==")[0] for line in lock.splitlines() if "==" in line.split(";")[0]}
     assert locked | {"torch"} == set(pinned())
 
 
-def test_each_entry_of_the_lock_has_a_hash():
-    entries = (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+def entries(lock):
+    return (ROOT / lock).read_text().replace("\\\n", " ").splitlines()
 
-    assert len(entries) > 100
-    assert [entry for entry in entries if not re.search(r" --hash=sha256:[0-9a-f]{64}\b", entry)] == []
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-all.lock"])
+def test_each_entry_of_a_lock_has_a_hash(lock):
+    assert len(entries(lock)) > 100
+    assert [entry for entry in entries(lock) if not re.search(r" --hash=sha256:[0-9a-f]{64}\b", entry)] == []
+
+
+def test_what_make_install_takes_is_a_part_of_all_and_leaves_out_what_a_newcomer_need_not_wait_for():
+    part, everything = ({entry.split()[0] for entry in entries(f"requirements{end}.lock")} for end in ("", "-all"))
+    assert part < everything
+    assert {entry.split("==")[0] for entry in everything - part} >= {"gradio", "playwright", "sphinx"}
 
 
 def test_the_package_declares_what_it_imports_and_nothing_else():
