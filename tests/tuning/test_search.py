@@ -204,7 +204,9 @@ def test_where_nothing_is_to_be_written_the_folder_stays(folder, tmp_path, capsy
     assert "is unchanged because of --write false" in plain(capsys)
 
 
-def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tmp_path, monkeypatch, capsys):
+def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written_but_the_evidence_is(
+    folder, tmp_path, monkeypatch, capsys
+):
     before, play = contents(folder), Contest._play
 
     def nothing_pays(contest, players, seeds, description):
@@ -215,11 +217,19 @@ def test_a_winner_that_is_not_better_on_held_out_seeds_is_not_written(folder, tm
     monkeypatch.setattr(Contest, "_play", nothing_pays)
     report = run(folder, tmp_path)
     assert report["winner"] != 0
-    assert (report["outcome"], report["written"]) == ("not better", False)
+    assert (report["outcome"], report["chosen"], report["written"]) == ("not better", "default", True)
     verdict = report["holdout"]["differences"]["winner - default"]["verdict"]
     assert verdict.startswith("no significant difference: the default and the winner")
-    assert contents(folder) == before
-    assert "the test does not tell that the winner returns more: " in plain(capsys)
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["default_settings"]
+    after = contents(folder)
+    assert {name for name in before if before[name] != after[name]} == {"model_index.json", "README.md"}
+    assert (
+        "Why these: `vgp tune` kept these settings by returns in Steady-v0, on the held-out seeds 2000040 to 2000045: "
+        "+0 [0, 0] (6 pairs, p = 1) against the search's winner; +0 [0, 0] (6 pairs, p = 1) against one plan.\n"
+    ) in (folder / "README.md").read_text()
+    out = plain(capsys)
+    assert "the test does not tell that the winner returns more: the defaults of" in out
+    assert "stay, and its card says why" in out
 
 
 def test_defaults_that_return_less_than_one_plan_give_way_to_it(tmp_path, monkeypatch, capsys):

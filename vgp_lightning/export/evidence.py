@@ -15,8 +15,9 @@ def describe_evidence(evidence: Mapping[str, Any] | None, settings: Settings) ->
     """
     if evidence is not None:
         found = "; ".join(map(_say_compared, evidence["compared"]))
+        verb = "kept" if evidence.get("kept") else "chose"  # before 0.2 it left evidence only for what it chose
         return (
-            f"`vgp tune` chose these settings by returns in {evidence['env_id']}, on the held-out seeds "
+            f"`vgp tune` {verb} these settings by returns in {evidence['env_id']}, on the held-out seeds "
             f"{evidence['first_seed']} to {evidence['last_seed']}: {found}."
         )
     if ONE_PLAN.items() <= settings.items():

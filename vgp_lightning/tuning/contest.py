@@ -297,21 +297,29 @@ class Contest:
             picture.savefig(path, dpi=110)
 
     def write_chosen(self, report: dict[str, Any], write: bool) -> dict[str, Any]:
-        """Write what was chosen into the folder as its defaults, if it is other than these, and return the report."""
+        """Write what was chosen into the folder as its defaults, with the evidence, and return the report.
+
+        Where the defaults stay, the evidence for them is written.
+        """
         store, path = self._store, self._output / "tuning.json"
+        held_out, name = report["holdout"], report["chosen"]
+        compared = [seen_from(name, *one) for one in held_out["differences"].items() if name in one[0]]
         with store.exclusively():
-            if write and report["chosen"] != "default" and not store.known("written"):
-                held_out, name = report["holdout"], report["chosen"]
+            if write and compared and not store.known("written"):
                 default, chosen = report["default_settings"], held_out[name]["settings"]
                 store.fact("writing", lambda: chosen)  # the folder's defaults from now on, if all goes well
-                changed = {name: value for name, value in chosen.items() if value != default[name]}
                 evidence = {
                     "env_id": report["env_id"],
+                    "kept": name == "default",
                     "first_seed": held_out["seeds"][0],
                     "last_seed": held_out["seeds"][-1],
-                    "compared": [seen_from(name, *one) for one in held_out["differences"].items() if name in one[0]],
+                    "compared": compared,
                 }
-                update_defaults(self._deployed.folder, changed, evidence)
+                update_defaults(
+                    self._deployed.folder,
+                    {setting: value for setting, value in chosen.items() if value != default[setting]},
+                    evidence,
+                )
                 store.fact("written", lambda: True)
             report = report | {"written": bool(store.known("written"))}
             if not path.is_file() or path.read_text() != json.dumps(report, indent=2) + "\n":

@@ -86,10 +86,11 @@ def seen_from(name: str, pair: str, difference: Mapping[str, Any]) -> dict[str, 
     """
     first, second = pair.split(" - ")
     ends, sign = difference["ci95"] or [], 1 if name == first else -1
+    zero = 0.0  # added, because it makes -0.0, which an equal pair would have from the other side, 0.0
     return {
         "with": second if name == first else first,
         "pairs": difference["pairs"],
-        "difference": sign * difference["difference"],
-        "ci95": sorted(sign * end for end in ends) or None,
+        "difference": sign * difference["difference"] + zero,
+        "ci95": sorted(sign * end + zero for end in ends) or None,
         "permutation_p": difference["permutation_p"],
     }

@@ -47,7 +47,9 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
         "default too slow": f"The defaults take longer than {report['latency_ms']} ms: ",
         "better": "On the held-out seeds the winner returns more: ",
     }[report["outcome"]]
-    if report["written"]:
+    if report["written"] and report["chosen"] == "default":
+        outcome += f"the defaults of {report['pipeline']} stay, and its card says why"
+    elif report["written"]:
         outcome += f"the settings of {'one plan' if report['chosen'] == 'one plan' else 'the winner'} are now the "
         outcome += f"defaults of {report['pipeline']}"
     else:
