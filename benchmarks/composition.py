@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.plan_returns import cut_episodes
-from benchmarks.pointmaze import find_controller, reach_goal
+from benchmarks.pointmaze import find_way
 from vgp_lightning.agent.deployment import load_pipeline
 from vgp_lightning.agent.environments import make_environments, rollout
 from vgp_lightning.agent.planning import PlanningAgent
@@ -85,6 +85,7 @@ def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: f
     """Reach the same goals with and without a disc to keep out of."""
     pipeline = load_pipeline(Path(folder))
     environments = make_environments(pipeline.task["env_id"], episodes, continuing_task=False)
+    reach_goal, follow = find_way(environments)
     rows = []
     avoiding = {
         "objectives": [(1.0, keep_out(centre, radius + MARGIN))],
@@ -99,7 +100,7 @@ def maze_rows(folder: str, episodes: int, centre: tuple[float, float], radius: f
             pipeline,
             replan_every=10,
             conditions=reach_goal,
-            controller=find_controller(environments),
+            controller=follow,
             batch_size=8,
             num_inference_steps=20,
             **settings,

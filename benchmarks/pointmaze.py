@@ -13,39 +13,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from diffusers.utils import logging
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from vgp_lightning.agent.controllers import Controller
 from vgp_lightning.agent.deployment import first_of, load_pipeline
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.agent.mazes import find_maze, follow_plans, need_maze
-from vgp_lightning.agent.planning import PlanningAgent
+from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need_maze
+from vgp_lightning.agent.planning import Conditions, PlanningAgent
 from vgp_lightning.diagnostics.denoising import plot_paths
 from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
-# The flat observation: achieved goal (the position), desired goal, position, velocity.
-ACHIEVED, DESIRED, POSITION, VELOCITY = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
 
-
-def reach_goal(observations: NDArray[np.floating]) -> dict[int, NDArray[np.floating]]:
-    """Return the conditions: the plan's last step is at the goal, at any velocity."""
-    last = np.full_like(observations, np.nan)
-    last[:, ACHIEVED] = last[:, POSITION] = observations[:, DESIRED]
-    return {-1: last}
-
-
-def find_controller(environments: VectorEnv) -> Controller:
-    """Return what leads the point of a maze along the states of a plan."""
+def find_way(environments: VectorEnv) -> tuple[Conditions, Controller]:
+    """Return what makes plans end at the goal, and what leads the point along their states."""
     first = first_of(environments)
-    return follow_plans(need_maze(find_maze(first), "the controller", str(first.spec and first.spec.id)))
+    maze = need_maze(find_maze(first), "the benchmark", str(first.spec and first.spec.id))
+    return end_at_goal(maze), follow_plans(maze)
 
 
 def measure(
@@ -53,7 +42,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Play the same seeds for each row."""
     rows: list[dict[str, Any]] = []
-    for actor, controller in (("position controller", find_controller(environments)), ("plan's own actions", None)):
+    reach_goal, follow = find_way(environments)
+    for actor, controller in (("position controller", follow), ("plan's own actions", None)):
         for replan in (0, replan_every):
             agent = PlanningAgent(
                 pipeline, replan_every=replan, conditions=reach_goal, controller=controller, **settings
@@ -102,6 +92,7 @@ def main() -> None:
     environments = make_environments(environment, min(options.episodes, 20), continuing_task=False)
     if options.picture is not None:
         observations, _ = environments.reset(seed=list(range(environments.num_envs)))
+        reach_goal, _ = find_way(environments)
         draw(
             environments,
             pipeline(observations, conditions=reach_goal(observations), **settings | {"return_candidates": True}),

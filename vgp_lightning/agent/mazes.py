@@ -78,11 +78,16 @@ def need_maze(maze: Maze | None, option: str, env_id: str) -> Maze:
 
 
 def end_at_goal(maze: Maze) -> Conditions:
-    """Return the condition that plans end at the goal, at any velocity."""
+    """Return the condition that plans end at the goal, at any velocity.
+
+    The observation of a point has its position twice, as what was achieved and in its state: both are at the goal.
+    """
 
     def condition(observations: NDArray[np.floating]) -> dict[int, NDArray[np.floating]]:
         last = np.full_like(observations, np.nan)
         last[:, maze.position] = observations[:, maze.goal]
+        if maze.state is not None:
+            last[:, maze.state[0]] = observations[:, maze.goal]
         return {-1: last}
 
     return condition
