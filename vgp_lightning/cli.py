@@ -36,6 +36,9 @@ _GOES_ON = "the episodes that were finished are kept: the same command goes on f
 _FITS = "last.ckpt, if there is one yet, is kept: the same command with --ckpt_path last goes on from there"
 _VERBS = {
     "collect": _Verb("let a behaviour act and write a Minari dataset", "agent.collection", "collect", kept=_GOES_ON),
+    "import-data": _Verb(
+        "write a Minari dataset from HDF5, npz, CSV, parquet or LeRobot", "data.importing", "import_data", True
+    ),
     "fit": _Verb(
         *("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
         own_parser=True,

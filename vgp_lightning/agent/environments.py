@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FlattenObservation, TimeLimit
 from numpy.typing import NDArray
 
-from vgp_lightning.agent.trust import register_robotics
+from vgp_lightning.data.registry import register_robotics
 
 _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
 _OF_GYMNASIUM = {"render_mode", "max_episode_steps"}  # arguments that any environment can be made with
