@@ -39,6 +39,7 @@ _VERBS = {
     "import-data": _Verb(
         "write a Minari dataset from HDF5, npz, CSV, parquet or LeRobot", "data.importing", "import_data", True
     ),
+    "describe": _Verb("say what a dataset is like, and propose settings", "data.describing", "describe", True),
     "fit": _Verb(
         *("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
         own_parser=True,
