@@ -14,6 +14,7 @@ from vgp_lightning import __version__
 from vgp_lightning.failures import explain, fail, mark_as_bug
 from vgp_lightning.given import read_options
 from vgp_lightning.options import error_of
+from vgp_lightning.own_modules import find_here
 from vgp_lightning.shipped import locate_configs
 from vgp_lightning.threads import own_threads
 
@@ -195,6 +196,7 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], parse_error:
         if value == "":
             fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
     _refuse_trust_by_file(options, args)
+    find_here(options.get("env_id"))  # typed, as the line before makes sure
     logging.disable_progress_bar()  # of the three files of a folder
     result = function(**options)
     if entry.outcome is not None:

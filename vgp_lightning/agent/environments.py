@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import gymnasium
@@ -143,7 +144,9 @@ def _why(name: str, error: Exception, kwargs: dict[str, Any]) -> str:
     near = difflib.get_close_matches(name, gymnasium.registry, n=1)
     guess = f" Did you mean {near[0]}?" if near and near[0] != name else ""
     first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" Did you mean")[0].rstrip(".")
-    return f"{first}.{guess} The id of an environment of another package is 'package:Id'"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{first.partition('. ')[0]}: looked among the installed packages, then in the current folder ({Path.cwd()})"
+    return f"{first}.{guess} The id of an environment of another package or of a file here is 'module:Id'"
 
 
 def _parameters(name: str) -> list[str]:
