@@ -145,7 +145,8 @@ def _why(name: str, error: Exception, kwargs: dict[str, Any]) -> str:
     guess = f" Did you mean {near[0]}?" if near and near[0] != name else ""
     first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" Did you mean")[0].rstrip(".")
     if isinstance(error, ModuleNotFoundError):
-        return f"{first.partition('. ')[0]}: looked among the installed packages, then in the current folder ({Path.cwd()})"
+        what = first.partition(". ")[0]
+        return f"{what}: looked among the installed packages, then in the current folder ({Path.cwd()})"
     return f"{first}.{guess} The id of an environment of another package or of a file here is 'module:Id'"
 
 
