@@ -115,7 +115,7 @@ CHOICES = [
         ("export", "guide_on", "noisy, clean"),
         ("export", "program", "onnx, pt2"),
         ("import", "weights", "ema, model"),
-        ("import-data", "format", "d4rl, robomimic, npz, ogbench, csv, parquet, lerobot, auto"),
+        ("import-data", "format", "auto, d4rl, robomimic, npz, ogbench, csv, parquet, lerobot"),
         ("import-data", "last_observation", "drop, repeat"),
         ("compare", "metric", "return, normalized_score, length, success"),
     )

@@ -1,9 +1,8 @@
 """Which format a file or folder of recordings has, and how it is opened."""
 
 from pathlib import Path
-from typing import Literal
 
-from vgp_lightning.data.source import Format, Source, in_natural_order
+from vgp_lightning.data.source import AskedFormat, Format, Source, in_natural_order
 from vgp_lightning.data.source_hdf5 import open_d4rl, open_robomimic, recognise_hdf5
 from vgp_lightning.data.source_npz import open_npz, open_npz_folder, open_ogbench, recognise_npz
 from vgp_lightning.data.source_tables import open_lerobot, open_table, open_table_folder
@@ -16,7 +15,7 @@ _KNOWN = (
 )
 
 
-def open_source(path: Path, format: Format | Literal["auto"] = "auto") -> Source:  # noqa: A002 (the option's name)
+def open_source(path: Path, format: AskedFormat = "auto") -> Source:  # noqa: A002 (the option's name)
     """Find what a file or folder holds.
 
     Args:

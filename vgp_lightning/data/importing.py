@@ -5,7 +5,6 @@ Shapes: E episodes of n steps, O observation and A action dimensions, as the sou
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import minari
 import numpy as np
@@ -15,7 +14,7 @@ from vgp_lightning.data.found import dimensions, say_bounds, say_episodes, say_k
 from vgp_lightning.data.plain import PlainEpisode, find_spaces, write_plain
 from vgp_lightning.data.registry import make_environment
 from vgp_lightning.data.roles import Roles, find_roles
-from vgp_lightning.data.source import Format, Source
+from vgp_lightning.data.source import AskedFormat, Source
 from vgp_lightning.data.splitting import LastObservation, Losses, split
 from vgp_lightning.data.writing import free_path
 
@@ -28,7 +27,7 @@ def import_data(
     source: str,
     *,
     dataset_id: str,
-    format: Format | Literal["auto"] = "auto",  # noqa: A002 (the option's name)
+    format: AskedFormat = "auto",  # noqa: A002 (the option's name)
     observations: str | list[str] | None = None,
     actions: str | list[str] | None = None,
     rewards: str | None = None,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Format = Literal["d4rl", "robomimic", "npz", "ogbench", "csv", "parquet", "lerobot"]
+AskedFormat = Literal["auto", "d4rl", "robomimic", "npz", "ogbench", "csv", "parquet", "lerobot"]
 _IMAGE = 1000  # numbers of one row; a larger one is an image, as for the spaces of a dataset
 
 
