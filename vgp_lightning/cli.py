@@ -229,7 +229,8 @@ def _refuse_trust_by_file(options: dict[str, Any], args: list[str]) -> None:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{entry.what}" for verb, entry in _VERBS.items())
+    width = max(map(len, _VERBS)) + 2
+    verbs = "\n".join(f"  {verb:<{width}}{entry.what}" for verb, entry in _VERBS.items())
     return (
         "usage: vgp VERB [options]\n\nFrom offline episodes to a planner that acts.\n\n"
         f"{verbs}\n\nvgp VERB --help lists a verb's options; every option can be in a file named with -c."

@@ -66,7 +66,7 @@ KINDS = {
 }
 EXPECTED = {
     "falls": {"discount": 0.99, "truncation": "continue", "padding": "terminated", "termination_penalty": -90.0},
-    "goal": {"discount": 0.957, "truncation": "cut", "padding": "all", "termination_penalty": 0.0},
+    "goal": {"discount": 0.957, "truncation": "cut", "padding": "terminated", "termination_penalty": 0.0},
     "costs": {"discount": 0.985, "truncation": "continue", "termination_penalty": 0.0},
     "runs": {"discount": 0.997, "truncation": "continue", "padding": "terminated", "termination_penalty": 0.0},
     "nothing": {"discount": 0.99, "truncation": "cut", "termination_penalty": 0.0},
