@@ -1,7 +1,7 @@
 """import-data: each format by a file that its own library writes; what comes out are the numbers that went in."""
 
-import builtins
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -413,14 +413,8 @@ def test_a_missing_value_in_a_table_is_named_with_its_row(tmp_path):
 
 def test_a_table_without_pyarrow_names_the_extra(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.csv").write_text("obs,action,reward,episode\n1.0,0.5,0,0\n")
-    real = builtins.__import__
-
-    def without_pyarrow(name, *rest):
-        if name.startswith("pyarrow"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    for part in ("", ".csv", ".parquet"):
+        monkeypatch.setitem(sys.modules, f"pyarrow{part}", None)  # so that importing it fails
     with pytest.raises(SystemExit) as ended:
         main(["import-data", str(tmp_path / "a.csv"), "--dataset_id", "me/a-v0"])
     assert ended.value.code == 2

@@ -5,6 +5,7 @@ pyarrow reads all of them; it is the extra ``tables``.
 
 import json
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,27 +89,24 @@ class _Table(NamedTuple):
 
 def _open(file: Path, kind: Format) -> _Table:
     """Open a table. A CSV file is read as a whole, to know the types of its columns."""
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.csv  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+    try:  # by name, since it is an extra
+        pyarrow, csv, parquet = (import_module(f"pyarrow{part}") for part in ("", ".csv", ".parquet"))
     except ImportError as error:
         raise ImportError("CSV, parquet and LeRobot's datasets need: pip install 'vgp_lightning[tables]'") from error
     try:
         if kind == "csv":
-            table = pyarrow.csv.read_csv(file)
+            table = csv.read_csv(file)
             return _Table(file, table.schema, table.num_rows, table.column)
-        with pyarrow.parquet.ParquetFile(file) as opened:
+        with parquet.ParquetFile(file) as opened:
             schema, rows = opened.schema_arrow, opened.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read as {kind}: {' '.join(str(error).split())}") from error
-    return _Table(file, schema, rows, lambda key: pyarrow.parquet.read_table(file, columns=[key]).column(key))
+    return _Table(file, schema, rows, lambda key: parquet.read_table(file, columns=[key]).column(key))
 
 
 def _type(kind: Any) -> tuple[np.dtype[Any], bool]:
     """Return the type of a column's numbers (object: it has none), and whether a row of it is a list."""
-    from pyarrow import types
-
+    types = import_module("pyarrow.types")
     is_list = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
     one = kind.value_type if is_list else kind
     if types.is_floating(one) or types.is_integer(one) or types.is_boolean(one):
