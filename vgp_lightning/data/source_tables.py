@@ -130,7 +130,11 @@ def _numbers(column: Any, key: str, file: Path) -> NDArray[Any]:
     _, is_list = _type(column.type)
     if not is_list:
         return np.asarray(column)
-    lengths = {len(row) for chunk in column.chunks for row in chunk}
+    found = column.type
+    if import_module("pyarrow.types").is_fixed_size_list(found):
+        lengths = {found.list_size}
+    else:
+        lengths = {int(length) for chunk in column.chunks for length in np.unique(np.asarray(chunk.value_lengths()))}
     if len(lengths) > 1:
         raise ValueError(f"{file}: the lists of column {key} have lengths from {min(lengths)} to {max(lengths)}")
     flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
