@@ -50,6 +50,8 @@ VERBS = {
     "import": "import FILE --statistics FILE --output new",
     "compare": "compare FILE FILE",
     "demo": "demo",
+    "import-data": "import-data ART/flat.npz --dataset_id test/new-v0",
+    "describe": "describe test/nothing-v0",
 }
 SETTINGS_WHOLE = (
     "batch_size",
@@ -87,6 +89,7 @@ TYPED = {
         WHOLE: ("steps", "seed", "environments", "max_episode_steps"),
         NUMBER: ("weight_noise", "action_noise", "ref_min_score", "ref_max_score"),
     },
+    "import-data": {BOOL: ("no_rewards",)},
     "export": {WHOLE: SETTINGS_WHOLE, NUMBER: SETTINGS_NUMBER},
     "import": {WHOLE: SETTINGS_WHOLE[:2], NUMBER: ("discount", "scale"), BOOL: ("predict_epsilon", "normed")},
     "demo": {WHOLE: ("episodes", "steps", "denoiser_steps", "value_steps", "seed")},
@@ -112,6 +115,8 @@ CHOICES = [
         ("export", "guide_on", "noisy, clean"),
         ("export", "program", "onnx, pt2"),
         ("import", "weights", "ema, model"),
+        ("import-data", "format", "auto, d4rl, robomimic, npz, ogbench, csv, parquet, lerobot"),
+        ("import-data", "last_observation", "drop, repeat"),
         ("compare", "metric", "return, normalized_score, length, success"),
     )
 ]
@@ -209,6 +214,9 @@ MISSING = [
     Row("export --output new", "vgp export needs --denoiser"),
     Row("export --denoiser CKPT", "vgp export needs --output"),
     Row("program PIPE", "vgp program needs program"),
+    Row("import-data ART/flat.npz", "vgp import-data needs --dataset_id"),
+    Row("import-data --dataset_id test/new-v0", "vgp import-data needs source"),
+    Row("describe", "vgp describe needs dataset_id"),
     Row("import FILE", "vgp import needs --statistics and --output"),
 ]
 NO_VERB = [
@@ -524,6 +532,37 @@ COLLECTS = [
     )
 ]
 
+IMPORTS = [
+    Row(f"import-data {given} --dataset_id test/new-v0", message, cure)
+    for given, message, cure in (
+        ("nothing.npz", "nothing.npz does not exist: give a .hdf5 file", "Check the path."),
+        ("FILE", "file.txt has no format that is known: give ", None),
+        ("FILE --format npz", "file.txt cannot be read as npz: ", None),
+        ("FILE --format d4rl", "file.txt cannot be read as HDF5: ", None),
+        ("DIR", "dir has no format that is known: give ", None),
+        ("DIR --format d4rl", "dir is a folder, but --format d4rl is one file", None),
+        (
+            *("ART/endless.npz", "endless.npz: nothing says where an episode ends. Name a key: --terminals KEY"),
+            "Name the key, or write the episodes one by one ([data.md](data.md#from-python)).",
+        ),
+        (
+            *("ART/flat.npz", "flat.npz: no key holds rewards. Name it: --rewards KEY; or --no_rewards true"),
+            "Name the key; without rewards only a denoiser can be trained.",
+        ),
+        (
+            *("ART/flat.npz --observations xs", "--observations xs: "),
+            "Name a key that the message lists.",
+        ),
+        ("ART/flat.npz --rewards observations", "observations has the shape (4, 2): the rewards are one number", None),
+        ("ART/flat.npz --no_rewards true --env_id Hopper-v5", "Hopper-v5 has observations of 11 numbers, the", None),
+    )
+] + [
+    Row("import-data ART/flat.npz --dataset_id new", "dataset id 'new' is malformed"),
+    Row("describe test/nothing-v0", "dataset 'test/nothing-v0' is not in "),
+    Row("describe test/nothing-v0 --output FILE", "file.txt exists: choose another, or remove it first"),
+    Row("describe test/nothing-v0 --output new", "--output new is the name of a config: it must end in .yaml"),
+]
+
 # ---------------------------------------------------------------- training
 
 FIT = "fit -c planner.yaml -c ART/data.yaml -c smoke.yaml"
@@ -619,5 +658,5 @@ ROWS = [
     *(*NO_VERB, *ANY_CONFIG, *KEYS, *NO_CONFIG, *SEEDS, *COUNTS, *RANGES, *SPACES, *DEVICES, *ENVIRONMENTS, *FOLDERS),
     *HABITS,
     *CRITICS,
-    *(*EXPORTS, *COLLECTS, *FITS, *EMPTY, *PLACES),
+    *(*EXPORTS, *COLLECTS, *IMPORTS, *FITS, *EMPTY, *PLACES),
 ]

@@ -14,6 +14,7 @@ from vgp_lightning import __version__
 from vgp_lightning.failures import explain, fail, mark_as_bug
 from vgp_lightning.given import read_options
 from vgp_lightning.options import error_of
+from vgp_lightning.own_modules import find_here
 from vgp_lightning.shipped import locate_configs
 from vgp_lightning.threads import own_threads
 
@@ -36,6 +37,10 @@ _GOES_ON = "the episodes that were finished are kept: the same command goes on f
 _FITS = "last.ckpt, if there is one yet, is kept: the same command with --ckpt_path last goes on from there"
 _VERBS = {
     "collect": _Verb("let a behaviour act and write a Minari dataset", "agent.collection", "collect", kept=_GOES_ON),
+    "import-data": _Verb(
+        "write a Minari dataset from HDF5, npz, CSV, parquet or LeRobot", "data.importing", "import_data", True
+    ),
+    "describe": _Verb("say what a dataset is like, and propose settings", "data.describing", "describe", True),
     "fit": _Verb(
         *("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
         own_parser=True,
@@ -191,6 +196,7 @@ def _call(verb: str, function: Callable[..., Any], args: list[str], parse_error:
         if value == "":
             fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
     _refuse_trust_by_file(options, args)
+    find_here(options.get("env_id"))  # typed, as the line before makes sure
     logging.disable_progress_bar()  # of the three files of a folder
     result = function(**options)
     if entry.outcome is not None:
@@ -223,7 +229,8 @@ def _refuse_trust_by_file(options: dict[str, Any], args: list[str]) -> None:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{entry.what}" for verb, entry in _VERBS.items())
+    width = max(map(len, _VERBS)) + 2
+    verbs = "\n".join(f"  {verb:<{width}}{entry.what}" for verb, entry in _VERBS.items())
     return (
         "usage: vgp VERB [options]\n\nFrom offline episodes to a planner that acts.\n\n"
         f"{verbs}\n\nvgp VERB --help lists a verb's options; every option can be in a file named with -c."

@@ -6,7 +6,8 @@ import gymnasium
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
-from vgp_lightning.agent.trust import register_robotics, trusted_spec
+from vgp_lightning.agent.trust import trusted_spec
+from vgp_lightning.data.registry import register_robotics
 
 MAZE = [[1, 1, 1, 1], [1, "g", 0, 1], [1, 1, 1, 1]]
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import lightning
+import numpy as np
 import pytest
 import tally
 import torch
@@ -65,6 +66,9 @@ def art(tmp_path_factory):
     write_tiny(folder / "bare", guided=False)
     write_checkpoint(folder / "runs/version_0/checkpoints/last.ckpt")
     write_checkpoint(folder / "runs/version_1/checkpoints/last.ckpt")
+    arrays = {"observations": np.zeros((4, 2)), "actions": np.eye(4, 1)}
+    np.savez(folder / "endless.npz", **arrays)
+    np.savez(folder / "flat.npz", **arrays, timeouts=[False, True, False, True])
     (folder / "code.ckpt").write_bytes(pickle.dumps(print, protocol=2))
     return folder
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import gymnasium
@@ -19,7 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FlattenObservation, TimeLimit
 from numpy.typing import NDArray
 
-from vgp_lightning.agent.trust import register_robotics
+from vgp_lightning.data.registry import register_robotics
 
 _MAZES = ("PointMaze", "AntMaze")  # environments of gymnasium_robotics
 _OF_GYMNASIUM = {"render_mode", "max_episode_steps"}  # arguments that any environment can be made with
@@ -143,7 +144,10 @@ def _why(name: str, error: Exception, kwargs: dict[str, Any]) -> str:
     near = difflib.get_close_matches(name, gymnasium.registry, n=1)
     guess = f" Did you mean {near[0]}?" if near and near[0] != name else ""
     first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" Did you mean")[0].rstrip(".")
-    return f"{first}.{guess} The id of an environment of another package is 'package:Id'"
+    if isinstance(error, ModuleNotFoundError):
+        what = first.partition(". ")[0]
+        return f"{what}: looked among the installed packages, then in the current folder ({Path.cwd()})"
+    return f"{first}.{guess} The id of an environment of another package or of a file here is 'module:Id'"
 
 
 def _parameters(name: str) -> list[str]:

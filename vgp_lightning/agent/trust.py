@@ -1,7 +1,5 @@
 """Which environments a folder, a checkpoint or a dataset may name: registered ones, and no code of its own."""
 
-import importlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +7,8 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
+
+from vgp_lightning.data.registry import register_robotics
 
 _PACKAGES = ("gymnasium", "gymnasium_robotics")
 # Arguments of gymnasium.make and make_vec, which they take out of an environment's keyword arguments.
@@ -59,12 +59,6 @@ def trusted_spec(task: Mapping[str, Any], origin: object) -> EnvSpec | str | Non
     return replace(
         registered, kwargs=_checked_kwargs(given.get("kwargs"), registered, origin), max_episode_steps=limit, **checks
     )
-
-
-def register_robotics(name: str) -> None:
-    """Register the environments of gymnasium-robotics, an extra, if it is installed and the name is not known yet."""
-    if name not in gymnasium.registry and importlib.util.find_spec("gymnasium_robotics") is not None:
-        gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
 
 
 def _find(name: Any, origin: object) -> EnvSpec:

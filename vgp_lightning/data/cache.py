@@ -9,6 +9,7 @@ zero action (where the bounds exclude zero: the action nearest to it).
 import difflib
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,22 @@ def metadata(dataset: minari.MinariDataset) -> dict[str, Any]:
     """Return a dataset's metadata, such as the specification of its environment and reference scores."""
     found: dict[str, Any] = dataset.storage.metadata
     return found
+
+
+def cache_folder(given: str | None) -> Path:
+    """Return the folder of all caches.
+
+    Args:
+        given: The user's choice; None: ``$XDG_CACHE_HOME/vgp_lightning`` or ``~/.cache/vgp_lightning``.
+
+    Raises:
+        ValueError: If there is no home folder.
+    """
+    try:
+        root = given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
+        return Path(root).expanduser()
+    except RuntimeError as error:  # a user without a home folder
+        raise ValueError(f"there is no place for the datasets' cache ({error}): --data.cache_dir FOLDER") from error
 
 
 def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:

@@ -4,7 +4,6 @@ Shapes: H steps, A action and O observation dimensions, T = A + O, all in physic
 """
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vgp_lightning.data.building import built
-from vgp_lightning.data.cache import Episodes, appended, cached, load, metadata, open_dataset
+from vgp_lightning.data.cache import Episodes, appended, cache_folder, cached, load, metadata, open_dataset
 from vgp_lightning.data.normalizer import (
     CHUNK,
     NormalizerKind,
@@ -129,11 +128,7 @@ class MinariDataModule(pl.LightningDataModule):
         self._resident: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}  # rows and returns
         self.validation_share, self._validation_limit = validation_share, validation_windows
         self.split_seed = split_seed
-        try:
-            root = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
-            self._cache_dir = Path(root).expanduser()
-        except RuntimeError as error:  # a user without a home folder
-            raise ValueError(f"there is no place for the datasets' cache ({error}): --data.cache_dir FOLDER") from error
+        self._cache_dir = cache_folder(cache_dir)
         self._datasets = self._open(download)
         first = self._datasets[0]
         self.action_dim = spaces.flatdim(first.action_space)

@@ -110,7 +110,7 @@ def _in_hdf5(dataset: minari.MinariDataset) -> Iterator[tuple[int, dict[str, Any
         with _opened(dataset) as file:
             for index in indices[first : first + _OPEN]:
                 name = f"episode {index} of {dataset.id}"
-                group = _member(file, f"episode_{index}", name)
+                group = member(file, f"episode_{index}", name)
                 if group is None:
                     raise ValueError(
                         f"{name} is missing: {_FILE} has no group episode_{index}. Collect or download the dataset "
@@ -119,7 +119,7 @@ def _in_hdf5(dataset: minari.MinariDataset) -> Iterator[tuple[int, dict[str, Any
                 keys = ("observations", "actions", *_VECTORS)
                 if not isinstance(group, h5py.Group):
                     raise ValueError(f"{name} is one array: a group of {', '.join(keys)} is needed. {_CURE}")
-                yield index, {key: _member(group, key, name) for key in keys}
+                yield index, {key: member(group, key, name) for key in keys}
 
 
 def _by_minari(dataset: minari.MinariDataset) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -155,7 +155,7 @@ def _readable(what: str) -> Iterator[None]:
         raise ValueError(f"{what} cannot be read: {words}. {_CURE}") from error
 
 
-def _member(group: h5py.Group, key: str, name: str) -> h5py.Group | h5py.Dataset | None:
+def member(group: h5py.Group, key: str, name: str) -> h5py.Group | h5py.Dataset | None:
     """Return a member of a group, if it is stored in this file; None: there is none."""
     with _readable(f"{name}: {key}"):
         links, link = group.id.links, key.encode()
@@ -183,7 +183,7 @@ def _parts(stored: Any, name: str) -> dict[str, Any] | None:
     if isinstance(stored, h5py.Group):
         with _readable(f"{name}: {stored.name}"):
             keys = list(stored)
-        return {key: _member(stored, key, name) for key in keys}
+        return {key: member(stored, key, name) for key in keys}
     if isinstance(stored, tuple):
         return {f"_index_{number}": part for number, part in enumerate(stored)}
     return stored if isinstance(stored, dict) else None
@@ -237,7 +237,7 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
         if _parts(arrays[key], name) is not None:
             raise ValueError(f"{name}: {key} is a group: one array of shape ({steps},) is needed. {_CURE}")
         _check_array(name, key, arrays[key], steps, steps, None)
-    _check_memory(name, [array for *_, array in actions + observations] + [arrays[key] for key in _VECTORS])
+    check_memory(name, [array for *_, array in actions + observations] + [arrays[key] for key in _VECTORS])
 
     flat = {}
     for key, found in (("actions", actions), ("observations", observations)):
@@ -245,7 +245,7 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
         flat[key] = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
     vectors = {key: _numbers(arrays[key], f"{name}: {key}") for key in _VECTORS}
     for key, values in (*flat.items(), ("rewards", vectors["rewards"])):
-        _check_finite(name, key, values)
+        check_finite(name, key, values)
     for key in ("terminations", "truncations"):
         wrong = ~np.isin(vectors[key], (0, 1))
         if wrong.any():
@@ -254,7 +254,7 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
                 f"{name} has {key} that are neither true nor false, first at step {step}: {vectors[key][step]}. "
                 f"Booleans, or the numbers 0 and 1, are needed. {_CURE}"
             )
-    _check_bounds(name, flat["actions"], dataset.action_space)
+    check_bounds(name, flat["actions"], dataset.action_space)
     ended = vectors["terminations"].astype(bool)
     return Recording(
         name, flat["actions"], flat["observations"], vectors["rewards"], bool(ended[-1]), bool(ended[:-1].any())
@@ -280,7 +280,7 @@ def _check_array(name: str, key: str, array: Any, steps: int, length: int, box: 
         raise ValueError(f"{name} has {key} of type {kind}: real numbers or booleans are needed. {_CURE}")
 
 
-def _check_memory(name: str, arrays: list[Any]) -> None:
+def check_memory(name: str, arrays: list[Any]) -> None:
     """Refuse arrays of h5py that are far larger than what is stored of them; they may be a bomb."""
     declared = stored = 0
     for array in arrays:
@@ -307,7 +307,8 @@ def _numbers(array: Any, what: str) -> NDArray[Any]:
         return np.asarray(array[()])
 
 
-def _check_finite(name: str, key: str, values: NDArray[np.floating]) -> None:
+def check_finite(name: str, key: str, values: NDArray[Any]) -> None:
+    """Refuse numbers that are not finite in float32, naming the first."""
     with np.errstate(over="ignore"):  # a number that is too large for float32 would be infinite in the cache
         finite = np.isfinite(values.astype(np.float32))
     if not finite.all():
@@ -319,7 +320,7 @@ def _check_finite(name: str, key: str, values: NDArray[np.floating]) -> None:
         )
 
 
-def _check_bounds(name: str, actions: NDArray[np.floating], space: spaces.Box) -> None:
+def check_bounds(name: str, actions: NDArray[Any], space: spaces.Box) -> None:
     """Check the actions against the bounds of their space: a planner's actions will be clipped to these."""
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     size = np.maximum(np.where(np.isfinite(low), np.abs(low), 0), np.where(np.isfinite(high), np.abs(high), 0))

@@ -56,6 +56,8 @@ def unflatten(space: spaces.Space[Any], flat: NDArray[Any]) -> Any:
         ends = np.cumsum([spaces.flatdim(part) for part in space.values()])
         parts = np.split(flat, ends[:-1], axis=1)
         return {key: unflatten(part, rows) for (key, part), rows in zip(space.items(), parts, strict=True)}
+    if isinstance(space, spaces.Box):
+        return flat.astype(space.dtype).reshape(len(flat), *space.shape)
     return np.stack([spaces.unflatten(space, row) for row in flat])
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium
 import minari
 import numpy as np
+from gymnasium.spaces import Space
 from minari.data_collector import EpisodeBuffer
 from minari.namespace import create_namespace, list_local_namespaces
 
@@ -56,8 +57,9 @@ def free_path(dataset_id: str) -> Path:
 def write_dataset(
     dataset_id: str,
     episodes: Sequence[EpisodeBuffer],
-    environment: gymnasium.Env[Any, Any],
+    environment: gymnasium.Env[Any, Any] | None,
     *,
+    spaces: tuple[Space[Any], Space[Any]] | None = None,
     algorithm_name: str,
     description: str,
     ref_min_score: float | None = None,
@@ -69,7 +71,9 @@ def write_dataset(
     Args:
         dataset_id: ``(namespace/)name-vN``; the dataset must not exist.
         episodes: Flat observations (n + 1, O), flat actions (n, A), and n rewards, terminations and truncations each.
-        environment: Its specification is stored, and its spaces give observations and actions their structure.
+        environment: Its specification is stored, and its spaces give observations and actions their structure. None:
+            no environment is named.
+        spaces: Spaces of observations and actions; default: those of the environment.
         algorithm_name: Name of the behaviour policy.
         description: How the dataset was made.
         ref_min_score: The return that is a normalised score of 0.
@@ -82,6 +86,10 @@ def write_dataset(
         OSError: If the disk has too little space.
     """
     path = free_path(dataset_id)
+    if spaces is None:
+        if environment is None:
+            raise ValueError("neither an environment nor spaces: one of them is needed")
+        spaces = environment.observation_space, environment.action_space
     if building is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
@@ -92,12 +100,15 @@ def write_dataset(
         _reserve(building, episodes)
         with _datasets_in(building), warnings.catch_warnings():
             # Minari asks for author, e-mail and a link to code; a user's own collection needs none of them.
-            warnings.filterwarnings("ignore", message="`(author|author_email|code_permalink)` is set to None")
+            warnings.filterwarnings("ignore", message="`(author|author_email|code_permalink|eval_env)` is set to None")
+            warnings.filterwarnings("ignore", message="env_spec is None")
             minari.create_dataset_from_buffers(
                 dataset_id,
-                [_unflatten_episode(episode, environment) for episode in episodes],
+                [_unflatten_episode(episode, *spaces) for episode in episodes],
                 env=environment,
                 eval_env=environment,
+                observation_space=spaces[0],
+                action_space=spaces[1],
                 algorithm_name=algorithm_name,
                 description=description,
                 ref_min_score=ref_min_score,
@@ -170,10 +181,12 @@ def _move(dataset_id: str, built: Path, path: Path) -> None:
         raise
 
 
-def _unflatten_episode(episode: EpisodeBuffer, environment: gymnasium.Env[Any, Any]) -> EpisodeBuffer:
-    """Return the episode with the environment's own structure of observations and actions."""
+def _unflatten_episode(
+    episode: EpisodeBuffer, observation_space: Space[Any], action_space: Space[Any]
+) -> EpisodeBuffer:
+    """Return the episode with the structure of observations and actions that their spaces have."""
     return replace(
         episode,
-        observations=unflatten(environment.observation_space, np.stack(episode.observations)),
-        actions=unflatten(environment.action_space, np.stack(episode.actions)),
+        observations=unflatten(observation_space, np.stack(episode.observations)),
+        actions=unflatten(action_space, np.stack(episode.actions)),
     )
