@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vgp_lightning.evaluation.pages import describe_comparison
 from vgp_lightning.report.files import write_report
+from vgp_lightning.report.page import write_page
 from vgp_lightning.report.statistics import FEWEST_PAIRS, Paired, compare_pairs, summarize, wilson_interval
 
 # What must be the same in two evaluations so that episodes with the same seed are the same task.
@@ -42,7 +44,7 @@ def compare(
         a: evaluation.json of one planner, or the folder with it.
         b: The same for the other planner; differences are B - A.
         metric: The metric to compare: return, normalized_score, length or success.
-        json: File to write the comparison to.
+        json: File to write the comparison to; a page of the same name that ends in .html is written beside it.
 
     Returns:
         What the file holds.
@@ -84,6 +86,7 @@ def compare(
         output = Path(json)
         output.parent.mkdir(parents=True, exist_ok=True)
         write_report(result, output)
+        write_page(output.with_suffix(".html"), lambda: describe_comparison(result, first.report, second.report))
     _print(result)
     return result
 
