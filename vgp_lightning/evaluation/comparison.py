@@ -1,6 +1,7 @@
 """Compare two evaluations episode by episode, on the seeds that both played."""
 
 import json as json_
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +168,18 @@ def _side(evaluation: _Evaluation, values: NDArray[np.float64], metric: str, pai
     if metric == "success":
         summary["ci95"] = wilson_interval(int(values.sum()), len(values))
     return {"path": str(evaluation.path), "unpaired": len(evaluation.values) - pairs, **summary}
+
+
+def describe_pairs(differences: Sequence[float], names: tuple[str, str]) -> dict[str, Any]:
+    """Return the statistics of paired differences of returns, as reports hold them.
+
+    Args:
+        differences: One for each pair, of the second from the first.
+        names: Of the two.
+    """
+    paired = compare_pairs(differences)
+    verdict = say_difference(paired, len(differences), names=names)
+    return asdict(paired) | {"pairs": len(differences), "told": paired.told, "verdict": verdict}
 
 
 def say_difference(paired: Paired, pairs: int, metric: str = "return", names: tuple[str, str] = ("A", "B")) -> str:

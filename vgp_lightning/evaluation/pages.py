@@ -47,7 +47,7 @@ def describe_evaluation(report: Mapping[str, Any], folder: Path) -> Page:
 def say_returns(report: Mapping[str, Any], name: str) -> str:
     """Return the result of an evaluation in one sentence."""
     count = len(report["episodes"])
-    found = f"{name} returns {number(report['return_mean'])} on average in {report['env_id']} "
+    found = f"The planner {name} returns {number(report['return_mean'])} on average in {report['env_id']} "
     found += f"({interval(report['return_ci95'])}; {count} episode{'' if count == 1 else 's'})"
     if report["normalized_score"] is not None:
         found += f", a score of {number(report['normalized_score'])} on {report['reference']['name']}'s scale to 100"
@@ -234,15 +234,17 @@ def describe_comparison(result: Mapping[str, Any], first: Mapping[str, Any], sec
                 _replay(first, second, worst[:3]),
             ],
         ),
-        Section("What else differs", [table("A and B", ("", "A", "B"), differs)] if differs else []),
+        Section(
+            "What else differs between A and B",
+            [table("Settings and versions", ("", "A", "B"), differs)] if differs else [],
+        ),
         Section("To repeat it", [*played, again]),
         describe_methods([*(describe_planning(second, settings) if settings else ()), PAIRS]),
     ]
     lead = f"A is {paths[0]}, B is {paths[1]}: {metric.replace('_', ' ')} in {result['env_id']}, {len(seeds)} seeds"
     verdict = result["verdict"]
     found = f"{verdict[0].upper()}{verdict[1:]}"
-    if result["ci95"] is not None and not result["told"]:
-        found += f" (difference {number(result['difference'])}, {interval(result['ci95'])})"
+    found += f" (mean difference {number(result['difference'])}, {interval(result['ci95'])})"
     return Page(f"Comparison in {result['env_id']}", f"{found}.", lead, sections)
 
 

@@ -44,15 +44,21 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) 
         heads: Headings of the columns; empty: there are none.
         rows: The cells; numbers are set by ``number`` and aligned to the right.
     """
-    head = tag("thead", tag("tr", *(tag("th", one, scope="col") for one in heads))) if heads else ""
-    body = [tag("tr", tag("th", _cell(first), scope="row"), *map(_td, others)) for first, *others in rows]
+    cells = [list(row) for row in rows]
+    right = [bool(cells) and all(_is_number(one) for one in column) for column in zip(*cells, strict=True)]
+    kinds = ["number" if one else None for one in right]
+    heading = [tag("th", one, scope="col", class_=kind) for one, kind in zip(heads, kinds, strict=False)]
+    body = []
+    for first, *others in cells:
+        tds = [tag("td", _cell(one), class_=kind) for one, kind in zip(others, kinds[1:], strict=True)]
+        body.append(tag("tr", tag("th", _cell(first), scope="row"), *tds))
+    head = tag("thead", tag("tr", *heading)) if heads else ""
     inner = tag("table", tag("caption", caption), head, tag("tbody", *body))
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def _td(value: object) -> Markup:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return tag("td", _cell(value), class_="number" if numeric else None)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _cell(value: object) -> object:
@@ -83,8 +89,15 @@ def details(summary: str, *parts: object) -> Markup:
 
 
 def command(words: Sequence[object]) -> Markup:
-    """Return a command to copy, with its words quoted for the shell."""
-    return tag("pre", tag("code", shlex.join(str(word) for word in words)), tabindex="0")
+    """Return a command to copy, with its words quoted for the shell; a line ends before an option, not within."""
+    pieces: list[list[str]] = [[]]
+    for word in map(str, words):
+        if word.startswith("--"):
+            pieces.append([])
+        pieces[-1].append(word)
+    lines = [shlex.join(piece) for piece in pieces]
+    spans = [tag("span", line) if i else escape(line) for i, line in enumerate(lines)]
+    return tag("pre", tag("code", join(part for span in spans for part in (span, " "))), tabindex="0")
 
 
 def options(given: Iterable[tuple[str, Any]]) -> list[str]:

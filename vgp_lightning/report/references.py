@@ -110,7 +110,7 @@ def describe_methods(sentences: Sequence[str]) -> Section:
     parts: list[Markup] = []
     for i, piece in enumerate(_MARK.split(text)):
         short, _, address = REFERENCES[piece] if i % 2 else (piece, "", "")
-        parts.append(tag("a", short, href=address) if i % 2 else escape(short))
+        parts.append(join(["(", tag("a", short, href=address), ")"]) if i % 2 else escape(short))
     entries = []
     for key in used:
         short, rest, address = REFERENCES[key]
