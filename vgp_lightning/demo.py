@@ -217,12 +217,9 @@ def _describe(report: dict[str, Any], folder: Path) -> Page:
     differences, pairs = {}, {}
     for other in ("unguided", "behaviour"):
         name = f"guided - {other}"
-        pairs[name] = [
-            value - returns[other][seed] for seed, value in returns["guided"].items() if seed in returns[other]
-        ]
-        paired = compare_pairs(pairs[name])
-        verdict = say_difference(paired, len(pairs[name]), names=(other, "guided"))
-        differences[name] = asdict(paired) | {"pairs": len(pairs[name]), "told": paired.told, "verdict": verdict}
+        common = returns["guided"].keys() & returns[other].keys()
+        pairs[name] = [returns["guided"][seed] - returns[other][seed] for seed in sorted(common)]
+        differences[name] = describe_pairs(pairs[name], (other, "guided"))
     guided = report["guided"]
     means = "; ".join(
         f"{name} {number(one['return_mean'])} ({interval(one['return_ci95'])})" for name, one in planners.items()
