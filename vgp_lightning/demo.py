@@ -19,6 +19,7 @@ from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.methods import PAIRS, describe_planning
+from vgp_lightning.evaluation.comparison import describe_pairs
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.evaluation.pages import describe_statistics, show_differences, show_returns
 from vgp_lightning.export.trained import export

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vgp_lightning.pipeline.settings import warm_steps
+from vgp_lightning.pipeline.settings import DEFAULTS, warm_steps
 from vgp_lightning.report.references import plain
 
 _SAMPLERS = {
@@ -19,8 +19,9 @@ def describe_planning(report: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
     Args:
         report: Of an evaluation, a search or a diagnosis.
-        settings: The planner's.
+        settings: The planner's; those that an earlier version did not have are missing.
     """
+    settings = {**DEFAULTS, **settings}
     where = f"The environment is {plain(report['env_id'])} of Gymnasium {{gymnasium}}"
     if "mujoco" in str(report.get("env_spec")):
         where += ", simulated by MuJoCo {mujoco}"
@@ -49,9 +50,9 @@ def describe_planning(report: Mapping[str, Any], settings: Mapping[str, Any]) ->
     else:
         sentences.append("Sampling is not guided.")
     if count != 1:
-        rank = "a critic of its first action" if settings.get("rank_by") == "critic" else "its predicted return"
+        rank = "a critic of its first action" if settings["rank_by"] == "critic" else "its predicted return"
         sentences.append(f"Of {plain(count)} candidates the one with the best value is executed, by {rank}.")
-        if settings.get("choice_temperature"):
+        if settings["choice_temperature"]:
             sentences[-1] = f"{plain(count)} candidates are averaged with weights by {rank}."
     every = settings["replan_every"]
     again = "One plan is made an episode" if every == 0 else f"A new plan is made every {plain(every)} steps"
