@@ -21,7 +21,7 @@ from vgp_lightning.agent.environments import make_environments
 from vgp_lightning.agent.methods import PAIRS, describe_planning
 from vgp_lightning.evaluation.comparison import describe_pairs
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
-from vgp_lightning.evaluation.pages import describe_statistics, show_differences, show_returns
+from vgp_lightning.evaluation.pages import describe_statistics, say_verdict, show_differences, show_returns
 from vgp_lightning.export.trained import export
 from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.figures import figure_to_image, plot_returns
@@ -225,11 +225,11 @@ def _describe(report: dict[str, Any], folder: Path) -> Page:
     means = "; ".join(
         f"{name} {number(one['return_mean'])} ({interval(one['return_ci95'])})" for name, one in planners.items()
     )
-    verdict = differences["guided - unguided"]["verdict"]
+    verdict = f"Guided against unguided: {say_verdict(differences['guided - unguided'])}"
     again = [command(["vgp", "demo", *options(report["options"].items()), "--output_dir", "runs/again"])]
     stages = table("Seconds of each stage", (), list(report["seconds"].items()))
     sections = [
-        show_film(folder / "evaluation" / "guided", guided["seed"], guided["video_error"], beside=False),
+        show_film(folder / "evaluation" / "guided" / "rollout.gif", folder, guided["seed"], guided["video_error"]),
         show_returns(planners),
         show_differences(differences, pairs),
         Section("Stages", [tag("p", _STAGES), stages]),
@@ -238,7 +238,7 @@ def _describe(report: dict[str, Any], folder: Path) -> Page:
         describe_methods([*describe_planning(guided, guided["settings"]), *describe_statistics(guided), PAIRS]),
     ]
     lead = f"{report['pipeline']}: three planners on the same {len(guided['episodes'])} seeds; mean returns: {means}"
-    return Page(f"vgp demo in {report['environment']}", f"{verdict[0].upper()}{verdict[1:]}.", lead, sections)
+    return Page(f"vgp demo in {report['environment']}", verdict, lead, sections)
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:

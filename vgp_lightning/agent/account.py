@@ -16,16 +16,16 @@ _WELL = "Steady motion up to the time limit, or straight to the goal."
 _ORIGIN = ("pipeline", "weights_sha256", "critic", "habit", "device", "threads", "environments")
 
 
-def show_film(folder: Path, seed: object, error: object = None, beside: bool = True) -> Section:
+def show_film(path: Path, folder: Path, seed: object, error: object = None) -> Section:
     """Return the section with the film, or with the reason why there is none.
 
     Args:
-        folder: Where rollout.gif lies.
+        path: The film.
+        folder: The page's.
         seed: Of the filmed episode.
         error: Why there is no film; None: there is one, or none was wanted.
-        beside: Whether this is the page's folder.
     """
-    shown = None if error else picture(folder / "rollout.gif", f"Film of the episode with seed {seed}", False, beside)
+    shown = None if error else picture(path, folder, f"Film of the episode with seed {seed}", plot=False)
     if shown is None:
         return Section("Film", [tag("p", f"No film: {error}")] if error else [])
     return Section("Film", [figure(shown, f"The first episode, seed {seed}.", _WELL, _STILL)])

@@ -55,7 +55,11 @@ def describe_planning(report: Mapping[str, Any], settings: Mapping[str, Any]) ->
         if settings["choice_temperature"]:
             sentences[-1] = f"{plain(count)} candidates are averaged with weights by {rank}."
     every = settings["replan_every"]
-    again = "One plan is made an episode" if every == 0 else f"A new plan is made every {plain(every)} steps"
+    again = (
+        "One plan is made an episode"
+        if every == 0
+        else f"A new plan is made {'at every step' if every == 1 else f'every {plain(every)} steps'}"
+    )
     if every and steps is not None and settings["warm_start_strength"] < 1:
         again += f", from the last plan noised again (warm start, {warm_steps(settings)} denoising steps)"
     sentences.append(f"{again}.")

@@ -61,7 +61,7 @@ def describe_diagnosis(report: Mapping[str, Any], folder: Path) -> Page:
     again += [(key, report[key]) for key in ("starts", "choice_steps", "recorded_episodes")]
     missing = [(part.replace("_", " "), reason) for part, reason in report["missing"].items()]
     sections = [
-        show_film(folder, episodes[0]["seed"], report["video_error"]),
+        show_film(folder / "rollout.gif", folder, episodes[0]["seed"], report["video_error"]),
         _show_returns(report),
         Section("Do predicted returns come true?", _show_calibration(report)),
         Section("Does it choose the better candidate?", _show_choice(report, folder)),
@@ -201,7 +201,7 @@ def _show_pictures(report: Mapping[str, Any], folder: Path, parts: tuple[str, ..
     found = []
     for name, (what, good, bad) in _PICTURES.items():
         if name in report["pictures"] and name.startswith(parts):
-            shown = picture(folder / name, what)
+            shown = picture(folder / name, folder, what)
             if shown is not None:
                 found.append(figure(shown, what, good, bad))
     return found

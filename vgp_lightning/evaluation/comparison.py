@@ -87,7 +87,9 @@ def compare(
         output = Path(json)
         output.parent.mkdir(parents=True, exist_ok=True)
         write_report(result, output)
-        write_page(output.with_suffix(".html"), lambda: describe_comparison(result, first.report, second.report))
+        write_page(
+            output.with_suffix(".html"), lambda: describe_comparison(result, first.report, second.report, output.parent)
+        )
     _print(result)
     return result
 

@@ -31,7 +31,7 @@ def describe_evaluation(report: Mapping[str, Any], folder: Path) -> Page:
     name = Path(report["pipeline"]).name
     failed = report.get("failed_episodes", [])
     sections = [
-        show_film(folder, report["seed"], report["video_error"]),
+        show_film(folder / "rollout.gif", folder, report["seed"], report["video_error"]),
         show_returns({name: report}),
         Section("Numbers", [_table_numbers(report)]),
         Section("Episodes that failed", [_table_failed(failed)] if failed else []),
@@ -186,13 +186,16 @@ def _more(one: Mapping[str, Any]) -> str:
     return str(max(one["pairs_needed"] - one["pairs"], 1))
 
 
-def describe_comparison(result: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[str, Any]) -> Page:
+def describe_comparison(
+    result: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[str, Any], folder: Path
+) -> Page:
     """Return the page of a comparison.
 
     Args:
         result: What the comparison found.
         first: The evaluation A.
         second: The evaluation B.
+        folder: The page's.
     """
     metric, seeds = result["metric"], set(result["seeds"])
     a, b = ({e["seed"]: float(e[metric]) for e in one["episodes"] if e["seed"] in seeds} for one in (first, second))
@@ -217,7 +220,7 @@ def describe_comparison(result: Mapping[str, Any], first: Mapping[str, Any], sec
     played = [repeat_evaluation(one) for one in (first, second) if {"pipeline", "seed", "sampler_seed"} <= one.keys()]
     settings = second.get("settings")
     sections = [
-        _show_films(paths, first, second),
+        _show_films(paths, first, second, folder),
         show_differences({"B - A": result}, {"B - A": [b[seed] - a[seed] for seed in result["seeds"]]}),
         Section(
             "Both",
@@ -242,17 +245,22 @@ def describe_comparison(result: Mapping[str, Any], first: Mapping[str, Any], sec
         describe_methods([*(describe_planning(second, settings) if settings else ()), PAIRS]),
     ]
     lead = f"A is {paths[0]}, B is {paths[1]}: {metric.replace('_', ' ')} in {result['env_id']}, {len(seeds)} seeds"
-    verdict = result["verdict"]
-    found = f"{verdict[0].upper()}{verdict[1:]}"
-    found += f" (mean difference {number(result['difference'])}, {interval(result['ci95'])})"
-    return Page(f"Comparison in {result['env_id']}", f"{found}.", lead, sections)
+    verdict = say_verdict(result)
+    return Page(f"Comparison in {result['env_id']}", f"{verdict[0].upper()}{verdict[1:]}", lead, sections)
 
 
-def _show_films(paths: Sequence[str], first: Mapping[str, Any], second: Mapping[str, Any]) -> Section:
+def say_verdict(one: Mapping[str, Any]) -> str:
+    """Return whether two differ, as a sentence that ends; its interval is in it."""
+    if one["told"]:
+        return f"{one['verdict']} (95 % interval)."
+    return f"{one['verdict']} (mean difference {number(one['difference'])}, {interval(one['ci95'])})."
+
+
+def _show_films(paths: Sequence[str], first: Mapping[str, Any], second: Mapping[str, Any], folder: Path) -> Section:
     """Return the films of both, side by side, if they are of the same seed."""
     if first.get("seed") != second.get("seed"):
         return Section("Films", [])
-    films = [picture(Path(path).parent / "rollout.gif", f"Film of {path}", plot=False, beside=False) for path in paths]
+    films = [picture(Path(path).parent / "rollout.gif", folder, f"Film of {path}", plot=False) for path in paths]
     if None in films:
         return Section("Films", [])
     named = [tag("div", tag("h3", name), film) for name, film in zip("AB", films, strict=True)]

@@ -1,16 +1,18 @@
 """Page: one HTML file without network or scripts, made of a verdict and sections."""
 
 import base64
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 
 from vgp_lightning import __version__
 from vgp_lightning.report.files import replace_file
 from vgp_lightning.report.folders import naming
-from vgp_lightning.report.markup import Markup, escape, join, tag
+from vgp_lightning.report.markup import Markup, tag
 
 NAME = "report.html"
 LARGEST_EMBEDDED = 2_000_000  # bytes of a picture that is put into the page; a larger one is linked beside it
@@ -85,14 +87,14 @@ def write_page(path: Path, make: Callable[[], Page]) -> None:
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def picture(path: Path, what: str, plot: bool = True, beside: bool = True) -> Markup | None:
-    """Return a GIF or PNG: embedded if it is small, else linked if it lies beside the page; None: there is none.
+def picture(path: Path, folder: Path, what: str, plot: bool = True) -> Markup | None:
+    """Return a GIF or PNG: embedded if it is small, else linked; None: there is none.
 
     Args:
         path: The file; a link is not followed.
+        folder: The page's folder.
         what: Its text for those who do not see it.
         plot: Whether it is a drawing on white, which may be darkened, and no film.
-        beside: Whether it lies in the page's folder.
     """
     magic, kind = _KINDS[path.suffix]
     if path.is_symlink() or not path.is_file():
@@ -100,14 +102,8 @@ def picture(path: Path, what: str, plot: bool = True, beside: bool = True) -> Ma
     content = path.read_bytes()
     if not content.startswith(magic):
         return None
-    look = {"class_": "plot" if plot else None, "alt": what, "loading": "lazy"}
+    look = {"class_": "plot" if plot else None, "alt": what}
     if len(content) > LARGEST_EMBEDDED:
-        if not beside:
-            return None
-        return tag("a", tag("img", src=path.name, **look), href=path.name)
+        address = quote(Path(os.path.relpath(path, folder)).as_posix())
+        return tag("a", tag("img", src=address, **look), href=address)
     return tag("img", src=f"data:{kind};base64,{base64.b64encode(content).decode()}", **look)
-
-
-def paragraphs(*texts: object) -> Markup:
-    """Return each text as a paragraph."""
-    return join(tag("p", escape(text)) for text in texts)
