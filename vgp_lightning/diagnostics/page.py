@@ -165,15 +165,16 @@ def _show_choice(report: Mapping[str, Any], folder: Path) -> list[Markup]:
         means["what guidance adds to a candidate"] = choice["guidance"]["mean"]
         means["what guidance adds to the chosen one"] = choice["guidance"]["chosen"]
     rows = [Row(name, (), one["mean"], one["ci95"]) for name, one in means.items() if one["mean"] is not None]
+    what = f"{choice['candidates']} candidates in each of {choice['states']} states, tried for {choice['steps']} steps."
     words = "; ".join(f"{row.name}: {number(row.mean)}, {interval(row.ends)}" for row in rows)
-    what = (
-        f"{choice['candidates']} candidates in each of {choice['states']} states, tried for {choice['steps']} steps. "
-        f"{words}."
-    )
     good = "what the chosen candidate gains lies right of the dashed line, near what the best one would gain."
     bad = "it touches the dashed line: choosing does not choose; rank by a critic, or take one plan."
-    charts = [figure(draw_rows(rows, "discounted rewards", what, reference=0.0), what, good, bad)] if rows else []
-    return [*charts, *_show_pictures(report, folder, ("choice",))]
+    cells = [(row.name, row.mean, interval(row.ends)) for row in rows]
+    charts = [
+        figure(draw_rows(rows, "discounted rewards", f"{what} {words}.", reference=0.0), what, good, bad),
+        details("The numbers", table("Discounted rewards, means over the states", ("", "mean", "interval"), cells)),
+    ]
+    return [*(charts if rows else ()), *_show_pictures(report, folder, ("choice",))]
 
 
 def _show_plans(report: Mapping[str, Any]) -> list[Markup]:
@@ -188,7 +189,8 @@ def _show_plans(report: Mapping[str, Any]) -> list[Markup]:
     bad = "it meets the dashed line early: later steps of plans carry no information; shorten the horizon."
     parts = [figure(draw_curves(curves_of(named), axes, what, zero=True), what, good, bad)]
     errors = report["dynamics"]["dimensions"]
-    bars = [(f"observation {i}", error) for i, error in enumerate(errors)]
+    names = report["dynamics"].get("names") or [f"observation {i}" for i in range(len(errors))]  # of earlier versions
+    bars = list(zip(names, errors, strict=True))
     what = "Error of the first planned change as a share of the change, for each dimension."
     good, bad = "well below 1 (the dashed line).", "at 1 or above: no better than to expect no change."
     chart = figure(draw_bars(bars, "error / change", what, reference=1.0), what, good, bad)

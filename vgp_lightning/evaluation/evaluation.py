@@ -223,7 +223,6 @@ def evaluate(
             say_played(store, played, episodes)
             if not habit and played < episodes:
                 deployed.choose_threads(count, **settings)
-            title = f"{deployed.env_id}, seed {seed}"
             results = evaluate_agent(
                 agent,
                 vector,
@@ -233,7 +232,7 @@ def evaluate(
                 reference=reference,
                 description=f"Playing {deployed.env_id}",
                 store=store,
-                film=Film(items[0], lambda recorder: write_pictures(recorder, store, title, video)),
+                film=Film(items[0], lambda recorder: write_pictures(recorder, store, deployed.env_id, seed, video)),
             )
             film = store.finished[items[0]].get("film")
             made = {

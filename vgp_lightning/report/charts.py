@@ -96,19 +96,20 @@ def draw_bars(bars: Sequence[tuple[str, float | None]], axis: str, what: str, re
     scale = _Scale([0.0, *numbers, *([] if reference is None else [reference])], _LEFT + names, WIDTH - _RIGHT - 30)
     bottom = _BAR * len(bars) + 4
     parts = _ticks_below(scale, bottom, axis)
+    written: list[Markup] = []
     for i, (name, value) in enumerate(bars):
         middle = _BAR * i + 13
         parts.append(tag("text", _clip(name, names), tag("title", name), x=_LEFT, y=middle))
         if value is None:
-            parts.append(tag("text", "none", x=scale(0) + 4, y=middle, class_="soft"))
+            written.append(tag("text", "none", x=scale(0) + 4, y=middle, class_="soft"))
             continue
         left, right = sorted((scale(0), scale(value)))
         width = max(round(right - left, 1), 0.5)
         parts.append(tag("rect", x=left, y=middle - 9, width=width, height=11, class_="fill blue"))
-        parts.append(tag("text", number(value), x=right + 4, y=middle, class_="soft"))
+        written.append(tag("text", number(value), x=right + 4, y=middle, class_="soft"))
     if reference is not None:
         parts.append(_line(scale(reference), 0, scale(reference), bottom, "stroke dashed ink"))
-    return _svg(parts, bottom + 34, what)
+    return _svg([*parts, *written], bottom + 34, what)
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,12 @@ def draw_curves(curves: Sequence[Curve], axes: tuple[str, str], what: str, zero:
     legend = [curve for curve in curves if curve.name]
     top, bottom = 10 + 15 * len(legend), 230 + 15 * len(legend)
     vertical = _Scale([y for _, y in known] + ([0.0] if zero else []), bottom, top)
-    left = 14 + round(6.2 * max((len(number(tick)) for tick in vertical.ticks), default=1))
+    left = 14 + round(6.2 * max((len(f"{tick:,.6g}") for tick in vertical.ticks), default=1))
     across = _Scale([x for x, _ in known], left, WIDTH - _RIGHT)
     parts = _ticks_below(across, bottom, axes[0], first=left, high=top)
     for tick in vertical.ticks:
         parts.append(_line(left, vertical(tick), WIDTH - _RIGHT, vertical(tick), "grid"))
-        parts.append(tag("text", number(tick), x=left - 5, y=vertical(tick) + 4, text_anchor="end", class_="soft"))
+        parts.append(tag("text", f"{tick:,.6g}", x=left - 5, y=vertical(tick) + 4, text_anchor="end", class_="soft"))
     for i, curve in enumerate(legend):
         parts.append(_line(left, 15 * i + 8, left + 18, 15 * i + 8, f"stroke {curve.kind}"))
         parts.append(tag("text", curve.name, x=left + 24, y=15 * i + 12))
@@ -186,7 +187,7 @@ def _ticks_below(scale: _Scale, bottom: float, axis: str, first: float = _LEFT, 
     """Return the horizontal axis with its numbers and name, and a grid above it."""
     parts = [_line(scale(tick), high, scale(tick), bottom, "grid") for tick in scale.ticks]
     parts += [
-        tag("text", number(tick), x=scale(tick), y=bottom + 14, text_anchor="middle", class_="soft")
+        tag("text", f"{tick:,.6g}", x=scale(tick), y=bottom + 14, text_anchor="middle", class_="soft")
         for tick in scale.ticks
     ]
     parts.append(_line(first, bottom, WIDTH - _RIGHT, bottom, "axis"))
