@@ -87,9 +87,8 @@ def compare(
         output = Path(json)
         output.parent.mkdir(parents=True, exist_ok=True)
         write_report(result, output)
-        write_page(
-            output.with_suffix(".html"), lambda: describe_comparison(result, first.report, second.report, output.parent)
-        )
+        page = output.with_suffix(".html") if output.suffix != ".html" else output.with_name(f"{output.name}.html")
+        write_page(page, lambda: describe_comparison(result, first.report, second.report, page.parent))
     _print(result)
     return result
 
