@@ -103,8 +103,8 @@ def _table_failed(failed: Sequence[Mapping[str, Any]]) -> Markup:
     return table("Not in the statistics", ("seed", "step", "why"), rows)
 
 
-def repeat_evaluation(report: Mapping[str, Any]) -> Markup:
-    """Return the command that repeats an evaluation."""
+def repeat_evaluation(report: Mapping[str, Any], output: str = "runs/again") -> Markup:
+    """Return the command that repeats an evaluation into an output folder."""
     count = len(report["episodes"]) + len(report.get("failed_episodes", ()))
     seeds = [("episodes", count), ("seed", report["seed"])]
     if report["sampler_seed"] != report["seed"]:
@@ -112,7 +112,7 @@ def repeat_evaluation(report: Mapping[str, Any]) -> Markup:
     reference = report["reference"]
     if reference is not None and reference["name"] == "user":
         seeds += [("ref_min_score", reference["min"]), ("ref_max_score", reference["max"])]
-    return repeat("evaluate", report, *seeds, ("output_dir", "runs/again"))
+    return repeat("evaluate", report, *seeds, ("output_dir", output))
 
 
 def describe_statistics(report: Mapping[str, Any]) -> list[str]:
@@ -201,7 +201,7 @@ def describe_comparison(
     a, b = ({e["seed"]: float(e[metric]) for e in one["episodes"] if e["seed"] in seeds} for one in (first, second))
     rows = [
         Row(
-            f"{name.upper()}: {result[name]['path']}",
+            f"{name.upper()}: {Path(result[name]['path']).parent.name}",
             list(values.values()),
             result[name]["mean"],
             result[name]["ci95"],
@@ -216,8 +216,13 @@ def describe_comparison(
     heads = ("seed", "A", "B", "B - A")
     differs = [(name, str(ours), str(theirs)) for name, (ours, theirs) in result["differs"].items()]
     paths = [result["a"]["path"], result["b"]["path"]]
-    again = command(["vgp", "compare", *paths, "--metric", metric, "--json", "runs/comparison.json"])
-    played = [repeat_evaluation(one) for one in (first, second) if {"pipeline", "seed", "sampler_seed"} <= one.keys()]
+    outputs = ["runs/a", "runs/b"]
+    again = command(["vgp", "compare", *outputs, "--metric", metric, "--json", "runs/comparison.json"])
+    played = [
+        repeat_evaluation(one, output)
+        for one, output in zip((first, second), outputs, strict=True)
+        if {"pipeline", "seed", "sampler_seed"} <= one.keys()
+    ]
     settings = second.get("settings")
     sections = [
         _show_films(paths, first, second, folder),

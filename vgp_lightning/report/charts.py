@@ -68,7 +68,7 @@ def draw_rows(rows: Sequence[Row], axis: str, what: str, reference: float | None
         parts.append(_line(scale(reference), 0, scale(reference), bottom, "stroke dashed ink"))
     for i, row in enumerate(rows):
         top = _ROW * i
-        parts.append(tag("text", row.name, x=_LEFT, y=top + 12))
+        parts.append(tag("text", _clip(row.name, WIDTH - 2 * _LEFT), tag("title", row.name), x=_LEFT, y=top + 12))
         shown = np.unique(np.linspace(0, len(row.values) - 1, min(len(row.values), _MOST_DOTS)).round().astype(int))
         for j in shown.tolist() if len(row.values) else []:
             # The height has no meaning; the golden ratio spreads it evenly.
