@@ -44,6 +44,12 @@ def test_the_demo_leaves_pictures_and_tensorboard_logs(folder):
     assert logs == {"denoiser", "value", "evaluation"}
 
 
+def test_the_demo_ends_in_a_page(folder):
+    page = (folder / "report.html").read_text()
+    assert page.index("Guided against unguided: ") < page.index("guided - behaviour")
+    assert "vgp demo" in page
+
+
 def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(SystemExit):

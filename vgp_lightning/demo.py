@@ -14,14 +14,21 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
+from vgp_lightning.agent.account import find_given, show_film, show_origin, show_worst
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.methods import PAIRS, describe_planning
+from vgp_lightning.evaluation.comparison import describe_pairs
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
+from vgp_lightning.evaluation.pages import describe_statistics, say_verdict, show_differences, show_returns
 from vgp_lightning.export.trained import export
 from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.figures import figure_to_image, plot_returns
 from vgp_lightning.report.files import write_report
+from vgp_lightning.report.markup import command, interval, number, options, table, tag
+from vgp_lightning.report.page import NAME, Page, Section, write_page
+from vgp_lightning.report.references import describe_methods
 from vgp_lightning.shipped import CONFIGS
 
 ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mixed-v0"
@@ -30,6 +37,11 @@ WEIGHT_NOISE, ACTION_NOISE = 0.1, 0.5
 FIRST_SEED = 1_000_000  # of evaluation: far from the seeds of the data's episodes
 PLANNERS = ("behaviour", "unguided", "guided")
 _MARKER = ".vgp_demo"
+_STAGES = (
+    "A linear gait, with noise of various strengths, collects episodes from perfect to immediate falls (behaviour). A "
+    "denoiser and a value function are trained on them and exported as one folder. It plans once as it is sampled "
+    "(unguided), and once with guidance, warm starts and the best of several candidates (guided)."
+)
 # `vgp fit` that ends at once when this process does, whatever ends it: then the pipe that is its standard input closes.
 _TRAINING = """
 import os, sys, threading
@@ -53,7 +65,8 @@ def demo(
     and the guided planner (the folder's defaults: guidance, warm starts and the best of 16 candidates).
 
     Args:
-        output_dir: Everything goes here. An earlier demo's folder is replaced, any other refused.
+        output_dir: Everything goes here, with report.html to open in a browser. An earlier demo's folder is replaced,
+            any other refused.
         episodes: Episodes of each planner.
         steps: Transitions to collect.
         denoiser_steps: Training steps of the denoiser.
@@ -119,7 +132,11 @@ def demo(
                 video=name == "guided",
                 **settings,
             )
+    given = find_given(
+        demo, episodes=episodes, steps=steps, denoiser_steps=denoiser_steps, value_steps=value_steps, seed=seed
+    )
     report = reports | {"seconds": seconds, "pipeline": str(pipeline_folder), "environment": ENVIRONMENT}
+    report |= {"options": given}
     _write(report, folder)
     _print(report, folder)
     return report
@@ -191,6 +208,37 @@ def _write(report: dict[str, Any], folder: Path) -> None:
     with SummaryWriter(str(folder / "evaluation")) as writer:
         writer.add_image("eval/returns", figure_to_image(figure), 0, dataformats="HWC")
     write_report(report, folder / "report.json")
+    write_page(folder / NAME, lambda: _describe(report, folder))
+
+
+def _describe(report: dict[str, Any], folder: Path) -> Page:
+    """Return the demo's page."""
+    planners = {name: report[name] for name in PLANNERS}
+    returns = {name: {one["seed"]: one["return"] for one in planners[name]["episodes"]} for name in PLANNERS}
+    differences, pairs = {}, {}
+    for other in ("unguided", "behaviour"):
+        name = f"guided - {other}"
+        common = returns["guided"].keys() & returns[other].keys()
+        pairs[name] = [returns["guided"][seed] - returns[other][seed] for seed in sorted(common)]
+        differences[name] = describe_pairs(pairs[name], (other, "guided"))
+    guided = report["guided"]
+    means = "; ".join(
+        f"{name} {number(one['return_mean'])} ({interval(one['return_ci95'])})" for name, one in planners.items()
+    )
+    verdict = f"Guided against unguided: {say_verdict(differences['guided - unguided'])}"
+    again = [command(["vgp", "demo", *options(report["options"].items()), "--output_dir", "runs/again"])]
+    stages = table("Seconds of each stage", (), list(report["seconds"].items()))
+    sections = [
+        show_film(folder / "evaluation" / "guided" / "rollout.gif", folder, guided["seed"], guided["video_error"]),
+        show_returns(planners),
+        show_differences(differences, pairs),
+        Section("Stages", [tag("p", _STAGES), stages]),
+        show_worst(guided["episodes"], "evaluate", guided),
+        *show_origin(guided, guided["settings"], again),
+        describe_methods([*describe_planning(guided, guided["settings"]), *describe_statistics(guided), PAIRS]),
+    ]
+    lead = f"{report['pipeline']}: three planners on the same {len(guided['episodes'])} seeds; mean returns: {means}"
+    return Page(f"vgp demo in {report['environment']}", verdict, lead, sections)
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:
@@ -210,5 +258,5 @@ def _print(report: dict[str, Any], folder: Path) -> None:
     console = Console(markup=False)
     console.print(table)
     total = sum(report["seconds"].values())
-    console.print(f"{total / 60:.1f} minutes. Report: {folder / 'report.json'}, picture: {folder / 'returns.png'}")
+    console.print(f"{total / 60:.1f} minutes. Open {folder / NAME} in a browser; numbers: {folder / 'report.json'}")
     console.print(f"Planner: {report['pipeline']}. Look at it all with: tensorboard --logdir {folder}")

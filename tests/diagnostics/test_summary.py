@@ -35,6 +35,9 @@ def test_a_diagnosis_writes_numbers_pictures_and_events(track, make_folder, tmp_
     for name in report["pictures"]:
         with Image.open(output / name) as image:
             image.verify()
+    page = (output / "report.html").read_text()
+    assert page.index("choosing among its candidates") < page.index("<svg") < page.index("The worst 3 episodes")
+    assert "--episodes 3 --seed 4 --starts 2" in page.replace("<span>", "").replace("</span>", "")
     with Image.open(output / "denoising.gif") as image:
         assert image.n_frames == 3
     events = EventAccumulator(str(output)).Reload()

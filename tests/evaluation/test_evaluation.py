@@ -286,7 +286,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
         *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
         *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes", "threads", "delay"),
-        *("first_success_mean", "reach_goal", "follow_states"),
+        *("first_success_mean", "reach_goal", "follow_states", "options"),
     }
     assert [(e["seed"], e["return"]) for e in report["episodes"]] == [
         (2, 15),
@@ -301,7 +301,7 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
     assert (report["video"], report["video_error"], report["environments"]) == ("rollout.gif", None, 4)
 
     with Image.open(tmp_path / "out" / "rollout.gif") as image:
-        assert (image.n_frames, image.size) == (5, (30, 20))
+        assert (image.n_frames, image.size) == (2, (30, 20))  # steps 1 and 4 of 5
     with Image.open(tmp_path / "out" / "rollout.png") as image:
         assert image.format == "PNG"
     events = EventAccumulator(str(tmp_path / "out")).Reload()

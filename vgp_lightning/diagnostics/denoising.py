@@ -17,6 +17,7 @@ from vgp_lightning.diagnostics.candidates import Candidates, to_raw
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.report.figures import BLUE, GREY, ORANGE, figure_to_image, tidy
+from vgp_lightning.report.names import name_dimensions
 
 _MAZE_PANELS = 6
 _STRIP_COLUMNS = 6
@@ -32,7 +33,8 @@ def draw_denoising(findings: Findings, pipeline: ValueGuidedPlannerPipeline, can
     changes = candidates.chosen[0, :, actions:].std(axis=0)
     dimensions = np.sort(np.argsort(-changes, kind="stable")[:_STRIP_OBSERVATIONS])
     shown_actions = range(min(actions, _STRIP_ACTIONS))
-    names = [f"action {i}" for i in shown_actions] + [f"observation {i}" for i in dimensions]
+    called = name_dimensions(pipeline.task.get("env_id"), actions, pipeline.observation_dim)
+    names = [called.actions[i] for i in shown_actions] + [called.observations[i] for i in dimensions]
     lines = to_raw(pipeline, candidates.history)[..., [*shown_actions, *(actions + dimensions)]]  # (S, K, H, D)
     shown = _spread(len(levels), _STRIP_COLUMNS)
     headings = [levels[i] for i in shown]

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from vgp_lightning.agent.account import find_given
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.episodes import Episode
@@ -23,6 +24,7 @@ from vgp_lightning.diagnostics.choice import Trial, examine_choice, make_trial, 
 from vgp_lightning.diagnostics.denoising import draw_denoising, draw_maze
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.guidance import examine_guidance
+from vgp_lightning.diagnostics.page import describe_diagnosis
 from vgp_lightning.diagnostics.plans import choose_plans, examine_plans, plan_places
 from vgp_lightning.diagnostics.summary import is_written, print_summary, write
 from vgp_lightning.diagnostics.values import examine_values
@@ -30,6 +32,7 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.film import Recorder, write_film
 from vgp_lightning.report.folders import prepare
+from vgp_lightning.report.page import NAME, write_page
 
 _TRIED = 64  # candidates that are tried at once
 _CANDIDATES = 16  # of a planner that makes one plan
@@ -55,10 +58,11 @@ def diagnose(
 ) -> dict[str, Any]:
     """Play episodes with an exported planner, and write numbers and pictures that explain its returns.
 
-    The results are diagnostics.json, pictures and TensorBoard events. Successive steps of an episode are correlated: a
-    correlation over thousands of steps of few episodes is worth only that many episodes. So the number of episodes is
-    reported beside it. Finished episodes are kept in ``episodes`` of the output folder: after an interruption the same
-    command goes on, and several processes with the same command and output folder share the episodes.
+    The results are report.html (open it in a browser), diagnostics.json, pictures and TensorBoard events. Successive
+    steps of an episode are correlated: a correlation over thousands of steps of few episodes is worth only that many
+    episodes. So the number of episodes is reported beside it. Finished episodes are kept in ``episodes`` of the output
+    folder: after an interruption the same command goes on, and several processes with the same command and output
+    folder share the episodes.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
@@ -91,6 +95,8 @@ def diagnose(
         OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
+    given = {"env_id": env_id, "trust_environment": trust_environment, "max_episode_steps": max_episode_steps}
+    options = find_given(diagnose, **given, reach_goal=reach_goal, device=device) | settings
     for name, value in (("episodes", episodes), ("starts", starts)):
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
@@ -178,12 +184,15 @@ def diagnose(
                         "starts": starts,
                         "choice_steps": choice_steps,
                         "recorded_episodes": recorded_episodes,
+                        "options": options,
                         "pictures": findings.pictures,
                         "video_error": video_error,
                         "seconds": time.perf_counter() - start,
                     }
                     made = report
                     report = write(store.fact(name, lambda: made), findings, output)
+                shown = report
+                write_page(output / NAME, lambda: describe_diagnosis(shown, output))
     print_summary(report, output)
     return report
 

@@ -16,6 +16,7 @@ from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.report.figures import BLUE, GREY, ORANGE, plot_bars, tidy
+from vgp_lightning.report.names import name_dimensions
 
 Numbers = list[float | None]
 
@@ -66,15 +67,15 @@ def examine_plans(
         "distance in normalised units",
         "Planned and visited observations\nfar below the grey line: plans come true",
     )
-    findings.numbers["dynamics"] = check_dynamics(episodes, actions)
+    names = list(name_dimensions(pipeline.task.get("env_id"), actions, len(scale)).observations)
+    findings.numbers["dynamics"] = check_dynamics(episodes, actions) | {"names": names}
     findings.figures["dynamics"] = plot_bars(
         {"plan": findings.numbers["dynamics"]["dimensions"]},
-        [str(i) for i in range(len(scale))],
+        names,
         "error / change",
         "One step: error of the plan as a share of the change\n0: as the simulator; 1: as expecting no change",
         line=1,
     )
-    findings.figures["dynamics"].axes[0].set_xlabel("observation dimension")
 
 
 def choose_plans(episodes: Sequence[Episode], starts: int) -> list[tuple[Episode, int]]:

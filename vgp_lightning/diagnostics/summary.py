@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def write(report: dict[str, Any], findings: Findings, output: Path) -> dict[str,
     with naming(path):
         write_report(report, path)
     with naming(output), SummaryWriter(str(output)) as writer:
-        for name, number in _scalars(report).items():
+        for name, number in find_scalars(report).items():
             if number is not None:
                 writer.add_scalar(f"diagnose/{name}", number, 0)
         for name in report["pictures"]:
@@ -77,13 +78,13 @@ def _draw(findings: Findings, path: Path) -> None:
         Image.fromarray(figure_to_image(findings.figures[path.stem])).save(path)
 
 
-def _scalars(report: dict[str, Any]) -> dict[str, float | None]:
+def find_scalars(report: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the main numbers by their names in TensorBoard."""
     calibration, ranking, guidance, own, choice = (
         report[name] for name in ("calibration", "ranking", "guidance", "own_actions", "choice")
     )
     tried = choice and choice["guided" if "guided" in choice else "unguided"]
-    kind = _kind(report)
+    kind = kind_of_returns(report)
     best = calibration and calibration[kind]
     return {
         "return_mean": report["return_mean"],
@@ -104,12 +105,12 @@ def _scalars(report: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def _kind(report: dict[str, Any]) -> str:
+def kind_of_returns(report: Mapping[str, Any]) -> str:
     """Return which returns the main numbers are about: the complete ones, or all where none is complete."""
     return "complete" if report["calibration"] and report["calibration"]["complete"] else "all"
 
 
-_MEANINGS = {
+MEANINGS = {
     "return_mean": "mean return of the episodes",
     "rank_correlation": "predicted and realised returns; 1: plans are ranked correctly; 0: chance",
     "bias": "predicted minus realised return; above 0: too optimistic",
@@ -133,10 +134,10 @@ def print_summary(report: dict[str, Any], output: Path) -> None:
     table = Table(title=f"{report['pipeline']} in {report['env_id']}", title_justify="left")
     for heading in ("number", "value", "what it means"):
         table.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=heading != "what it means")
-    for name, number in _scalars(report).items():
+    for name, number in find_scalars(report).items():
         if number is not None:
             shown = f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
-            table.add_row(name.replace("_", " "), shown, _MEANINGS[name])
+            table.add_row(name.replace("_", " "), shown, MEANINGS[name])
     calibration = report["calibration"]
     table.add_row("episodes", str(len(report["episodes"])), "successive steps are correlated: few episodes say little")
     if calibration is not None:

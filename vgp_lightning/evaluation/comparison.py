@@ -1,6 +1,7 @@
 """Compare two evaluations episode by episode, on the seeds that both played."""
 
 import json as json_
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vgp_lightning.evaluation.pages import describe_comparison
 from vgp_lightning.report.files import write_report
+from vgp_lightning.report.page import write_page
 from vgp_lightning.report.statistics import FEWEST_PAIRS, Paired, compare_pairs, summarize, wilson_interval
 
 # What must be the same in two evaluations so that episodes with the same seed are the same task.
@@ -42,7 +45,7 @@ def compare(
         a: evaluation.json of one planner, or the folder with it.
         b: The same for the other planner; differences are B - A.
         metric: The metric to compare: return, normalized_score, length or success.
-        json: File to write the comparison to.
+        json: File to write the comparison to; a page of the same name that ends in .html is written beside it.
 
     Returns:
         What the file holds.
@@ -84,6 +87,8 @@ def compare(
         output = Path(json)
         output.parent.mkdir(parents=True, exist_ok=True)
         write_report(result, output)
+        page = output.with_suffix(".html") if output.suffix != ".html" else output.with_name(f"{output.name}.html")
+        write_page(page, lambda: describe_comparison(result, first.report, second.report, page.parent))
     _print(result)
     return result
 
@@ -164,6 +169,18 @@ def _side(evaluation: _Evaluation, values: NDArray[np.float64], metric: str, pai
     if metric == "success":
         summary["ci95"] = wilson_interval(int(values.sum()), len(values))
     return {"path": str(evaluation.path), "unpaired": len(evaluation.values) - pairs, **summary}
+
+
+def describe_pairs(differences: Sequence[float], names: tuple[str, str]) -> dict[str, Any]:
+    """Return the statistics of paired differences of returns, as reports hold them.
+
+    Args:
+        differences: One for each pair, of the second from the first.
+        names: Of the two.
+    """
+    paired = compare_pairs(differences)
+    verdict = say_difference(paired, len(differences), names=names)
+    return asdict(paired) | {"pairs": len(differences), "told": paired.told, "verdict": verdict}
 
 
 def say_difference(paired: Paired, pairs: int, metric: str = "return", names: tuple[str, str] = ("A", "B")) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from vgp_lightning.agent.account import find_given
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of, hash_weights
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
@@ -20,11 +21,13 @@ from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
+from vgp_lightning.evaluation.pages import describe_evaluation
 from vgp_lightning.evaluation.scores import Reference, choose_reference, normalized_score
 from vgp_lightning.evaluation.summary import print_summary, write, write_pictures
 from vgp_lightning.pipeline.companions import CRITIC, HABIT
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.folders import prepare
+from vgp_lightning.report.page import NAME, write_page
 from vgp_lightning.report.statistics import summarize, wilson_interval
 
 
@@ -143,7 +146,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play episodes with an exported planner, or with its habit, and report their returns.
 
-    The results are evaluation.json, TensorBoard scalars and a video of the first episode. Finished episodes are kept in
+    The results are report.html (open it in a browser), evaluation.json, TensorBoard scalars and a video of the first
+    episode. Finished episodes are kept in
     ``episodes`` of the output folder: after an interruption the same command goes on, with more ``--episodes`` it plays
     only the new ones, and several processes with the same command and output folder share the work.
 
@@ -182,6 +186,9 @@ def evaluate(
         OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
+    given = {"env_id": env_id, "trust_environment": trust_environment, "max_episode_steps": max_episode_steps}
+    given |= {"habit": habit, "reach_goal": reach_goal, "follow_states": follow_states, "device": device}
+    options = find_given(evaluate, **given, delay=delay) | settings
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
     check_seed(seed)
@@ -216,7 +223,6 @@ def evaluate(
             say_played(store, played, episodes)
             if not habit and played < episodes:
                 deployed.choose_threads(count, **settings)
-            title = f"{deployed.env_id}, seed {seed}"
             results = evaluate_agent(
                 agent,
                 vector,
@@ -226,7 +232,7 @@ def evaluate(
                 reference=reference,
                 description=f"Playing {deployed.env_id}",
                 store=store,
-                film=Film(items[0], lambda recorder: write_pictures(recorder, store, title, video)),
+                film=Film(items[0], lambda recorder: write_pictures(recorder, store, deployed.env_id, seed, video)),
             )
             film = store.finished[items[0]].get("film")
             made = {
@@ -236,6 +242,7 @@ def evaluate(
                 **deployed.describe(vector),
                 **asked,
                 **special,
+                "options": options,
                 "video": "rollout.gif" if video and film is not None and film["error"] is None else None,
                 "video_error": find_film_error(film) if video else None,
                 "seconds": time.perf_counter() - start,
@@ -244,5 +251,6 @@ def evaluate(
             report: dict[str, Any] = store.fact(f"report {name}", lambda: made)
             with store.exclusively():
                 report = write(report, store, output)
+                write_page(output / NAME, lambda: describe_evaluation(report, output))
     print_summary(report, output)
     return report

@@ -19,7 +19,7 @@ from vgp_lightning.report.film import Recorder, log_gif, write_film
 from vgp_lightning.report.folders import naming
 
 
-def write_pictures(recorder: Recorder, store: EpisodeStore, title: str, video: bool) -> dict[str, Any]:
+def write_pictures(recorder: Recorder, store: EpisodeStore, env_id: str, seed: int, video: bool) -> dict[str, Any]:
     """Write the pictures of the first episode into the store, since no other process has its steps and frames.
 
     Returns:
@@ -30,7 +30,8 @@ def write_pictures(recorder: Recorder, store: EpisodeStore, title: str, video: b
     error = write_film(recorder, film)
     try:
         with naming(picture):
-            plot_episode(recorder.actions, recorder.observations, title).savefig(picture)
+            title = f"{env_id}, seed {seed}"
+            plot_episode(recorder.actions, recorder.observations, title, env_id).savefig(picture)
     except Exception as failure:  # matplotlib raises any type, and an episode is worth more than its picture
         picture.unlink(missing_ok=True)
         error = error or f"drawing failed with {type(failure).__name__}: {failure}"

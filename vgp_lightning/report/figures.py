@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from vgp_lightning.report.names import name_dimensions
+
 MAX_DIMENSIONS = 8  # more panels would be too small to read
 _MAX_DOTS = 2000  # more would hide each other
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
@@ -42,12 +44,12 @@ def plot_plans(plans: ArrayLike, windows: ArrayLike, names: Sequence[str], title
     return _plot_lines(groups, names, title)
 
 
-def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str) -> Figure:
+def plot_episode(actions: ArrayLike, observations: ArrayLike, title: str, env_id: str | None = None) -> Figure:
     """Draw the actions (L, A) and observations (L, O) of an episode, the first of these dimensions."""
     actions, observations = np.asarray(actions), np.asarray(observations)
-    names = [f"action {i}" for i in range(actions.shape[1])]
-    names += [f"observation {i}" for i in range(observations.shape[1])]
-    return _plot_lines({"episode": (np.hstack([actions, observations])[None], BLUE)}, names, title)
+    names = name_dimensions(env_id, actions.shape[1], observations.shape[1])
+    lines = np.hstack([actions, observations])[None]
+    return _plot_lines({"episode": (lines, BLUE)}, [*names.actions, *names.observations], title)
 
 
 def _plot_lines(groups: Mapping[str, tuple[NDArray[Any], str]], names: Sequence[str], title: str) -> Figure:
@@ -175,7 +177,10 @@ def plot_bars(
     """
     if wrong := {name: len(bars) for name, bars in groups.items() if len(bars) != len(labels)}:
         raise ValueError(f"{len(labels)} labels, but there are bars {wrong}")
-    figure = Figure(figsize=(max(5.0, 1.5 + 0.45 * len(labels) * max(1.4, len(groups))), 3.6), layout="constrained")
+    longest = max(map(len, labels))
+    upright = longest > 4 and len(labels) > 6
+    size = max(5.0, 1.5 + 0.45 * len(labels) * max(1.4, len(groups))), 3.6 + (0.08 * longest if upright else 0)
+    figure = Figure(figsize=size, layout="constrained")
     panel = figure.subplots()
     width = 0.8 / len(groups)
     for i, (name, bars) in enumerate(groups.items()):
@@ -185,7 +190,7 @@ def plot_bars(
     panel.axhline(0, color="black", linewidth=0.8)
     if line is not None:
         panel.axhline(line, color=GREY, linestyle="--", linewidth=1)
-    panel.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 4 and len(labels) > 6 else 0)
+    panel.set_xticks(range(len(labels)), labels, rotation=90 if upright else 0)
     panel.set_ylabel(axis)
     panel.set_title(title, fontsize=10)
     if len(groups) > 1:

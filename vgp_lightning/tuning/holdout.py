@@ -5,14 +5,10 @@ guided nor chosen among candidates; each only where it differs from those before
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
-from vgp_lightning.evaluation.comparison import say_difference
-from vgp_lightning.report.statistics import compare_pairs
+from vgp_lightning.evaluation.comparison import describe_pairs
 
 _NAMES = {"default": "the default", "winner": "the winner", "one plan": "one plan"}
 
@@ -40,12 +36,8 @@ def compare_contenders(results: Mapping[str, Mapping[str, Any] | None], seeds: S
         if not common:
             pair = f"{_NAMES[a]} and {_NAMES[b]}"
             raise ValueError(f"no held-out seed of {list(seeds)} was played to its end by {pair}")
-        paired = compare_pairs(np.array([returns[b][seed] - returns[a][seed] for seed in common]))
-        differences[f"{b} - {a}"] = asdict(paired) | {
-            "pairs": len(common),
-            "told": paired.told,
-            "verdict": say_difference(paired, len(common), names=(_NAMES[a], _NAMES[b])),
-        }
+        found = describe_pairs([returns[b][seed] - returns[a][seed] for seed in common], (_NAMES[a], _NAMES[b]))
+        differences[f"{b} - {a}"] = found
     return differences
 
 

@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vgp_lightning.agent.account import find_given
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.store import EpisodeStore, read_stores
 from vgp_lightning.report.folders import prepare
+from vgp_lightning.report.page import NAME, write_page
 from vgp_lightning.tuning.contest import Contest
 from vgp_lightning.tuning.halving import check_budget, plan_rungs
+from vgp_lightning.tuning.page import describe_search
 from vgp_lightning.tuning.space import choose_space, draw_configurations
 from vgp_lightning.tuning.summary import print_summary
 
@@ -58,8 +61,8 @@ def tune(
         pipeline_folder: Folder that ``vgp export`` wrote.
         episodes: Maximum number of episodes of the whole search; those on held-out seeds are extra.
         configurations: Number of configurations, with the folder's defaults.
-        output_dir: Where tuning.json, tuning.png and TensorBoard's events go; by default runs/tune/ and the folder's
-            name.
+        output_dir: Where report.html (open it in a browser), tuning.json, tuning.png and TensorBoard's events go; by
+            default runs/tune/ and the folder's name.
         seed: First seed of the search, of environment and planner; it also decides which configurations are drawn. The
             held-out seeds begin at this one plus ``episodes``.
         holdout_episodes: Episodes on held-out seeds, of the defaults, of the winner and of one plan. With fewer than
@@ -96,6 +99,10 @@ def tune(
         raise ValueError(f"{folder} is not writable: make it so, or leave it unchanged with --write false")
     output = Path(output_dir) if output_dir is not None else Path("runs", "tune", folder.resolve().name)
     asked = {"seed": seed, "space": space, "latency_ms": latency_ms, "episodes": episodes}
+    options = find_given(
+        tune, env_id=env_id, trust_environment=trust_environment, max_episode_steps=max_episode_steps, device=device
+    )
+    options |= {} if space is None else {"space": json.dumps(space)}
     with deployed.environments(1, max_episode_steps=max_episode_steps) as sample:
         identity = {
             "verb": "tune",
@@ -123,10 +130,12 @@ def tune(
         deployed.choose_threads(count)
         with EpisodeStore(output / "episodes", identity, again=again) as store:
             drawn = store.fact("drawn", lambda: drawn)
-            asked |= {"space": drawn["space"]}
+            asked |= {"space": drawn["space"], "options": options}
             contest = Contest(deployed, vector, drawn["settings"], output, asked, start, store)
             report = contest.run(held_out)
             report = contest.write_chosen(report, write)
+            with store.exclusively():
+                write_page(output / NAME, lambda: describe_search(report))
     print_summary(report, output)
     return report
 

@@ -7,11 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+CONTENDERS = ("default", "winner", "one plan")
+
 
 def print_summary(report: Mapping[str, Any], output: Path) -> None:
     """Print the contenders' settings, their returns on the held-out seeds, and the outcome."""
     held_out = report["holdout"]
-    columns = {name: held_out[name] for name in ("default", "winner", "one plan") if held_out[name] is not None}
+    columns = {name: held_out[name] for name in CONTENDERS if held_out[name] is not None}
     table = Table()
     table.add_column("")
     for name in columns:
@@ -40,6 +42,11 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
     for pair, difference in held_out["differences"].items():
         words = f"{pair.replace(' - ', ' against ')}: {difference['verdict']}"
         console.print(words, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{say_outcome(report)}. Results: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_outcome(report: Mapping[str, Any]) -> str:
+    """Return what a search has found, and whether the folder was changed, as text without a full stop."""
     outcome = {
         "default won": "No configuration returned more than the folder's defaults: ",
         "not better": "On the held-out seeds the test does not tell that the winner returns more: ",
@@ -56,7 +63,7 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
         outcome += f"{report['pipeline']} is unchanged"
         if report["chosen"] != "default":
             outcome += " because of --write false"
-    console.print(f"{outcome}. Results: {output}", markup=False, highlight=False, soft_wrap=True)
+    return outcome
 
 
 def _say(value: Any) -> str:
