@@ -143,7 +143,7 @@ def draw_values(values: Sequence[NDArray[np.floating]], chosen: ArrayLike, steps
     now = _Panel("predicted return of the candidates, best first", (0.5, len(last) + 0.5))
     now.add(np.arange(1, len(last) + 1), last, "many dots")
     now.add(np.array([0.5, len(last) + 0.5]), np.repeat(plans[-1], 2), "plan")
-    then = _Panel("predicted return of the plan and the range of the candidates", (0, max(1, len(sums) - 1)))
+    then = _Panel("predicted return: the plan, best and worst candidate", (0, max(1, len(sums) - 1)))
     then.add(made, np.array([np.nanmin(each) for each in values]), "many")
     then.add(made, np.array([np.nanmax(each) for each in values]), "many")
     then.add(made, plans, "plan")
@@ -176,7 +176,7 @@ class _Panel:
         """Return the panel as SVG."""
         numbers = np.concatenate([line for _, line, _ in self.lines] or [np.zeros(1)])
         low, high = float(numbers.min()), float(numbers.max())
-        slack = 0.06 * (high - low) or max(1e-3, 0.1 * abs(high))
+        slack = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
         low, high = low - slack, high + slack
         begin, end = self.span
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM

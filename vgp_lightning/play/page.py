@@ -83,10 +83,10 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                 status = gr.HTML(elem_id="status", elem_classes="vgp")
                 message = gr.HTML(elem_id="message", elem_classes="vgp")
                 with gr.Row():
-                    step = gr.Button("One step", elem_id="step", min_width=90)
+                    step = gr.Button("Step", elem_id="step", min_width=90)
                     run = gr.Button("Run", elem_id="run", variant="primary", min_width=90)
                     pause = gr.Button("Pause", elem_id="pause", interactive=False, min_width=90)
-                with gr.Row(equal_height=True):
+                with gr.Row(elem_classes="vgp-seed"):
                     seed = gr.Number(session.seed, label="Seed", precision=0, elem_id="seed", min_width=150)
                     reset = gr.Button("Reset", elem_id="reset", min_width=90)
             with gr.Column(scale=5, min_width=320):
@@ -149,17 +149,14 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
         if maze is None:
             listen(dimensions.change, handlers.make(_shows(names)), [dimensions], **latest)
         else:
-            with gr.Row():
-                reach = gr.Checkbox(
-                    session.reach_goal, label="Plans end at the goal", elem_id="reach_goal", min_width=260
-                )
+            with gr.Group():
+                reach = gr.Checkbox(session.reach_goal, label="Plans end at the goal", elem_id="reach_goal")
                 follow = gr.Checkbox(
                     session.follow_states,
                     label="A position controller follows the plan's states",
                     info="in place of executing the plan's own actions",
                     interactive=maze.state is not None,
                     elem_id="follow_states",
-                    min_width=260,
                 )
             for box in (reach, follow):
                 listen(box.change, handlers.make(_steer), [reach, follow], **latest)
@@ -172,7 +169,10 @@ def style(gr: Any) -> dict[str, Any]:
     """Return theme and style sheet, which load nothing from elsewhere."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        "theme": gr.themes.Default(primary_hue="blue", **fonts),
+        "theme": gr.themes.Default(primary_hue="blue", **fonts).set(
+            block_info_text_color="*neutral_600",
+            block_info_text_color_dark="*neutral_300",  # readable
+        ),
         "css": Path(__file__).with_name("page.css").read_text(),
     }
 
@@ -201,8 +201,10 @@ def _sliders(session: Session) -> list[_Slider]:
     """Return the settings to show, with ranges around those that hold."""
     pipeline, resolved = session.deployed.pipeline, session.resolved
     levels, horizon = pipeline.scheduler.config["num_train_timesteps"], resolved["planning_horizon"]
+    ranked = pipeline.value_function is not None or resolved["rank_by"] == "critic"
+    choice = "plans to choose from" if ranked else "plans; nothing ranks them, so the first is taken"
     sliders = [
-        _Slider("batch_size", "Candidates", "plans to choose from", 1, max(64, resolved["batch_size"]), 1),
+        _Slider("batch_size", "Candidates", choice, 1, max(64, resolved["batch_size"]), 1),
         _Slider("num_inference_steps", "Denoising steps", "more are slower", 1, levels, 1),
         _Slider("temperature", "Temperature", "factor on the noise", 0, max(2.0, resolved["temperature"]), 0.05),
         _Slider("replan_every", "Replanning interval", "steps of a plan; 0: one plan an episode", 0, horizon, 1),
