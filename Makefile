@@ -15,7 +15,7 @@ MACHINE ?= cpu
 # `make bench BENCH="--json FILE"`: options of benchmarks.plan_latency.
 BENCH ?=
 
-.PHONY: install lock demo test test-slow test-gpu wheel lint format bench results
+.PHONY: install lock demo test test-slow test-gpu test-browser wheel lint format bench results
 
 install: $(VENV)/.installed
 
@@ -58,6 +58,10 @@ test-slow: install
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
+
+# Opens reports, the site and vgp play in headless Chromium: $CHROMIUM, or /usr/bin/chromium.
+test-browser: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -m browser
 
 wheel: install
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/wheel.sh
