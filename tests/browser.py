@@ -8,8 +8,9 @@ visit.check()  # nothing went wrong, nothing was asked of the network, and nothi
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,7 +70,22 @@ def find_chromium() -> str:
 
 
 @contextmanager
-def open_page(address: str, *, width: int = 1280, scheme: str = "light", wait: str = "load") -> Iterator[Visit]:
+def launch() -> Iterator[Any]:
+    """Start a browser, which takes seconds."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(_FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def open_page(
+    address: str, *, width: int = 1280, scheme: str = "light", wait: str = "load", browser: Any = None
+) -> Iterator[Visit]:
     """Open a page in a window of its own.
 
     Args:
@@ -77,14 +93,12 @@ def open_page(address: str, *, width: int = 1280, scheme: str = "light", wait: s
         width: Of the window, in pixels: 1280 or 390.
         scheme: What the reader prefers, light or dark.
         wait: What to wait for: load, domcontentloaded or networkidle.
+        browser: From ``launch``; None: one is started.
     """
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(_FLAGS))
-        try:
-            size = {"width": width, "height": WIDTHS.get(width, 900)}
-            page = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce").new_page()
+    with nullcontext(browser) if browser else launch() as started:
+        size = {"width": width, "height": WIDTHS.get(width, 900)}
+        with started.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce") as context:
+            page = context.new_page()
             visit = Visit(page)
             page.on("request", lambda request: visit.note_request(request.url))
             page.on("pageerror", lambda error: visit.errors.append(str(error)))
@@ -92,8 +106,6 @@ def open_page(address: str, *, width: int = 1280, scheme: str = "light", wait: s
             page.goto(address, wait_until=wait)
             yield visit
             visit.overflow = visit.measure()
-        finally:
-            browser.close()
 
 
 def look(address: str, folder: Path, name: str, *, wait: str = "load", full_page: bool = True) -> list[Visit]:
@@ -114,9 +126,9 @@ def look(address: str, folder: Path, name: str, *, wait: str = "load", full_page
     folder = Path(os.environ.get("VGP_SCREENSHOTS", folder))
     folder.mkdir(parents=True, exist_ok=True)
     visits = []
-    for width in WIDTHS:
-        for scheme in SCHEMES:
-            with open_page(address, width=width, scheme=scheme, wait=wait) as visit:
+    with launch() as browser:
+        for width, scheme in product(WIDTHS, SCHEMES):
+            with open_page(address, width=width, scheme=scheme, wait=wait, browser=browser) as visit:
                 visit.page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=full_page)
             visits.append(visit)
     return visits
