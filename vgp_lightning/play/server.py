@@ -64,24 +64,22 @@ def play(
         ValueError: If Gradio is not installed, the folder is not a planner's, does not fit the environment, a setting
             is wrong, or the port is in use.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which Gradio reads when it is imported
-    load_gradio()
     check_seed(seed)
-    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
+    with _listen(host, port) as listener:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which Gradio reads when it is imported
+        load_gradio()
+        deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
 
-    def begin() -> Visit:
-        session = Session(deployed, seed, max_episode_steps, **settings)
-        return Visit(session, first_dimensions(deployed.pipeline.action_dim, deployed.pipeline.observation_dim))
+        def begin() -> Visit:
+            session = Session(deployed, seed, max_episode_steps, **settings)
+            return Visit(session, first_dimensions(deployed.pipeline.action_dim, deployed.pipeline.observation_dim))
 
-    everybody = Visitors(begin, visitors)
-    try:
-        everybody.run(lambda: deployed.choose_threads(1, **settings))
-        first = everybody.call("the first look", lambda visit: visit)
-        app = make_app(everybody, first, host)
-        everybody.leave("the first look")
-        with _listen(host, port) as listener:
-            shown = "127.0.0.1" if host in ("0.0.0.0", "") else f"[{host}]" if ":" in host else host
-            address = f"http://{shown}:{listener.getsockname()[1]}"
+        everybody = Visitors(begin, visitors)
+        try:
+            everybody.run(lambda: deployed.choose_threads(1, **settings))
+            app = make_app(everybody, everybody.call("the first look", lambda visit: visit), host)
+            everybody.leave("the first look")
+            address = _name_address(listener)
             if host not in _LOOPBACK:
                 print(f"listening at {host}: whoever reaches this machine over its network can use the page")
             print(f"{deployed.env_id} at {address} (Ctrl-C ends it)", flush=True)
@@ -90,10 +88,10 @@ def play(
             uvicorn = import_module("uvicorn")
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)
             uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # the usual end
-    finally:
-        everybody.close()
+        except KeyboardInterrupt:
+            pass  # the usual end
+        finally:
+            everybody.close()
 
 
 def make_app(visitors: Visitors, first: Visit, host: str) -> Any:
@@ -130,6 +128,13 @@ class _Policy:
             await send(message)
 
         await self._app(scope, receive, send_with_policy)
+
+
+def _name_address(listener: socket.socket) -> str:
+    """Return the address of the page for a browser on this machine."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
