@@ -89,7 +89,7 @@ def visiting(chromium):
 
 def status(page, name):
     """Return what the page says of the episode under a name."""
-    row = page.locator("#status div", has=page.locator("dt", has_text=re.compile(f"^{name}$")))
+    row = page.locator("#status dl > div", has=page.locator("dt", has_text=re.compile(f"^{name}$")))
     return row.locator("dd").inner_text()
 
 

@@ -220,6 +220,8 @@ def _label(tick: float) -> str:
 
 
 def _line(points: NDArray[np.float64], kind: str) -> str:
+    """Return a line; of a single point, a dot, as the ends of lines are round."""
+    points = np.repeat(points, 2, axis=0) if len(points) == 1 else points
     return f'<polyline class="{kind}" points="{_points(points)}"/>'
 
 

@@ -123,7 +123,7 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
             pace = gr.Slider(
                 *(1, _MOST_PACE, first.pace),
                 step=1,
-                label="Steps a picture",
+                label="Steps per picture",
                 info="while it runs; more of them run faster",
                 elem_id="pace",
                 min_width=260,
@@ -192,7 +192,8 @@ def _head(session: Session) -> str:
 
 def _legend(maze: bool) -> str:
     if not maze:
-        return f'{_LEGEND}<span class="plan-key dashed">an earlier plan</span></div>'
+        earlier = '<span class="plan-key dashed">an earlier plan</span>'
+        return f"{_LEGEND}{earlier}<span>over the steps of the episode</span></div>"
     click = "Click a free place: the goal moves there, in the environment too, and plans go there."
     return f'{_LEGEND}<span class="past-key star">the goal</span></div><p>{click}</p>'
 
