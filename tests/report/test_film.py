@@ -14,7 +14,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from vgp_lightning.report.film import Recorder, log_gif, shrink, write_film, write_gif
+from vgp_lightning.agent.behaviours import make_behaviour
+from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.report.film import Recorder, log_gif, put_caption, shrink, write_film, write_gif
 
 
 class Camera(gymnasium.Env):
@@ -81,6 +83,51 @@ def test_wide_frames_shrink_in_proportion_and_small_ones_stay():
     assert shrink(frame, 240) is frame
 
 
+def test_step_return_and_seed_stand_below_the_picture(monkeypatch):
+    said = []
+    monkeypatch.setattr("vgp_lightning.report.film.put_caption", lambda frame, text: said.append(text) or frame)
+    recorder = Recorder(Camera(), seed=7, fps=50)
+    for reward in (1.5, 2.25, 200.0):
+        recorder.record(np.zeros(1), np.zeros(1, np.float32), reward)
+    assert [line.split() for line in said] == [
+        ["step", "1", "return", "1.50", "seed", "7"],
+        ["step", "3", "return", "204", "seed", "7"],
+    ]
+
+
+def test_a_caption_is_white_text_in_a_strip_that_hides_nothing():
+    frame = np.full((300, 480, 3), 90, np.uint8)
+    captioned = put_caption(frame, "step 12    return 34.5    seed 6")
+    assert np.array_equal(captioned[:300], frame)
+    strip = captioned[300:]
+    written = np.argwhere((strip == 255).all(axis=2))
+    assert 10 < np.ptp(written[:, 0]) < len(strip)  # letters of some height, whole within the strip
+    assert 150 < np.ptp(written[:, 1]) < 470
+    assert put_caption(frame[:, :100], "too small for text").shape == (300, 100, 3)
+
+
+@pytest.mark.slow
+def test_a_film_of_a_thousand_steps_of_hopper_is_small(tmp_path):
+    environments = make_environments("Hopper-v5", 1, render_mode="rgb_array")
+    behaviour = make_behaviour("hopper-linear", environments)
+    environment = environments.envs[0]
+    behaviour.reset([0])
+    observation, _ = environment.reset(seed=0)
+    recorder = Recorder(environment, seed=0)
+    for _ in range(1000):
+        action = behaviour.act(observation[None], np.array([True]))[0]
+        before = observation
+        observation, reward, terminated, _, _ = environment.step(action)
+        recorder.record(before, action, reward)
+        assert not terminated
+    assert write_film(recorder, tmp_path / "a.gif") is None
+    environments.close()
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.width == 480
+        assert image.n_frames > 60
+    assert (tmp_path / "a.gif").stat().st_size < 1_500_000
+
+
 def test_frames_are_taken_at_the_asked_rate_of_the_environments_time():
     recorder = film(Camera(), 20, fps=25)  # 100 steps a second: every 4th
     assert [int(frame[0, 0, 0]) for frame in recorder.frames] == [1, 5, 9, 13, 17]
@@ -113,7 +160,7 @@ def test_frames_stop_at_their_limit_but_actions_and_observations_do_not():
 
 @pytest.mark.parametrize("breaks_at", [1, 9])
 def test_a_camera_that_breaks_is_reported_and_leaves_no_half_video(breaks_at):
-    recorder = film(Camera(breaks_at=breaks_at), 20)
+    recorder = film(Camera(breaks_at=breaks_at), 20, fps=25)
     assert recorder.frames == []
     assert len(recorder.actions) == 20
     assert "RuntimeError: no GL today" in recorder.error

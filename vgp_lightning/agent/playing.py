@@ -184,8 +184,9 @@ class _Table:
                 self._note(step, rows, logs)
                 for row, item in rows.items():
                     if self.film is not None and item == self.film.item:
-                        recorder = recorder or [Recorder(environment_of(self.environments, row))]
-                        recorder[0].record(step.observations[row], step.actions[row])
+                        recorder = recorder or [Recorder(environment_of(self.environments, row), seed=item[1])]
+                        paid = float(step.rewards[row])
+                        recorder[0].record(step.observations[row], step.actions[row], paid)
                 if self.ends is not None and time.monotonic() - looked > _LOOK:
                     self.store.update()  # what others have finished decides what is still needed
                     looked = time.monotonic()

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
@@ -23,6 +23,9 @@ from vgp_lightning.report.files import replace_file
 from vgp_lightning.report.folders import naming
 
 Frames = Sequence[NDArray[np.uint8]]
+_COLOURS = 64  # of a GIF: half as many bytes as with 256, and no difference that is seen
+_SAMPLES = 16  # frames from which these colours are chosen
+_SMALLEST = 160  # width in pixels from which a line of text below a frame can be read
 
 
 # ---------------------------------------------------------------- animated pictures
@@ -36,8 +39,23 @@ def shrink(frame: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
 
 
+def put_caption(frame: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """Return the frame with a line of text in a strip below it; a frame that is too small for text stays as it is."""
+    height, width = frame.shape[:2]
+    if width < _SMALLEST:
+        return frame
+    size = max(11, width // 28)
+    picture = Image.new("RGB", (width, height + 2 * size), (20, 24, 31))
+    picture.paste(Image.fromarray(frame), (0, 0))
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(picture).text((size // 2, height + size // 3), text, fill=(255, 255, 255), font=font)
+    return np.asarray(picture)
+
+
 def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
     """Write frames of one size as a GIF that repeats for ever; Pillow merges equal consecutive frames.
+
+    All frames have the same colours, without dithering, whose noise would double the size.
 
     Args:
         frames: The frames.
@@ -51,7 +69,10 @@ def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
     shapes = {frame.shape for frame in frames}
     if len(shapes) != 1:
         raise ValueError(f"a video needs frames of one shape (height, width, 3), but there are {len(shapes)}: {shapes}")
-    first, *others = [Image.fromarray(frame) for frame in frames]
+    some = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _SAMPLES)).round().astype(int))
+    palette = Image.fromarray(np.concatenate([frames[i] for i in some])).quantize(_COLOURS)
+    pictures = (Image.fromarray(frame) for frame in frames)
+    first, *others = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     stream = io.BytesIO()
     first.save(stream, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
     with naming(Path(path)):
@@ -105,12 +126,21 @@ class Recorder:
     """
 
     def __init__(
-        self, environment: gymnasium.Env[Any, Any], *, fps: float = 25, max_frames: int = 200, width: int = 240
+        self,
+        environment: gymnasium.Env[Any, Any],
+        *,
+        seed: int | None = None,
+        fps: float = 9,
+        max_frames: int = 80,
+        width: int = 480,
     ) -> None:
         """Prepare to render if the environment was made with ``render_mode="rgb_array"``.
 
+        With these defaults 1000 steps of hopper, whose floor moves, are 1.3 MB.
+
         Args:
             environment: The environment of the episode.
+            seed: Of the episode, for the line below the picture; None: it does not say so.
             fps: Approximate frames per second of the environment's time: every n-th step is rendered.
             max_frames: Maximum number of frames.
             width: Width in pixels to which wider frames are scaled down.
@@ -122,6 +152,8 @@ class Recorder:
         self._every = max(1, round(1 / (fps * step_seconds)))
         self._max_frames = max_frames
         self._width = width
+        self._seed = seed
+        self._total = 0.0
         self.fps = 1 / (self._every * step_seconds)
         self.observations: list[NDArray[np.floating]] = []
         self.actions: list[NDArray[np.float32]] = []
@@ -141,12 +173,18 @@ class Recorder:
             self.error = f"the environment's {name} is {seconds!r}: a number above 0 is needed"
         return 1 / fps
 
-    def record(self, observation: NDArray[np.floating], action: NDArray[np.float32]) -> None:
+    def record(self, observation: NDArray[np.floating], action: NDArray[np.float32], reward: float = 0.0) -> None:
         """Record a step; call it after each step, before the environment is reset."""
+        self._total += reward
         if self.error is None and len(self.actions) % self._every == 0 and len(self.frames) < self._max_frames:
             self._draw()
         self.observations.append(np.array(observation))  # a copy, as the caller may reuse the array
         self.actions.append(np.array(action))
+
+    def _say_progress(self) -> str:
+        seed = "" if self._seed is None else f"    seed {self._seed}"
+        total = f"{self._total:,.0f}" if abs(self._total) >= 100 else f"{self._total:.2f}"
+        return f"step {len(self.actions) + 1}    return {total}{seed}"
 
     def _draw(self) -> None:
         """Keep a frame of the present state, or the reason why there is none."""
@@ -163,7 +201,8 @@ class Recorder:
             if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
                 found = (frame.shape, frame.dtype) if isinstance(frame, np.ndarray) else type(frame).__name__
                 raise ValueError(f"a frame is {found}: an array (height, width, 3) of uint8 is needed")
-            frame = shrink(frame.copy(), self._width)  # a copy: the environment may draw into it again
+            # A copy: the environment may draw into it again.
+            frame = put_caption(shrink(frame.copy(), self._width), self._say_progress())
             if self.frames and frame.shape != self.frames[0].shape:
                 raise ValueError(f"a frame is {frame.shape}, but the first one is {self.frames[0].shape}")
             self.frames.append(frame)
