@@ -154,6 +154,8 @@ def test_the_environment_is_drawn_or_it_is_said_why_not(session, monkeypatch):
     assert frame is None
     assert "no screen" in error
     session.step()  # the episode goes on without a picture
+    monkeypatch.setattr(session.environment.unwrapped, "render_mode", None)
+    assert "rgb_array is needed" in session.draw_frame()[1]
 
 
 def test_without_a_value_function_there_are_plans_without_values(tmp_path):

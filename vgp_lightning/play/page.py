@@ -12,7 +12,7 @@ from vgp_lightning.agent.mazes import need_maze
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.play.drawing import locate
 from vgp_lightning.play.session import Session
-from vgp_lightning.play.view import View, name_dimensions, show_message, view
+from vgp_lightning.play.view import View, list_names, show_message, view
 from vgp_lightning.play.visitors import Visit, Visitors
 
 _MOST_PACE = 20
@@ -73,8 +73,7 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
     """
     gr, session = load_gradio(), first.session
     handlers = _Handlers(gr, visitors)
-    pipeline, maze = session.deployed.pipeline, session.maze
-    names = name_dimensions(pipeline.action_dim, pipeline.observation_dim)
+    maze, names = session.maze, list_names(session.deployed)
     with gr.Blocks(analytics_enabled=False, title=f"{session.deployed.env_id} - vgp play") as page:
         gr.HTML(_head(session), elem_classes="vgp")
         with gr.Row():

@@ -20,7 +20,7 @@ from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.pipeline.settings import Settings
-from vgp_lightning.report.film import Recorder
+from vgp_lightning.report.film import draw_frame
 
 FRAME_WIDTH = 480  # pixels
 
@@ -174,9 +174,7 @@ class Session:
 
     def draw_frame(self) -> tuple[NDArray[np.uint8] | None, str | None]:
         """Return the environment as a picture (height, width, 3), or None and why there is none."""
-        recorder = Recorder(self.environment, max_frames=1, width=FRAME_WIDTH)
-        recorder.record(self.observation, np.zeros(self.deployed.pipeline.action_dim, np.float32))
-        return (recorder.frames[0], None) if recorder.frames else (None, recorder.error or "no frame was rendered")
+        return draw_frame(self.environment, FRAME_WIDTH)
 
     # ------------------------------------------------------------ how it plans
 

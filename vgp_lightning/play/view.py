@@ -12,9 +12,11 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.play.drawing import draw_maze, draw_steps, draw_values
 from vgp_lightning.play.session import Session
 from vgp_lightning.play.visitors import Visit
+from vgp_lightning.report.names import name_dimensions
 
 _PANELS, _ACTIONS = 6, 2  # dimensions that are shown first, and how many of them are actions
 
@@ -40,9 +42,11 @@ class View:
     ended: bool
 
 
-def name_dimensions(actions: int, observations: int) -> list[str]:
-    """Return the names of the T dimensions of a plan."""
-    return [*(f"action {i}" for i in range(actions)), *(f"observation {i}" for i in range(observations))]
+def list_names(deployed: Deployment) -> list[str]:
+    """Return the names of the T dimensions of a plan, each once."""
+    pipeline = deployed.pipeline
+    names = name_dimensions(deployed.env_id, pipeline.action_dim, pipeline.observation_dim)
+    return [*names.actions, *names.observations]
 
 
 def first_dimensions(actions: int, observations: int) -> list[int]:
@@ -98,7 +102,7 @@ def _show_plans(session: Session, dimensions: Sequence[int]) -> str:
     done = np.array(session.log.actions, dtype=np.float64).reshape(-1, actions)
     done = np.vstack([done, np.full((1, actions), np.nan)])  # what is done now is not done yet
     shown, now = list(dimensions), len(observations) - 1
-    names = name_dimensions(actions, observations.shape[1])
+    names = list_names(session.deployed)
     # One that half of the plan's steps have passed of since: what it foresaw lies beside what came.
     since = [each for each in session.plans[:-1] if each.step <= now - len(planned.plan) // 2]
     return draw_steps(
