@@ -18,6 +18,7 @@ COLUMNS = (
     ("data", "training", "export", "distillation"),
     ("pipeline", "agent", "evaluation", "tuning"),
     ("report", "diagnostics"),
+    ("play",),
 )
 WIDTH = 19
 BEGIN, END = "<!-- made by python docs/rooms.py -->\n", "<!-- end of what docs/rooms.py made -->\n"

@@ -27,6 +27,7 @@ from vgp_lightning.export.folder import join_pipeline
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS
+from vgp_lightning.play import server
 from vgp_lightning.tuning import search as tuning
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +90,7 @@ def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
     for module, name in (
         *((collect, "collect"), (export, "export"), (evaluation, "evaluate"), (comparison, "compare")),
         *((tuning, "tune"), (diagnostics, "diagnose"), (distillation, "distill"), (criticism, "train_critic")),
-        (program_folder, "make_program"),
+        *((program_folder, "make_program"), (server, "play")),
     ):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, functools.wraps(function)(lambda **options: called.append(options)))

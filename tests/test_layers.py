@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "evaluation": {"agent", "pipeline", "report"},  # pipeline: the settings
     # data: recorded states; training: the habit's module; export: it goes into the folder
     "distillation": {"data", "training", "agent", "export", "pipeline", "report"},
+    "play": {"agent", "pipeline", "report"},  # pipeline: the settings
     "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
     "tuning": {"evaluation", "agent", "export", "pipeline", "report"},  # export: the winner goes into the folder
     # the files beside them

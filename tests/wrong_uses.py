@@ -43,6 +43,7 @@ VERBS = {
     "evaluate": "evaluate PIPE",
     "tune": "tune PIPE",
     "diagnose": "diagnose PIPE",
+    "play": "play PIPE",
     "distill": "distill PIPE",
     "critic": "critic PIPE",
     "collect": "collect --env_id Track-v0 --behaviour random --steps 5 --dataset_id test/new-v0",
@@ -84,6 +85,11 @@ TYPED = {
     "diagnose": {
         WHOLE: ("episodes", "seed", "starts", "choice_steps", "recorded_episodes", *SETTINGS_WHOLE[:2]),
         BOOL: ("video", "reach_goal"),
+    },
+    "play": {
+        WHOLE: ("seed", "max_episode_steps", "port", "visitors", *SETTINGS_WHOLE[:2]),
+        NUMBER: SETTINGS_NUMBER[:1],
+        BOOL: ("open_browser",),
     },
     "collect": {
         WHOLE: ("steps", "seed", "environments", "max_episode_steps"),
@@ -217,6 +223,7 @@ MISSING = [
     Row("import-data ART/flat.npz", "vgp import-data needs --dataset_id"),
     Row("import-data --dataset_id test/new-v0", "vgp import-data needs source"),
     Row("describe", "vgp describe needs dataset_id"),
+    Row("play", "vgp play needs pipeline_folder"),
     Row("import FILE", "vgp import needs --statistics and --output"),
 ]
 NO_VERB = [
@@ -313,9 +320,21 @@ SEEDS = [
     Row(f"{VERBS[verb]} --{option} {value}", f"{option} is {value}: a whole number from 0 to ")
     for verb, option in (
         *(("evaluate", "seed"), ("evaluate", "sampler_seed"), ("tune", "seed"), ("diagnose", "seed")),
-        *(("collect", "seed"), ("demo", "seed")),
+        *(("collect", "seed"), ("demo", "seed"), ("play", "seed")),
     )
     for value in ("-1", "99999999999999999999")
+]
+ADDRESSES = [
+    Row(
+        f"{VERBS['play']} --port 70000",
+        "port is 70000: a whole number between 0 and 65535 is needed",
+        "Give another port; 0 takes a free one.",
+    ),
+    Row(
+        f"{VERBS['play']} --host 203.0.113.7",
+        "--host 203.0.113.7 --port 7860 cannot be listened at: ",
+        "Give an address of this machine, such as 127.0.0.1, and a port that is free: another `vgp play` may have it.",
+    ),
 ]
 COUNTS = [
     Row(f"{VERBS[verb]} --{option} {value}", f"{option} is {value}: at least ")
@@ -656,6 +675,7 @@ PLACES = [
 ROWS = [
     *(*OTHER_TYPES, *CHOICES, *MAPPINGS, *UNKNOWN, *OF_OTHER_VERBS, *NO_VALUE, *TOO_MANY, *MISSING),
     *(*NO_VERB, *ANY_CONFIG, *KEYS, *NO_CONFIG, *SEEDS, *COUNTS, *RANGES, *SPACES, *DEVICES, *ENVIRONMENTS, *FOLDERS),
+    *ADDRESSES,
     *HABITS,
     *CRITICS,
     *(*EXPORTS, *COLLECTS, *IMPORTS, *FITS, *EMPTY, *PLACES),

@@ -79,6 +79,10 @@ _VERBS = {
         kept=_GOES_ON,
         plans=True,
     ),
+    "play": _Verb(
+        *("show a planner live in the browser, beside its plans", "play.server", "play", True),
+        plans=True,
+    ),
     "program": _Verb(
         *("write a folder's planner as a program without Python", "export.program_folder", "make_program", True),
         outcome="written to",

@@ -548,3 +548,17 @@ def test_a_setting_that_cannot_work_is_refused_where_the_agent_is_made():
         PlanningAgent(planner(Stub(zeros)), warm_start_strength=2)
     with pytest.raises(ValueError, match=r"unknown settings \['speed'\]"):
         PlanningAgent(planner(Stub(zeros)), speed=2)
+
+
+def test_candidates_are_kept_on_request_and_the_actions_stay_the_same_to_the_last_bit():
+    plain, keeping = (PlanningAgent(planner(), warm_start_strength=0.5) for _ in range(2))
+    keeping.keep_candidates = True
+    made = {plain: [], keeping: []}
+    for agent, plans in made.items():
+        agent.on_plan = lambda rows, plan, plans=plans: plans.append(plan)
+        agent.reset([5, 6])
+    for _ in range(2):
+        observations = np.zeros((2, O))
+        np.testing.assert_array_equal(plain.act(observations), keeping.act(observations))
+    assert [plan.candidates for plan in made[plain]] == [None, None]
+    assert all(plan.candidates.actions.shape[:2] == (2, 3) for plan in made[keeping])

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.report.film import Recorder, log_gif, put_caption, shrink, write_film, write_gif
+from vgp_lightning.report.film import Recorder, draw_frame, log_gif, put_caption, shrink, write_film, write_gif
 
 
 class Camera(gymnasium.Env):
@@ -251,7 +251,8 @@ def test_an_environment_that_was_not_made_to_draw_gives_a_reason():
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "HalfCheetah-v5"])
 def test_the_camera_follows_the_body(env_id):
     environment = gymnasium.make(env_id, render_mode="rgb_array")
-    Recorder(environment)
+    environment.reset(seed=0)
+    draw_frame(environment, 240)
     renderer = environment.unwrapped.mujoco_renderer
     assert renderer.camera_id == renderer.model.camera("track").id
     environment.close()

@@ -45,6 +45,8 @@ class PlanningAgent:
         resolved: All settings of planning that hold.
         on_plan: Called with the indices of the environments (n,) and their Plan when the agent begins to execute it:
             ``delay`` steps after its observation, except for an episode's first plan; None: not used.
+        keep_candidates: Ask the pipeline for all candidates, which are then in the ``candidates`` of the plans that
+            ``on_plan`` is given. The plans are the same to the last bit.
         delay: Steps between the observation that a plan is made from and the first step at which it is executed.
     """
 
@@ -108,6 +110,7 @@ class PlanningAgent:
         self.objectives = objectives
         self.settings = settings
         self.on_plan: Callable[[NDArray[np.int64], Plan], None] | None = None
+        self.keep_candidates = False
         self._warm = self._habit is None and resolved["warm_start_strength"] < 1
         self._generators: list[torch.Generator] | None = None  # until the first reset
 
@@ -278,6 +281,8 @@ class PlanningAgent:
         present, generators = observations[due], [self._generators[i] for i in due]  # type: ignore[index]
         conditions = None if self.conditions is None else self.conditions(present)
         options: dict[str, Any] = {}
+        if self.keep_candidates:
+            options["return_candidates"] = True
         if committed is not None:
             options["committed"] = committed
             conditions = deepcopy(conditions)  # the user's arrays may change while the plans are made

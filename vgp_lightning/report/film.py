@@ -146,7 +146,6 @@ class Recorder:
             width: Width in pixels to which wider frames are scaled down.
         """
         self._environment = environment
-        _follow(environment)
         self.error: str | None = None
         step_seconds = self._step_seconds(fps)
         self._every = max(1, round(1 / (fps * step_seconds)))
@@ -158,9 +157,7 @@ class Recorder:
         self.observations: list[NDArray[np.floating]] = []
         self.actions: list[NDArray[np.float32]] = []
         self.frames: list[NDArray[np.uint8]] = []
-        if environment.render_mode != "rgb_array":
-            modes = environment.metadata.get("render_modes", [])
-            self.error = f"the environment has render_mode {environment.render_mode}, of {modes}: rgb_array is needed"
+        self.error = self.error or _find_mode_fault(environment)
 
     def _step_seconds(self, fps: float) -> float:
         """Return the seconds of a step of the environment."""
@@ -188,37 +185,64 @@ class Recorder:
 
     def _draw(self) -> None:
         """Keep a frame of the present state, or the reason why there is none."""
-        # gymnasium reads MUJOCO_GL when it first renders, and without it looks for a display. The variable is unset
-        # again afterwards: if EGL is missing, it would make the import of mujoco fail.
-        headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"))
+        frame, self.error = draw_frame(self._environment, self._width)
+        if frame is not None:
+            frame = put_caption(frame, self._say_progress())
+            if not self.frames or frame.shape == self.frames[0].shape:
+                self.frames.append(frame)
+                return
+            self.error = f"rendering failed: a frame is {frame.shape}, but the first one is {self.frames[0].shape}"
+        self.frames.clear()
+
+
+def draw_frame(environment: gymnasium.Env[Any, Any], width: int) -> tuple[NDArray[np.uint8], None] | tuple[None, str]:
+    """Draw the present state of an environment that was made with ``render_mode="rgb_array"``.
+
+    Args:
+        environment: The environment.
+        width: Width in pixels to which a wider frame is scaled down.
+
+    Returns:
+        The frame and None; or None and why there is none.
+    """
+    if (fault := _find_mode_fault(environment)) is not None:
+        return None, fault
+    # gymnasium reads MUJOCO_GL when it first renders, and without it looks for a display. The variable is unset
+    # again afterwards: if EGL is missing, it would make the import of mujoco fail.
+    headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"))
+    if headless:
+        os.environ["MUJOCO_GL"] = "egl"
+    hook = sys.unraisablehook
+    # A viewer of gymnasium that failed in its constructor fails again when it is deleted, and prints a traceback.
+    sys.unraisablehook = lambda _: None
+    try:
+        _follow(environment)
+        frame: Any = environment.render()
+        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
+            found = (frame.shape, frame.dtype) if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise ValueError(f"a frame is {found}: an array (height, width, 3) of uint8 is needed")
+        return shrink(frame.copy(), width), None  # a copy: the environment may draw into it again
+    except Exception as error:  # drivers raise any type; the error is reported
+        reason = f"rendering failed with {type(error).__name__}: {error}"
+        # These two have a message of their own that says what is missing.
+        if not isinstance(error, gymnasium.error.DependencyNotInstalled | ValueError):
+            reason += (
+                ". Without a display MuJoCo renders with EGL: apt-get install libegl1 libgl1-mesa-dri, or set "
+                "MUJOCO_GL to egl, osmesa or glfw"
+            )
+        return None, reason
+    finally:
+        sys.unraisablehook = hook
         if headless:
-            os.environ["MUJOCO_GL"] = "egl"
-        hook = sys.unraisablehook
-        # A viewer of gymnasium that failed in its constructor fails again when it is deleted, and prints a traceback.
-        sys.unraisablehook = lambda _: None
-        try:
-            frame: Any = self._environment.render()
-            if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
-                found = (frame.shape, frame.dtype) if isinstance(frame, np.ndarray) else type(frame).__name__
-                raise ValueError(f"a frame is {found}: an array (height, width, 3) of uint8 is needed")
-            # A copy: the environment may draw into it again.
-            frame = put_caption(shrink(frame.copy(), self._width), self._say_progress())
-            if self.frames and frame.shape != self.frames[0].shape:
-                raise ValueError(f"a frame is {frame.shape}, but the first one is {self.frames[0].shape}")
-            self.frames.append(frame)
-        except Exception as error:  # drivers raise any type; the error is reported
-            self.frames.clear()
-            self.error = f"rendering failed with {type(error).__name__}: {error}"
-            # These two have a message of their own that says what is missing.
-            if not isinstance(error, gymnasium.error.DependencyNotInstalled | ValueError):
-                self.error += (
-                    ". Without a display MuJoCo renders with EGL: apt-get install libegl1 libgl1-mesa-dri, or set "
-                    "MUJOCO_GL to egl, osmesa or glfw"
-                )
-        finally:
-            sys.unraisablehook = hook
-            if headless:
-                del os.environ["MUJOCO_GL"]
+            del os.environ["MUJOCO_GL"]
+
+
+def _find_mode_fault(environment: gymnasium.Env[Any, Any]) -> str | None:
+    """Return why an environment cannot render as it was made; None: it can."""
+    if environment.render_mode == "rgb_array":
+        return None
+    modes = environment.metadata.get("render_modes", [])
+    return f"the environment has render_mode {environment.render_mode}, of {modes}: rgb_array is needed"
 
 
 def _follow(environment: gymnasium.Env[Any, Any]) -> None:

@@ -1,0 +1,2 @@
+from .server import play as play
+from .session import Session as Session
