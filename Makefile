@@ -67,9 +67,9 @@ test-lowest:
 	  --editable ".[maze,program,tables,dev]"
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)-lowest/bin/python -m pytest --numprocesses auto -W default
 
-# The site: docs/_build/index.html. Warnings are errors, and every link inside of it is checked.
+# The site: docs/_build/html/index.html. Warnings are errors, and every link inside of it is checked.
 docs: $(VENV)/.installed-all
-	$(BIN)/sphinx-build -W --keep-going -q -c docs . docs/_build
+	$(BIN)/sphinx-build -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
 
 wheel: install
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/wheel.sh
