@@ -15,7 +15,7 @@ MACHINE ?= cpu
 # `make bench BENCH="--json FILE"`: options of benchmarks.plan_latency.
 BENCH ?=
 
-.PHONY: install lock demo docs test test-slow test-gpu test-lowest wheel dist lint format bench results
+.PHONY: install lock demo docs notebooks test test-slow test-gpu test-lowest wheel dist lint format bench results
 
 install: $(VENV)/.installed
 
@@ -70,6 +70,10 @@ test-lowest:
 # The site: docs/_build/html/index.html. Warnings are errors, and every link inside of it is checked.
 docs: $(VENV)/.installed-all
 	$(BIN)/sphinx-build -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+
+# Run the notebooks and store them with their output.
+notebooks: install
+	$(BIN)/python docs/notebooks.py
 
 wheel: install
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/wheel.sh

@@ -63,8 +63,10 @@ def _add_colab_button(app: Sphinx, name: str, context: dict[str, Any], *_: Any) 
 
 
 def _protect_letters(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Write a description such as "A." as code: reStructuredText would take it for the first item of a list."""
+    """Keep "A." from being the first item of a list, and a property's text up to a colon from being its type."""
     lines[:] = [re.sub(r"^( +\w+: )([A-Z])\.$", r"\1``\2``.", line) for line in lines]
+    if what == "property":
+        lines[:] = [line.replace(": ", "\\: ") for line in lines]
 
 
 def setup(app: Sphinx) -> None:

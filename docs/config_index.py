@@ -23,7 +23,7 @@ def make_index() -> str:
     folder = ROOT / "configs"
     lines = []
     for place, what in WHAT.items():
-        lines += [f"### {what}", "", "| config | what it is for |", "|---|---|"]
+        lines += [f"## {what}", "", "| config | what it is for |", "|---|---|"]
         for path in sorted((folder / place).glob("*.yaml")):
             name = path.relative_to(folder).as_posix()
             first = path.read_text().splitlines()[0].removeprefix("# ")
