@@ -69,7 +69,7 @@ test-lowest:
 
 # The site: docs/_build/html/index.html. Warnings are errors, and every link inside of it is checked.
 docs: $(VENV)/.installed-all
-	$(BIN)/sphinx-build -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -E -a -c docs -d docs/_build/doctrees . docs/_build/html
 
 # Run the notebooks and store them with their output.
 notebooks: install

@@ -63,13 +63,18 @@ def _add_colab_button(app: Sphinx, name: str, context: dict[str, Any], *_: Any) 
 
 
 def _protect_letters(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Keep "A." from being the first item of a list, and a property's text up to a colon from being its type."""
+    """Write a description such as "A." as code: reStructuredText would take it for the first item of a list."""
     lines[:] = [re.sub(r"^( +\w+: )([A-Z])\.$", r"\1``\2``.", line) for line in lines]
-    if what == "property":
-        lines[:] = [line.replace(": ", "\\: ") for line in lines]
+
+
+def _rejoin_properties(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Put a property's text together again, which napoleon takes for a type up to the first colon."""
+    if what == "property" and lines and lines[-1].startswith(":type: "):
+        lines[:] = [f"{lines[-1].removeprefix(':type: ')}: {lines[0]}", *lines[1:-1]]
 
 
 def setup(app: Sphinx) -> None:
     """Register what is above."""
     app.connect("autodoc-process-docstring", _protect_letters, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _rejoin_properties, priority=600)
     app.connect("html-page-context", lambda app, name, *rest: _add_colab_button(app, name, rest[1]))

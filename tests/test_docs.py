@@ -42,7 +42,16 @@ def commands():
     return [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("vgp ")]
 
 
-@pytest.mark.parametrize("notebook", sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
+SLOW = {"3_goals_and_rules.ipynb", "4_your_own_environment.ipynb", "5_reading_a_diagnosis.ipynb"}
+
+
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        pytest.param(path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ],
+)
 def test_each_notebook_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # the home may be missing
     content = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
