@@ -15,7 +15,7 @@ MACHINE ?= cpu
 # `make bench BENCH="--json FILE"`: options of benchmarks.plan_latency.
 BENCH ?=
 
-.PHONY: install lock demo test test-slow test-gpu test-browser wheel lint format bench results
+.PHONY: install lock demo docs notebooks test test-slow test-gpu test-browser test-lowest wheel dist lint format bench results
 
 install: $(VENV)/.installed
 
@@ -63,8 +63,30 @@ test-gpu: install
 test-browser: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m browser
 
+# The oldest versions that pyproject.toml allows, in an environment of its own; old versions may warn.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv==$(UV)
+	$(VENV)-lowest/bin/uv pip install --no-config --python $(VENV)-lowest/bin/python --resolution lowest-direct \
+	  --editable ".[maze,program,tables,dev]"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)-lowest/bin/python -m pytest --numprocesses auto -W default
+
+# The site: docs/_build/html/index.html. Warnings are errors, and every link inside of it is checked.
+docs: $(VENV)/.installed-all
+	$(BIN)/sphinx-build -W --keep-going -q -E -a -c docs -d docs/_build/doctrees . docs/_build/html
+
+# Run the notebooks and store them with their output.
+notebooks: install
+	$(BIN)/python docs/notebooks.py
+
 wheel: install
 	PYTHON=$(PYTHON) VENV=$(VENV) .ci/wheel.sh
+
+# What is published: wheel and sdist in dist/.
+dist: install
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/twine check --strict dist/*
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,42 @@
+"""Make the index of the configs that ship with the package from their first lines, and put it into docs/configs.md.
+
+Usage: ``python docs/config_index.py``, with the package installed.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "configs.md"
+BEGIN, END = "<!-- made by python docs/config_index.py -->\n", "<!-- end of what docs/config_index.py made -->\n"
+WHAT = {
+    "": "A run",
+    "data": "What a planner learns from, and how far it looks: the paper's numbers",
+    "cpu": "Small networks for two cores, after a `data/` config",
+    "hardware": "Machines",
+    "inpainting": "Mazes by one plan to the goal",
+    "evaluate": "Settings of planning: `vgp evaluate FOLDER -c evaluate/NAME.yaml`",
+}
+
+
+def make_index() -> str:
+    """Return a table for each folder of configs, in Markdown."""
+    folder = ROOT / "configs"
+    lines = []
+    for place, what in WHAT.items():
+        lines += [f"## {what}", "", "| config | what it is for |", "|---|---|"]
+        for path in sorted((folder / place).glob("*.yaml")):
+            name = path.relative_to(folder).as_posix()
+            first = path.read_text().splitlines()[0].removeprefix("# ")
+            lines.append(f"| [{name}](../configs/{name}) | {first} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def put(index: str, text: str) -> str:
+    """Return a text with the index between its two marks."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + index + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(put(make_index(), PAGE.read_text()))
