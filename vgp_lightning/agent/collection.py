@@ -47,14 +47,14 @@ def collect(
 
     Args:
         env_id: The environment, such as ``Hopper-v5``.
-        behaviour: The behaviour policy, by a name that ``make_behaviour`` knows.
+        behaviour: The behaviour policy: random, waypoint, a bundled gait, a file or a pipeline folder, listed below.
         steps: Transitions to collect.
         dataset_id: Id of the new dataset, such as ``demo/hopper-v0``; it must not exist.
         seed: The first episode's seed.
         environments: Number of environments that are stepped together.
-        weight_noise: See ``make_behaviour``.
-        action_noise: See ``make_behaviour``.
-        max_episode_steps: Time limit of an episode; default: the environment's own.
+        weight_noise: Relative noise of a linear behaviour's weights, of each episode: 0.1 is ten percent.
+        action_noise: Noise of the actions of a linear or waypoint behaviour, in their units.
+        max_episode_steps: Time limit of an episode, in steps; default: the environment's own.
         env_kwargs: Passed to the environment, such as ``{"continuing_task": False}``.
         ref_min_score: The return that is a normalised score of 0; to be given with ``ref_max_score``.
         ref_max_score: The return that is a normalised score of 1.
