@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fakes import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.agent.behaviours import ASSETS
@@ -22,7 +23,7 @@ from vgp_lightning.export.folder import read_meanings
 from vgp_lightning.manual import FIT_OPTIONS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
-from vgp_lightning.training.planner import PlannerModule
+from vgp_lightning.training.denoiser import DenoiserModule
 
 DATA = {"dataset_id": "test/pendulum-v0", "horizon": 8, "discount": 0.9, "batch_size": 16, "validation_share": 0.2}
 
@@ -573,7 +574,7 @@ def all_options():
 @pytest.mark.parametrize(("name", "value", "meaning"), FIT_OPTIONS)
 def test_the_short_help_of_fit_names_options_that_are_there_with_their_defaults(name, value, meaning, all_options):
     if name.startswith("model.init_args."):
-        assert name.rpartition(".")[2] in inspect.signature(PlannerModule).parameters
+        assert name.rpartition(".")[2] in inspect.signature(DenoiserModule).parameters
         return
     found = re.search(rf" --{name} [A-Z_]+ (.*?)(?= --[a-z_.]+ [A-Z]|$)", all_options)
     assert found, name
@@ -667,3 +668,67 @@ def test_a_quiet_training_prints_nothing_and_its_folder_is_the_output_folder(in_
 def test_export_takes_output_dir_for_its_output(in_world, tmp_path):
     main(["export", "--denoiser", str(last(in_world)), "--output-dir", str(tmp_path / "planner")])
     assert (tmp_path / "planner/model_index.json").is_file()
+
+
+# ---------------------------------------------------------------- dry runs
+
+
+def test_a_dry_run_of_a_training_says_what_it_would_take_and_leaves_nothing(in_world, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vgp_lightning.training.rehearsal._SECONDS", 0.1)
+    options = ["--trainer.max_steps", "5000", "--trainer.val_check_interval", "100"]
+    main(["fit", *files(in_world, runs="runs"), *options, "--dry-run"])
+    shown, errors = capfd.readouterr()
+    assert errors == ""
+    said, what, duration, memory = shown.splitlines()
+    assert said == "dry run: nothing is kept"
+    assert re.fullmatch(
+        r"would train DenoiserModule, 0\.\d+ million weights, for 5000 steps of 16 windows of "
+        r"test/pendulum-v0 on cpu, with 50 validations",
+        what,
+    )
+    hours, minutes, seconds, each, validation = map(
+        float,
+        re.fullmatch(
+            r"time:    about (\d+):(\d+):(\d+) .*; (\S+) ms a step, measured on 25, and (\S+) s a validation", duration
+        ).groups(),
+    )
+    assert 3600 * hours + 60 * minutes + seconds == pytest.approx(5 * each + 50 * validation, rel=0.1, abs=2)
+    assert float(re.fullmatch(r"memory:  (\S+) GiB of this process", memory)[1]) > 0.1
+    assert snapshot(tmp_path) == []
+
+
+def test_a_dry_run_of_a_collection_makes_no_dataset(in_world, monkeypatch, capfd):
+    monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
+    before = snapshot(in_world / "minari")
+    options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "1000", "--dataset_id", "test/new-v0"]
+    main(["collect", *options, "--dry_run"])
+    shown = capfd.readouterr().out
+    assert "would collect 1000 steps of Pendulum-v1 by random as test/new-v0\n" in shown
+    assert re.search(r"measured on 10 of 125 steps of 8 environments", shown)
+    assert snapshot(in_world / "minari") == before
+    assert os.environ["MINARI_DATASETS_PATH"] == str(in_world / "minari")
+
+
+def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
+    write_tiny(tmp_path / "pipe", task={"env_id": "Track-v0"})
+    before = snapshot(tmp_path)
+    main(["evaluate", "pipe", "--episodes", "40", "--environments", "20", "--max_episode_steps", "30", "--dry_run"])
+    shown = capfd.readouterr().out
+    assert "would play 40 episodes, 20 at a time, in Track-v0\n" in shown
+    assert "measured on 8 of 60 steps, if no episode ends before its time limit" in shown
+    main(["tune", "pipe", "--max_episode_steps", "30", "--dry_run"])
+    shown = capfd.readouterr().out
+    assert "would play at most 300 episodes with 27 configurations, and 3 x 50 on held-out seeds, in Track-v0" in shown
+    assert "measured on 8 of 870 steps, if all configurations take as long" in shown  # 450 episodes, 16 at a time: 29
+    assert snapshot(tmp_path) == before
+
+
+def test_a_collection_goes_into_the_folder_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "other"))
+    options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "20", "--dataset_id", "test/new-v0"]
+    main(["collect", *options, "--output_dir", str(tmp_path / "mine"), "--quiet"])
+    assert (tmp_path / "mine/test/new-v0/data/main_data.hdf5").is_file()
+    assert not (tmp_path / "other").exists()

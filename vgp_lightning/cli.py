@@ -34,6 +34,7 @@ class _Verb:
     example: str = ""  # of its use
     page: str = ""  # of the documentation
     listing: tuple[str, str] | None = None  # module and function that return a text for the end of its help
+    rehearsed: bool = False  # whether it has a dry run
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of its options
 
 
@@ -48,12 +49,14 @@ _VERBS = {
         "--steps 100000 --dataset_id me/hopper-v0",
         page="docs/training.md",
         listing=("agent.behaviours", "describe_behaviours"),
+        rehearsed=True,
     ),
     "fit": _Verb(
         *("train a denoiser, a value function or both on Minari datasets", "training.fit", "run"),
         own_parser=True,
         kept=_FITS,
         example="vgp fit -c planner.yaml -c data/hopper-medium.yaml",
+        rehearsed=True,
         page="docs/training.md",
     ),
     "validate": _Verb(
@@ -83,6 +86,7 @@ _VERBS = {
         kept=_GOES_ON,
         plans=True,
         example="vgp evaluate exports/hopper --episodes 20 --n_guide_steps 2",
+        rehearsed=True,
         page="docs/evaluation.md",
     ),
     "compare": _Verb(
@@ -102,6 +106,7 @@ _VERBS = {
         *("train_critic", True),
         kept="the folder is as it was; the same command begins anew",
         example="vgp critic exports/hopper",
+        rehearsed=True,
         page="docs/strength.md",
     ),
     "tune": _Verb(
@@ -109,6 +114,7 @@ _VERBS = {
         kept=_GOES_ON,
         plans=True,
         example="vgp tune exports/hopper --episodes 300 --latency_ms 50",
+        rehearsed=True,
         page="docs/evaluation.md",
     ),
     "diagnose": _Verb(
@@ -224,12 +230,14 @@ def _run(verb: str, args: list[str]) -> None:
     parse_error = error_of(verb, read_options(options), _verbs_with)
     function = _function(verb)
     _check_flags(verb, flags, function)
+    if verb == "fit" and flags.dry_run:
+        function = import_module(f"vgp_lightning.{entry.module}").rehearse
     with directed(flags):
         if entry.own_parser:
             function([verb, *options], parse_error)
             return
         result = _call(verb, function, options, parse_error, flags)
-    if flags.json is not None and not _has_own_json(function, flags):
+    if flags.json is not None and not flags.dry_run and not _has_own_json(function, flags):
         write_json(result, flags.json)
 
 
@@ -238,6 +246,9 @@ def _check_flags(verb: str, flags: Flags, function: Callable[..., Any]) -> None:
     if flags.json is not None and not _reports(function):
         others = ", ".join(name for name in _VERBS if _reports(_function(name)))
         fail(f"vgp {verb} has no report for --json: it is for vgp {others} (vgp {verb} --help)")
+    if flags.dry_run and not _VERBS[verb].rehearsed:
+        others = ", ".join(name for name, entry in _VERBS.items() if entry.rehearsed)
+        fail(f"vgp {verb} has no --dry_run: it is for vgp {others} (vgp {verb} --help)")
 
 
 def _reports(function: Callable[..., Any]) -> bool:
@@ -273,6 +284,10 @@ def _call(
             fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
     _refuse_trust_by_file(options, args)
     logging.disable_progress_bar()  # of the three files of a folder
+    if flags.dry_run:
+        from vgp_lightning.rehearsal import rehearse
+
+        return rehearse(verb, options)
     result = function(**options)
     if entry.outcome is not None:
         print(f"{entry.outcome} {result}")
@@ -294,7 +309,11 @@ def _parser(verb: str, function: Callable[..., Any], parse_error: Callable[..., 
         def format_help(self, *args: Any, **kwargs: Any) -> str:
             """Return the help, with the docstrings' double backticks as single ones, and what all verbs have."""
             text = super().format_help(*args, **kwargs).replace("``", "`")
-            names = ("quiet", *(["json"] if _reports(function) and "json" not in parameters else []))
+            names = (
+                "quiet",
+                *(["dry_run"] if entry.rehearsed else []),
+                *(["json"] if _reports(function) and "json" not in parameters else []),
+            )
             listing = ""
             if entry.listing is not None:
                 module, name = entry.listing

@@ -13,6 +13,7 @@ import torch
 from fakes import write_tiny
 from wrong_uses import CONFIGS, ROWS, VERBS
 
+import vgp_lightning
 from vgp_lightning import cli
 from vgp_lightning.cli import main
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -205,7 +206,7 @@ def test_a_bug_shows_where_it_is_and_says_that_it_is_one(error, monkeypatch):
     monkeypatch.setattr(cli, "_run", fails)
     with pytest.raises(type(error)) as raised:
         main(["evaluate"])
-    assert f"vgp: this is a bug, of vgp_lightning {cli.__version__} or of " in raised.value.__notes__[-1]
+    assert f"vgp: this is a bug, of vgp_lightning {vgp_lightning.__version__} or of " in raised.value.__notes__[-1]
     assert "VGP_TRACEBACK=1" in raised.value.__notes__[-1]
 
 

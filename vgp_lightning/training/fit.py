@@ -2,7 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.flags import Flags, directed
 from vgp_lightning.report.documents import read_yaml, restrict_parsers
 from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.base import LearningModule, check_kind
@@ -20,6 +22,7 @@ from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint, 
 from vgp_lightning.training.contents import check_form
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
+from vgp_lightning.training.rehearsal import Rehearsal
 from vgp_lightning.training.runs import WRITTEN, find_checkpoint, is_main_process, last_checkpoint, own_folder
 from vgp_lightning.training.terminal import plain_output, say_next, silence_lightning
 from vgp_lightning.training.trainers import check_trainer
@@ -44,6 +47,23 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
         args: Verb and options; None: the process's.
         parse_error: Reports what is wrong with the options, and ends the process.
     """
+    _run(args, parse_error)
+
+
+def rehearse(args: list[str], parse_error: Callable[..., NoReturn]) -> None:
+    """Train some steps in a temporary folder, and print what the whole training would take.
+
+    Args:
+        args: Verb and options.
+        parse_error: Reports what is wrong with the options, and ends the process.
+    """
+    rehearsal = Rehearsal()
+    with TemporaryDirectory(prefix="vgp-dry-run-") as folder, directed(Flags(quiet=True)):
+        cli = _run([*args, "--output_dir", folder, "--ckpt_path", "null"], parse_error, [rehearsal])
+    rehearsal.say(cli.trainer, cli.model, cli.datamodule)
+
+
+def _run(args: list[str] | None, parse_error: Callable[..., NoReturn], callbacks: Sequence[pl.Callback] = ()) -> "_CLI":
 
     class Parser(LightningArgumentParser):
         error = parse_error
@@ -51,7 +71,7 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
     keep_freed_memory()
     restrict_parsers(classes=True)
     with silence_lightning():
-        _CLI(
+        return _CLI(
             LearningModule,
             MinariDataModule,
             subclass_mode_model=True,
@@ -60,7 +80,8 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
-            trainer_defaults={"enable_model_summary": False},  # the line at the start says what matters of it
+            # The line at the start says what matters of the summary.
+            trainer_defaults={"enable_model_summary": False, "callbacks": list(callbacks)},
             parser_class=Parser,
             parser_kwargs={"prog": "vgp", "allow_abbrev": False},
             args=args,
