@@ -16,6 +16,8 @@ import torch
 import yaml
 from fakes import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vgp_lightning.agent.behaviours import ASSETS
 from vgp_lightning.cli import _VERBS, main
@@ -129,6 +131,35 @@ def test_a_run_logs_its_losses_and_its_progress(in_world, base):
     assert sum(tag.startswith(f"val_levels/{details}/t") for tag in logged) == count
 
 
+@pytest.mark.parametrize("base", ["denoiser", "value"])
+def test_tensorboard_shows_the_losses_together_the_settings_beside_the_scores_and_no_epochs(in_world, base):
+    run = in_world / "runs" / base / "version_0"
+    (file,) = run.glob("events.out.tfevents.*")  # one file
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    assert "epoch" not in tags["scalars"]
+    loss = {"denoiser": "diffusion_loss", "value": "value_loss"}[base]
+    layout = Layout()
+    (made,) = events.Tensors("custom_scalars__config__")
+    layout.ParseFromString(made.tensor_proto.string_val[0])
+    headings = [category.title for category in layout.category]
+    assert headings[0] == "losses"
+    assert ("value quality" in headings) == (base == "value")
+    assert list(layout.category[0].chart[0].multiline.tag) == [f"train/{loss}", f"val/{loss}"]
+    for chart in (chart for category in layout.category for chart in category.chart):
+        for pattern in chart.multiline.tag:
+            assert any(re.fullmatch(pattern, tag) for tag in tags["scalars"]), pattern
+    (text,) = events.Tensors("run/text_summary")
+    text = text.tensor_proto.string_val[0].decode()
+    assert "| dataset | test/pendulum-v0 |" in text
+    assert "    data:\n      dataset_id: test/pendulum-v0\n" in text  # the config
+    parameters = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = HParamsPluginData.FromString(parameters).experiment
+    assert {"dataset", "horizon", "learning_rate", "steps"} <= {one.name for one in experiment.hparam_infos}
+    assert f"val/{loss}" in {one.name.tag for one in experiment.metric_infos}
+    assert {one.name.tag for one in experiment.metric_infos} <= set(tags["scalars"])  # whose last values it shows
+
+
 def test_the_picture_of_plans_is_logged(in_world):
     events = EventAccumulator(str(in_world / "runs" / "denoiser" / "version_0")).Reload()
     assert "plan/denoised" in events.Tags()["images"]
@@ -178,7 +209,7 @@ def assert_says_what_it_did_and_what_comes_next(printed, run):
     checkpoint = run / "checkpoints/last.ckpt"
     assert trained.endswith(f"the checkpoint is {checkpoint}")
     assert after == f"next:  vgp export --denoiser {checkpoint} --output exports/planner-0"
-    assert watch == f"watch: tensorboard --logdir {run.parent.parent}"
+    assert watch == f"watch: tensorboard --logdir {run.parent.parent}, page CUSTOM SCALARS first"
 
 
 # ---------------------------------------------------------------- whose word counts

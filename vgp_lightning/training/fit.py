@@ -17,6 +17,7 @@ from vgp_lightning.flags import Flags, directed
 from vgp_lightning.report.documents import read_yaml, restrict_parsers
 from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.base import LearningModule, check_kind
+from vgp_lightning.training.board import describe_run
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint, run_folder
 from vgp_lightning.training.contents import check_form
@@ -99,6 +100,10 @@ class _ConfigInCheckpoint(SaveConfigCallback):
         """
         refuse_links(run_folder(trainer), WRITTEN)
         super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the config in TensorBoard, with what follows from it."""
+        describe_run(trainer, pl_module, self.parser.dump(self.config, skip_none=True))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -139,7 +139,7 @@ def say_next(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) ->
     if isinstance(module, LearningModule):
         print(f"next:  {_export(module, checkpoint, run)}")
     if trainer.logger is not None and trainer.logger.save_dir is not None:
-        print(f"watch: tensorboard --logdir {trainer.logger.save_dir}", flush=True)
+        print(f"watch: tensorboard --logdir {trainer.logger.save_dir}, page CUSTOM SCALARS first", flush=True)
 
 
 def _export(module: LearningModule, checkpoint: Path, run: Path) -> str:
