@@ -1,5 +1,6 @@
 """The front door: every verb as a user types it."""
 
+import inspect
 import json
 import os
 import pickle
@@ -13,12 +14,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fakes import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from vgp_lightning.agent.behaviours import ASSETS
 from vgp_lightning.cli import _VERBS, main
 from vgp_lightning.export.folder import read_meanings
+from vgp_lightning.manual import FIT_OPTIONS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
+from vgp_lightning.training.denoiser import DenoiserModule
 
 DATA = {"dataset_id": "test/pendulum-v0", "horizon": 8, "discount": 0.9, "batch_size": 16, "validation_share": 0.2}
 
@@ -124,14 +131,44 @@ def test_a_run_logs_its_losses_and_its_progress(in_world, base):
     assert sum(tag.startswith(f"val_levels/{details}/t") for tag in logged) == count
 
 
+@pytest.mark.parametrize("base", ["denoiser", "value"])
+def test_tensorboard_shows_the_losses_together_the_settings_beside_the_scores_and_no_epochs(in_world, base):
+    run = in_world / "runs" / base / "version_0"
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    assert "epoch" not in tags["scalars"]
+    loss = {"denoiser": "diffusion_loss", "value": "value_loss"}[base]
+    layout = Layout()
+    (made,) = events.Tensors("custom_scalars__config__")
+    layout.ParseFromString(made.tensor_proto.string_val[0])
+    headings = [category.title for category in layout.category]
+    assert headings[0] == "losses"
+    assert ("value quality" in headings) == (base == "value")
+    assert list(layout.category[0].chart[0].multiline.tag) == [f"train/{loss}", f"val/{loss}"]
+    for chart in (chart for category in layout.category for chart in category.chart):
+        for pattern in chart.multiline.tag:
+            assert any(re.fullmatch(pattern, tag) for tag in tags["scalars"]), pattern
+    (text,) = events.Tensors("run/text_summary")
+    text = text.tensor_proto.string_val[0].decode()
+    assert "| dataset | test/pendulum-v0 |" in text
+    assert "    data:\n      dataset_id: test/pendulum-v0\n" in text  # the config
+    parameters = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = HParamsPluginData.FromString(parameters).experiment
+    assert {"dataset", "horizon", "learning_rate", "steps"} <= {one.name for one in experiment.hparam_infos}
+    assert f"val/{loss}" in {one.name.tag for one in experiment.metric_infos}
+    assert {one.name.tag for one in experiment.metric_infos} <= set(tags["scalars"])  # whose last values it shows
+
+
 def test_the_picture_of_plans_is_logged(in_world):
     events = EventAccumulator(str(in_world / "runs" / "denoiser" / "version_0")).Reload()
     assert "plan/denoised" in events.Tags()["images"]
 
 
-def test_both_networks_are_trained_in_one_run_and_exported_as_one_planner(in_world, tmp_path):
+def test_both_networks_are_trained_in_one_run_and_exported_as_one_planner(in_world, tmp_path, capfd):
     main(["fit", *files(in_world, "planner", tmp_path / "runs")])
     run = tmp_path / "runs/planner/version_0"
+    assert_says_what_it_did_and_what_comes_next(capfd.readouterr(), run)
     logged = scalars(run)
     assert {"train/diffusion_loss", "train/value_loss", "val/diffusion_loss", "val/value_loss"} <= logged.keys()
     alone = {name: scalars(in_world / "runs" / name / "version_0") for name in ("denoiser", "value")}
@@ -160,6 +197,19 @@ def test_both_networks_are_trained_in_one_run_and_exported_as_one_planner(in_wor
     assert torch.equal(plans[0].actions, plans[1].actions)
     assert torch.equal(plans[0].values, plans[1].values)
     assert plans[0].actions.shape == (1, 8, 1)
+
+
+def assert_says_what_it_did_and_what_comes_next(printed, run):
+    assert printed.err == ""  # no tips, no list of accelerators, no warning
+    first, *progress, trained, after, watch = printed.out.splitlines()
+    assert re.fullmatch(rf"vgp: training PlannerModule, 0\.\d+ million weights, 20 steps on cpu, in {run}", first)
+    assert [line.split(",")[0] for line in progress] == ["step 10 of 20", "step 20 of 20"]  # one a validation
+    for name in ("train/diffusion_loss", "val/diffusion_loss", "train/value_loss", "val/value_loss"):
+        assert all(re.search(rf", {name} \d", line) for line in progress)
+    checkpoint = run / "checkpoints/last.ckpt"
+    assert trained.endswith(f"the checkpoint is {checkpoint}")
+    assert after == f"next:  vgp export --denoiser {checkpoint} --output exports/planner-0"
+    assert watch == f"watch: tensorboard --logdir {run.parent.parent}, page CUSTOM SCALARS first"
 
 
 # ---------------------------------------------------------------- whose word counts
@@ -519,6 +569,197 @@ def test_the_help_of_a_verb_without_settings_says_nothing_of_them(capsys):
     assert "null stands for None" not in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_version_is_the_packages(capsys):
+def test_the_versions_are_those_of_the_package_and_of_the_libraries_that_decide_its_results(capsys):
     main(["--version"])
-    assert capsys.readouterr().out.strip() == version("vgp_lightning")
+    shown = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    for name in ("vgp_lightning", "torch", "lightning", "diffusers", "minari", "gymnasium", "mujoco", "numpy"):
+        assert shown[name] == version(name)
+    assert shown["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+@pytest.mark.parametrize("verb", _VERBS)
+def test_every_verb_has_an_example_of_its_use_and_a_page(verb):
+    assert _VERBS[verb].example.startswith(f"vgp {verb} ")
+    assert (CONFIGS.parent / _VERBS[verb].page).is_file()
+
+
+def test_the_help_of_collect_lists_the_behaviours_with_an_example_and_the_page(capsys):
+    with pytest.raises(SystemExit):
+        main(["collect", "--help"])
+    shown = capsys.readouterr().out
+    for name in ("random", "waypoint", *(path.stem for path in ASSETS.glob("*.json"))):
+        assert re.search(rf"^  {name} +\w", shown, re.MULTILINE)
+    assert "\nexample:\n  vgp collect --env_id" in shown
+    assert "docs/training.md" in shown
+    assert shown.startswith("usage: vgp collect [options]\n")
+
+
+@pytest.fixture(scope="module")
+def all_options():
+    """What ``vgp fit --help_all`` prints, in one line."""
+    code = "import sys; from vgp_lightning.cli import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "fit", "--help_all"], capture_output=True, text=True, check=True)
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("name", "value", "meaning"), FIT_OPTIONS)
+def test_the_short_help_of_fit_names_options_that_are_there_with_their_defaults(name, value, meaning, all_options):
+    if name.startswith("model.init_args."):
+        assert name.rpartition(".")[2] in inspect.signature(DenoiserModule).parameters
+        return
+    found = re.search(rf" --{name} [A-Z_]+ (.*?)(?= --[a-z_.]+ [A-Z]|$)", all_options)
+    assert found, name
+    if default := re.search(r"default: (\S+)$", meaning):
+        assert f"default: {default[1]})" in found[1]
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_the_help_of_fit_fits_a_screen_and_says_where_the_rest_is(verb, capsys):
+    main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 50
+    assert max(map(len, shown.splitlines())) < 120
+    for word in ("--help_all", "--output_dir", "vgp configs", f"vgp {verb} -c planner.yaml", "docs/training.md"):
+        assert word in shown
+
+
+# ---------------------------------------------------------------- names of options, and where output goes
+
+
+def test_hyphens_and_underscores_are_alike_in_names_and_not_in_values(tmp_path, capfd):
+    folder = tmp_path / "a-b_c"
+    message = failure(capfd, "evaluate", str(folder), "--output-dir", str(tmp_path), "--n-guide-steps=1")
+    assert f"{folder} is not a pipeline folder" in message
+    assert "--n_guide-stepz" not in message
+    message = failure(capfd, "evaluate", str(folder), "--n_guide-stepz", "1")
+    assert "unknown option --n_guide_stepz: did you mean --n_guide_steps?" in message
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shell_gets_a_script_that_completes_verbs_options_and_configs(shell, capsys):
+    main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    for word in ("evaluate", "n_guide_steps", "data.horizon", "dpmsolver" if shell != "tcsh" else "guide_on"):
+        assert word in script
+
+
+def test_bash_completes_a_verb_an_option_and_a_config(tmp_path, capsys):
+    main(["--print-completion", "bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    tries = {"vgp eva": "evaluate", "vgp evaluate x --n_gui": "--n_guide_steps", "vgp fit -c data/hopper-medium.": ""}
+    for line, completed in tries.items():
+        words = line.split(" ")
+        code = f"source script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_vgp; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[:1] == [completed or "data/hopper-medium.yaml"], done.stderr
+
+
+def test_an_unknown_shell_is_refused_with_those_that_are_known(capfd):
+    assert "--print_completion is 'dos': one of bash, zsh, " in failure(capfd, "--print-completion", "dos")
+
+
+def test_the_report_alone_is_on_standard_output_if_it_is_asked_for(in_world, tmp_path, capfd):
+    reports = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        episodes = [{"seed": i, "return": float(i), "length": 3} for i in range(3)]
+        report = {"env_id": "Pendulum-v1", "episodes": episodes, "settings": {}, "pipeline": "x"}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(report))
+    arguments = ["compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    main([*arguments, "--json", "-"])
+    printed = capfd.readouterr()
+    reports.append(json.loads(printed.out))
+    assert "Pendulum" in printed.err or "difference" in printed.err
+    main([*arguments, "--json=-", "--quiet"])
+    printed = capfd.readouterr()
+    reports.append(json.loads(printed.out))
+    assert printed.err == ""
+    main([*arguments, "--quiet", "--json", str(tmp_path / "c.json")])
+    assert capfd.readouterr() == ("", "")
+    reports.append(json.loads((tmp_path / "c.json").read_text()))
+    assert reports[0] == reports[1] == reports[2]
+
+
+def test_a_quiet_command_still_says_what_is_wrong(tmp_path, capfd):
+    assert "is not a pipeline folder" in failure(capfd, "evaluate", str(tmp_path), "--quiet")
+    assert "unknown option --horizont" in failure(capfd, "fit", "-c", "planner.yaml", "--horizont", "3", "--quiet")
+
+
+def test_a_quiet_training_prints_nothing_and_its_folder_is_the_output_folder(in_world, tmp_path, capfd):
+    options = ["--output_dir", str(tmp_path / "mine"), "--quiet", "--trainer.max_steps", "1"]
+    main(["fit", *files(in_world), *options])
+    assert capfd.readouterr() == ("", "")
+    run = tmp_path / "mine/denoiser/version_0"
+    assert (run / "checkpoints/last.ckpt").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == str(tmp_path / "mine")
+    assert config["output_dir"] is None
+
+
+def test_export_takes_output_dir_for_its_output(in_world, tmp_path):
+    main(["export", "--denoiser", str(last(in_world)), "--output-dir", str(tmp_path / "planner")])
+    assert (tmp_path / "planner/model_index.json").is_file()
+
+
+# ---------------------------------------------------------------- dry runs
+
+
+def test_a_dry_run_of_a_training_says_what_it_would_take_and_leaves_nothing(in_world, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vgp_lightning.training.rehearsal._SECONDS", 0.1)
+    options = ["--trainer.max_steps", "5000", "--trainer.val_check_interval", "100"]
+    main(["fit", *files(in_world, runs="runs"), *options, "--dry-run"])
+    shown, errors = capfd.readouterr()
+    assert errors == ""
+    said, what, duration, memory = shown.splitlines()
+    assert said == "dry run: nothing is kept"
+    assert re.fullmatch(
+        r"would train DenoiserModule, 0\.\d+ million weights, for 5000 steps of 16 windows of "
+        r"test/pendulum-v0 on cpu, with 50 validations",
+        what,
+    )
+    hours, minutes, seconds, each, validation = map(
+        float,
+        re.fullmatch(
+            r"time:    about (\d+):(\d+):(\d+) .*; (\S+) ms a step, measured on 25, and (\S+) s a validation", duration
+        ).groups(),
+    )
+    assert 3600 * hours + 60 * minutes + seconds == pytest.approx(5 * each + 50 * validation, rel=0.1, abs=2)
+    assert float(re.fullmatch(r"memory:  (\S+) GiB of this process", memory)[1]) > 0.1
+    assert snapshot(tmp_path) == []
+
+
+def test_a_dry_run_of_a_collection_makes_no_dataset(in_world, monkeypatch, capfd):
+    monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
+    before = snapshot(in_world / "minari")
+    options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "1000", "--dataset_id", "test/new-v0"]
+    main(["collect", *options, "--dry_run"])
+    shown = capfd.readouterr().out
+    assert "would collect 1000 steps of Pendulum-v1 by random as test/new-v0\n" in shown
+    assert re.search(r"measured on 10 of 125 steps of 8 environments", shown)
+    assert snapshot(in_world / "minari") == before
+    assert os.environ["MINARI_DATASETS_PATH"] == str(in_world / "minari")
+
+
+def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
+    write_tiny(tmp_path / "pipe", task={"env_id": "Track-v0"})
+    before = snapshot(tmp_path)
+    main(["evaluate", "pipe", "--episodes", "40", "--environments", "20", "--max_episode_steps", "30", "--dry_run"])
+    shown = capfd.readouterr().out
+    assert "would play 40 episodes, 20 at a time, in Track-v0\n" in shown
+    assert "measured on 8 of 60 steps, if no episode ends before its time limit" in shown
+    main(["tune", "pipe", "--max_episode_steps", "30", "--dry_run"])
+    shown = capfd.readouterr().out
+    assert "would play at most 300 episodes with 27 configurations, and 3 x 50 on held-out seeds, in Track-v0" in shown
+    assert "measured on 8 of 870 steps, if all configurations take as long" in shown  # 450 episodes, 16 at a time: 29
+    assert snapshot(tmp_path) == before
+
+
+def test_a_collection_goes_into_the_folder_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "other"))
+    options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "20", "--dataset_id", "test/new-v0"]
+    main(["collect", *options, "--output_dir", str(tmp_path / "mine"), "--quiet"])
+    assert (tmp_path / "mine/test/new-v0/data/main_data.hdf5").is_file()
+    assert not (tmp_path / "other").exists()

@@ -672,7 +672,38 @@ PLACES = [
     Row(f"{VERBS['tune']} --space {{batch_size: [1], batch_size: [2]}}", "--space has batch_size twice: remove one"),
     Row(f"{VERBS['evaluate']} -c {{episodes: many}}", "the text after -c, line 1: episodes is 'many': a whole number"),
 ]
+FLAGS = [
+    Row(
+        "export --denoiser CKPT --output new --json -",
+        "vgp export has no report for --json: it is for vgp evaluate, compare, ",
+        "Leave it out, or give it to one of these verbs.",
+    ),
+    Row(f"{FIT} --json report.json", "vgp fit has no report for --json: it is for vgp evaluate, compare, "),
+    Row(f"{VERBS['evaluate']} --json", "--json needs a value; one that begins with '-' is given as --json=VALUE"),
+    Row(f"{VERBS['evaluate']} --json=", "json is empty: give a value, or leave it out"),
+    Row(
+        f"{VERBS['demo']} --dry_run",
+        "vgp demo has no --dry_run: it is for vgp collect, fit, evaluate, ",
+        "These can be measured on a small part of their work; the parts of the others do not grow together.",
+    ),
+    Row(f"{VERBS['distill']} --dry-run", "vgp distill has no --dry_run: it is for vgp collect, fit, evaluate, "),
+    Row("configs --dry_run", "vgp configs has no --dry_run: it is for vgp collect, fit, evaluate, "),
+    Row(f"{VERBS['evaluate']} --quiet=maybe", "--quiet is 'maybe': true or false is needed"),
+    Row(f"{VERBS['evaluate']} --quite", "unknown option --quite: did you mean --quiet?"),
+    Row(f"{VERBS['evaluate']} --dry", "unknown option --dry: options are not abbreviated; did you mean --dry_run?"),
+    Row(f"{VERBS['evaluate']} --quiet --episodes many", "--episodes is 'many': a whole number is needed"),
+    Row("evaluate DIR --dry_run", "is not a pipeline folder: it has no model_index.json"),
+    Row("critic DIR --dry_run", "is not a pipeline folder: it has no model_index.json"),
+    Row(f"{VERBS['collect']} --dry_run --behaviour nonsense", "unknown behaviour 'nonsense': choose random, waypoint"),
+    Row(f"{FIT} --dry_run", "dataset 'test/nothing-v0' is not in "),
+    Row(f"{FIT} --output_dir=", "output_dir is empty: give a value, or leave it out"),
+    Row(f"{VERBS['collect']} --output_dir=", "output_dir is empty: give a value, or leave it out"),
+    Row(f"{FIT} --output-dirs x", "unknown option --output_dirs: did you mean --output_dir?"),
+    Row("--print-completion dos", "--print_completion is 'dos': one of bash, zsh, tcsh", "Give one of these shells."),
+    Row("--print-completion", "--print_completion is '': one of bash, zsh, tcsh"),
+]
 ROWS = [
+    *FLAGS,
     *(*OTHER_TYPES, *CHOICES, *MAPPINGS, *UNKNOWN, *OF_OTHER_VERBS, *NO_VALUE, *TOO_MANY, *MISSING),
     *(*NO_VERB, *ANY_CONFIG, *KEYS, *NO_CONFIG, *SEEDS, *COUNTS, *RANGES, *SPACES, *DEVICES, *ENVIRONMENTS, *FOLDERS),
     *ADDRESSES,

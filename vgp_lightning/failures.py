@@ -5,7 +5,6 @@ import importlib.util
 import os
 import pickle
 import re
-import sys
 import tempfile
 import traceback
 from typing import NoReturn
@@ -122,7 +121,20 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else ""
 
 
+class Failure(SystemExit):
+    """The end of a command, with the one message that ``main`` prints.
+
+    It is no ValueError, since jsonargparse would catch that where it tries one type after the other.
+
+    Attributes:
+        message: The message.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(code)
+        self.message = message
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print the one message that a verb ends with, and end."""
-    print(f"vgp: {message}", file=sys.stderr)
-    raise SystemExit(code)
+    """End the command with one message."""
+    raise Failure(message, code)

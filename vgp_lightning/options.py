@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from vgp_lightning.failures import fail
+from vgp_lightning.flags import NAMES as FLAGS
 from vgp_lightning.given import Given, shorten
 
 _TYPES = {
@@ -68,7 +69,7 @@ def _explain(
 
 def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with: Callable[[str], list[str]]) -> str:
     """Return which option was meant: one of this verb, or of another."""
-    names = _names(parser, verb)
+    names = [*_names(parser, verb), *FLAGS]
     if (found := _find(given, key)) is not None:  # a class's own parser does not know where the class stands
         prefix = found.key.removesuffix(key)
         names, key = [f"{prefix}{name}" for name in names], found.key

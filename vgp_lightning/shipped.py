@@ -60,7 +60,7 @@ def show_configs(arguments: list[str], parse_error: Callable[..., NoReturn]) -> 
     )
     parser.add_argument("name", nargs="?", help="the config to print, such as data/hopper-medium.yaml")
     name = parser.parse_args(arguments[1:]).name
-    names = _names()
+    names = config_names()
     if name is not None:
         # Never the file of this name in the current folder: `vgp configs X > X` is how a copy is made.
         if name not in names:
@@ -78,7 +78,7 @@ def _locate(name: str) -> str:
         return name
     if os.path.exists(name) and not os.path.isdir(name):
         return Path(name).read_text()  # a pipe, such as that of <(COMMAND), can be read only once
-    if name in _names():
+    if name in config_names():
         return str(CONFIGS / name)
     if os.path.isdir(name):
         raise ValueError(f"{name} is a folder, and -c takes a file; `vgp configs` lists the packaged ones")
@@ -87,7 +87,7 @@ def _locate(name: str) -> str:
     raise _unknown(name, f"in the current folder ({Path.cwd()}), then among the packaged configs ({CONFIGS})")
 
 
-def _names() -> list[str]:
+def config_names() -> list[str]:
     """Return the packaged configs as users name them: relative to their folder."""
     paths = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
     return [path.as_posix() for path in sorted(paths, key=lambda path: (len(path.parts), path))]
@@ -104,7 +104,7 @@ def _is_yaml(text: str) -> bool:
 
 
 def _unknown(name: str, where: str) -> ValueError:
-    near = difflib.get_close_matches(name, _names(), n=1)
+    near = difflib.get_close_matches(name, config_names(), n=1)
     guess = f" Did you mean {near[0]}?" if near else ""
     return ValueError(f"there is no config {name!r}: looked {where}.{guess} `vgp configs` lists the packaged ones.")
 

@@ -66,7 +66,7 @@ def test_tensorboard_gets_the_gif_itself_beside_what_torch_writes(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("eval/return_mean", 7, 0)
         write_gif(grey_frames(5, 11, 13), tmp_path / "a.gif", fps=10)
-        log_gif(tmp_path, "eval/rollout", tmp_path / "a.gif")
+        log_gif(writer, "eval/rollout", tmp_path / "a.gif")
         writer.add_scalar("eval/return_iqm", 8, 0)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert set(events.Tags()["scalars"]) == {"eval/return_mean", "eval/return_iqm"}

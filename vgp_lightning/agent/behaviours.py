@@ -181,6 +181,19 @@ class WaypointBehaviour:
         return onward
 
 
+def describe_behaviours() -> str:
+    """Return a list of the names that ``make_behaviour`` knows, for the help of ``vgp collect``."""
+    lines = {
+        "random": "uniform actions, in any environment with bounded actions",
+        "waypoint": "from cell to cell to the goal, in PointMaze; takes action_noise",
+        **{path.stem: "a bundled gait; takes weight_noise and action_noise" for path in sorted(ASSETS.glob("*.json"))},
+        "FILE.json": "a linear policy of yours: weights, a list for each action, and bias",
+        "FOLDER": "an exported planner, by its pipeline folder",
+    }
+    width = max(map(len, lines)) + 2
+    return "behaviours:\n" + "\n".join(f"  {name:<{width}}{what}" for name, what in lines.items())
+
+
 def make_behaviour(
     name: str, environments: VectorEnv, *, weight_noise: float = 0.0, action_noise: float = 0.0
 ) -> Agent:

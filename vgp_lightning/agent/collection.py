@@ -1,6 +1,7 @@
 """``vgp collect``: let a behaviour policy act in environments, and write its episodes as a Minari dataset."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ def collect(
     env_kwargs: dict[str, Any] | None = None,
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
+    output_dir: str | None = None,
 ) -> minari.MinariDataset:
     """Collect a Minari dataset of exactly ``steps`` transitions by a behaviour policy.
 
@@ -47,17 +49,19 @@ def collect(
 
     Args:
         env_id: The environment, such as ``Hopper-v5``.
-        behaviour: The behaviour policy, by a name that ``make_behaviour`` knows.
+        behaviour: The behaviour policy: random, waypoint, a bundled gait, a file or a pipeline folder, listed below.
         steps: Transitions to collect.
         dataset_id: Id of the new dataset, such as ``demo/hopper-v0``; it must not exist.
         seed: The first episode's seed.
         environments: Number of environments that are stepped together.
-        weight_noise: See ``make_behaviour``.
-        action_noise: See ``make_behaviour``.
-        max_episode_steps: Time limit of an episode; default: the environment's own.
+        weight_noise: Relative noise of a linear behaviour's weights, of each episode: 0.1 is ten percent.
+        action_noise: Noise of the actions of a linear or waypoint behaviour, in their units.
+        max_episode_steps: Time limit of an episode, in steps; default: the environment's own.
         env_kwargs: Passed to the environment, such as ``{"continuing_task": False}``.
         ref_min_score: The return that is a normalised score of 0; to be given with ``ref_max_score``.
         ref_max_score: The return that is a normalised score of 1.
+        output_dir: The folder of Minari datasets, for this process; default: ``MINARI_DATASETS_PATH``, else
+            ``~/.minari/datasets``.
 
     Returns:
         The new dataset.
@@ -74,6 +78,8 @@ def collect(
         raise ValueError(f"max_episode_steps is {max_episode_steps}: at least 1 is needed")
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError(f"ref_min_score {ref_min_score} and ref_max_score {ref_max_score}: give both or neither")
+    if output_dir is not None:
+        os.environ["MINARI_DATASETS_PATH"] = str(Path(output_dir).resolve())
     path = free_path(dataset_id)  # fail before a long collection, not after it
     kwargs = dict(env_kwargs or {})
     if max_episode_steps is not None:

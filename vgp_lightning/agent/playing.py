@@ -23,6 +23,7 @@ from vgp_lightning.agent.store import EpisodeStore, Item, Wanted
 from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.report.film import Recorder
 
+_EVERY = 60.0  # seconds between two lines of progress, where there is no progress bar
 _LOOK = 0.5  # seconds between two looks at what other processes have finished
 
 
@@ -72,7 +73,7 @@ def play(
     description: str = "Playing",
     film: Film | None = None,
 ) -> Played:
-    """Play one episode per seed, or take it from the store; a progress bar shows on a terminal only.
+    """Play one episode per seed, or take it from the store; a progress bar shows on a terminal, else a line a minute.
 
     Args:
         agent: What acts.
@@ -131,9 +132,20 @@ def play_claimed(
         with Progress(console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task(description, total=total)
 
+            latest = time.monotonic()
+
             def show() -> None:
+                nonlocal latest
                 text = f"{description}: {table.steps} steps, {table.ended} episodes"
                 progress.update(task, completed=table.ended, description=text)
+                if not console.is_terminal and time.monotonic() - latest >= _EVERY:
+                    latest = time.monotonic()
+                    console.print(
+                        f"{text}{'' if total is None else f' of {total}'}",
+                        highlight=False,
+                        markup=False,
+                        soft_wrap=True,
+                    )
 
             while (suspects := table.play(lambda: store.claim(wanted), show)) is not None:
                 for item in suspects:

@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.episodes import Failure
 from vgp_lightning.diagnostics.findings import Findings
+from vgp_lightning.report.board import events
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.film import log_gif, write_gif
@@ -53,14 +53,14 @@ def write(report: dict[str, Any], findings: Findings, output: Path) -> dict[str,
         report = report | {"pictures": there, "video_error": "; ".join(errors.values())}
     with naming(path):
         write_report(report, path)
-    with naming(output), SummaryWriter(str(output)) as writer:
+    with events(output, "diagnose") as writer:
         for name, number in find_scalars(report).items():
             if number is not None:
                 writer.add_scalar(f"diagnose/{name}", number, 0)
         for name in report["pictures"]:
             part, _, kind = name.partition(".")
             if kind == "gif":
-                log_gif(output, f"diagnose/{part}_film", output / name)
+                log_gif(writer, f"diagnose/{part}_film", output / name)
             else:
                 image = figure_to_image(findings.figures[part])
                 writer.add_image(f"diagnose/{part}", image, 0, dataformats="HWC")

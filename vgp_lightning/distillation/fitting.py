@@ -1,16 +1,14 @@
 """Trainings of small networks on a finished folder: Lightning, without its words."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 from torch.utils.data import DataLoader
+
+from vgp_lightning.training.terminal import silence_lightning
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]  # of training and of held-out samples
 
@@ -25,7 +23,7 @@ def fit(module: pl.LightningModule, loaders: Loaders, output: Path, name: str, m
         name: Their subfolder.
         max_steps: Training steps.
     """
-    with _quiet():
+    with silence_lightning():
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=1,
@@ -37,7 +35,7 @@ def fit(module: pl.LightningModule, loaders: Loaders, output: Path, name: str, m
             logger=TensorBoardLogger(output, name="", version=name, default_hp_metric=False),
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=Console(stderr=True).is_terminal,
+            enable_progress_bar=sys.stdout.isatty(),
         )
         try:
             trainer.fit(module, *loaders)
@@ -46,23 +44,6 @@ def fit(module: pl.LightningModule, loaders: Loaders, output: Path, name: str, m
                 raise KeyboardInterrupt from end
             raise
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from saying, once for each training, which accelerators there are and what it has deprecated."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            # It counts the cores; a batch is one gather, which needs no worker.
-            warnings.filterwarnings("ignore", message="The '(train|val)_dataloader' does not have many workers")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def check_options(**options: tuple[float, float, float]) -> None:

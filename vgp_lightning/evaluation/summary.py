@@ -9,14 +9,23 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
 
 from vgp_lightning.agent.episodes import Failure
 from vgp_lightning.agent.store import EpisodeStore
+from vgp_lightning.report.board import add_settings, add_table, events
 from vgp_lightning.report.figures import plot_episode
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.film import Recorder, log_gif, write_film
 from vgp_lightning.report.folders import naming
+
+_TAGS = {
+    "eval/return_mean": "return_mean",
+    "eval/return_iqm": "return_iqm",
+    "eval/normalized_score": "normalized_score",
+    "eval/success_rate": "success_rate",
+    "eval/ep_len_mean": "length_mean",
+    "eval/plan_time_ms": "plan_ms",
+}
 
 
 def write_pictures(recorder: Recorder, store: EpisodeStore, env_id: str, seed: int, video: bool) -> dict[str, Any]:
@@ -68,22 +77,18 @@ def write(report: dict[str, Any], store: EpisodeStore, output: Path) -> dict[str
         report = report | {"video": None, "video_error": str(error)}
     with naming(path):
         write_report(report, path)
-    with naming(output), SummaryWriter(str(output)) as writer:
-        for tag, key in {
-            "eval/return_mean": "return_mean",
-            "eval/return_iqm": "return_iqm",
-            "eval/normalized_score": "normalized_score",
-            "eval/success_rate": "success_rate",
-            "eval/ep_len_mean": "length_mean",
-            "eval/plan_time_ms": "plan_ms",
-        }.items():
-            if report[key] is not None:
-                writer.add_scalar(tag, report[key], 0)
+    with events(output, "evaluate") as writer:
+        scores = {tag: report[key] for tag, key in _TAGS.items() if report[key] is not None}
+        for tag, score in scores.items():
+            writer.add_scalar(tag, score, 0)
+        facts = {"environment": report["env_id"], "pipeline": report["pipeline"], "episodes": len(report["episodes"])}
+        add_settings(writer, facts | report["settings"], scores)
+        add_table(writer, "evaluation", facts | scores | report["settings"])
         if (output / "rollout.png").is_file():
             lines = np.asarray(Image.open(output / "rollout.png").convert("RGB"))
             writer.add_image("eval/rollout_lines", lines, 0, dataformats="HWC")
         if report["video"] is not None:
-            log_gif(output, "eval/rollout", output / "rollout.gif")
+            log_gif(writer, "eval/rollout", output / "rollout.gif")
     return report
 
 

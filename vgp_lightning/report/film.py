@@ -6,7 +6,6 @@ Shapes: A action and O observation dimensions. A frame is an RGB picture (height
 import io
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
 
+from vgp_lightning.report.board import add_summary
 from vgp_lightning.report.files import replace_file
 from vgp_lightning.report.folders import naming
 
@@ -79,19 +78,16 @@ def write_gif(frames: Frames, path: str | Path, fps: float) -> None:
         replace_file(Path(path), lambda file: file.write(stream.getvalue()))
 
 
-def log_gif(folder: str | Path, tag: str, path: str | Path) -> None:
-    """Write a GIF as TensorBoard events that show it as a moving picture at step 0.
+def log_gif(writer: SummaryWriter, tag: str, path: str | Path) -> None:
+    """Write a GIF as a TensorBoard event that shows it as a moving picture at step 0.
 
-    ``SummaryWriter.add_video`` does nothing with moviepy 2, and has no other public way to an animated image. So the
-    picture has an event file of its own, which TensorBoard shows with the others in the folder.
+    ``SummaryWriter.add_video`` does nothing with moviepy 2, and has no other public way to an animated image.
     """
     with Image.open(path) as gif:
         width, height = gif.size
     rgb = 3  # TensorBoard's number for this colour space
     image = Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=Path(path).read_bytes())
-    writer = EventFileWriter(str(folder))
-    writer.add_event(Event(wall_time=time.time(), summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
-    writer.close()
+    add_summary(writer, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
 
 # ---------------------------------------------------------------- episodes

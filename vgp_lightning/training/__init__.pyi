@@ -1,3 +1,4 @@
+from .board import RunLogger as RunLogger
 from .callbacks import EMA as EMA
 from .callbacks import Throughput as Throughput
 from .critic import CriticModule as CriticModule

@@ -1,8 +1,9 @@
 """``vgp fit`` and ``vgp validate``: LightningCLI with the callbacks of this room, and runs that can be resumed."""
 
+import time
 import traceback
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -12,15 +13,19 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.flags import Flags, directed
 from vgp_lightning.report.documents import read_yaml, restrict_parsers
 from vgp_lightning.report.files import refuse_links
 from vgp_lightning.training.base import LearningModule, check_kind
+from vgp_lightning.training.board import describe_run
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.checkpoints import LastCheckpoint, read_checkpoint, run_folder
 from vgp_lightning.training.contents import check_form
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
+from vgp_lightning.training.rehearsal import Rehearsal
 from vgp_lightning.training.runs import WRITTEN, find_checkpoint, is_main_process, last_checkpoint, own_folder
+from vgp_lightning.training.terminal import plain_output, say_next, silence_lightning
 from vgp_lightning.training.trainers import check_trainer
 
 # What Lightning and torch raise at the state of a training that is damaged.
@@ -43,18 +48,31 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
         args: Verb and options; None: the process's.
         parse_error: Reports what is wrong with the options, and ends the process.
     """
+    _run(args, parse_error)
+
+
+def rehearse(args: list[str], parse_error: Callable[..., NoReturn]) -> None:
+    """Train some steps in a temporary folder, and print what the whole training would take.
+
+    Args:
+        args: Verb and options.
+        parse_error: Reports what is wrong with the options, and ends the process.
+    """
+    rehearsal = Rehearsal()
+    with TemporaryDirectory(prefix="vgp-dry-run-") as folder, directed(Flags(quiet=True)):
+        cli = _run([*args, "--output_dir", folder, "--ckpt_path", "null"], parse_error, [rehearsal])
+    rehearsal.say(cli.trainer, cli.model, cli.datamodule)
+
+
+def _run(args: list[str] | None, parse_error: Callable[..., NoReturn], callbacks: Sequence[pl.Callback] = ()) -> "_CLI":
 
     class Parser(LightningArgumentParser):
         error = parse_error
 
     keep_freed_memory()
     restrict_parsers(classes=True)
-    with warnings.catch_warnings():
-        # It suspects that arguments given by code (the demo, a test) were meant for the command line.
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-        # Lightning 2.6.6 asks for torch's LeafSpec in its own loaders; torch 2.13 deprecates it.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-        _CLI(
+    with silence_lightning():
+        return _CLI(
             LearningModule,
             MinariDataModule,
             subclass_mode_model=True,
@@ -63,6 +81,8 @@ def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
+            # The line at the start says what matters of the summary.
+            trainer_defaults={"enable_model_summary": False, "callbacks": list(callbacks)},
             parser_class=Parser,
             parser_kwargs={"prog": "vgp", "allow_abbrev": False},
             args=args,
@@ -81,6 +101,10 @@ class _ConfigInCheckpoint(SaveConfigCallback):
         refuse_links(run_folder(trainer), WRITTEN)
         super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the config in TensorBoard, with what follows from it."""
+        describe_run(trainer, pl_module, self.parser.dump(self.config, skip_none=True))
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -95,6 +119,12 @@ class _CLI(LightningCLI):
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Health, "health")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--output_dir",
+            type=str | None,
+            default=None,
+            help="Where runs go, as the first logger's save_dir: OUTPUT_DIR/NAME/version_N.",
+        )
         parser.add_argument(
             "--may_differ",
             type=list[str],
@@ -113,6 +143,7 @@ class _CLI(LightningCLI):
         _check_seed(config.seed_everything)
         _check_linked(config.model)
         _drop_progress_bar(config.trainer)
+        _place_output(config)
         self._logger_config = _first_logger(config.trainer)
         self._version = None if self._logger_config is None else self._logger_config.init_args.get("version")
         config.weights_only = True  # a checkpoint is data, never code
@@ -169,13 +200,14 @@ class _CLI(LightningCLI):
             ValueError: If one of its options has no meaning; Lightning raises a TypeError for some.
         """
         try:
-            return super().instantiate_trainer(**options)
+            return super().instantiate_trainer(**options, **plain_output(self._get(self.config_init, "trainer")))
         except TypeError as error:
             raise ValueError(f"trainer: {error}") from error
 
     def fit(self, **options: Any) -> None:
         """Train, in a folder that no other process trains in."""
         check_trainer(self.trainer, trains=True)
+        start = time.monotonic()
         try:
             with own_folder(self.trainer, self._version, self._resumes):
                 self.trainer.fit(**options)
@@ -192,6 +224,7 @@ class _CLI(LightningCLI):
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from end
             raise
+        say_next(self.trainer, self.model, time.monotonic() - start)
 
     def _has_trained(self) -> bool:
         """Return whether a batch has been trained, in this process."""
@@ -232,6 +265,26 @@ def _first_logger(trainer_config: Namespace) -> Namespace | None:
     if isinstance(logger, list):
         logger = logger[0] if logger else None
     return logger if isinstance(logger, Namespace) else None
+
+
+def _place_output(config: Namespace) -> None:
+    """Move ``output_dir`` to where Lightning has it, so that a saved config holds it once.
+
+    Raises:
+        ValueError: If it is empty, or the logger has no folder.
+    """
+    folder, config.output_dir = config.output_dir, None
+    if folder is None:
+        return
+    if not folder:
+        raise ValueError("output_dir is empty: give a value, or leave it out (is a variable of the shell not set?)")
+    logger = _first_logger(config.trainer)
+    if logger is None:
+        config.trainer.default_root_dir = folder
+    elif "save_dir" in logger.get("init_args", {}):
+        logger.init_args.save_dir = folder
+    else:
+        raise ValueError(f"output_dir is {folder}, but {logger.class_path} has no save_dir: leave --output_dir out")
 
 
 def _drop_progress_bar(trainer_config: Namespace) -> None:

@@ -23,6 +23,7 @@ from vgp_lightning.evaluation.evaluation import evaluate_agent
 from vgp_lightning.evaluation.scores import choose_reference
 from vgp_lightning.export.folder import update_defaults
 from vgp_lightning.pipeline.settings import ONE_PLAN
+from vgp_lightning.report.board import events
 from vgp_lightning.report.figures import figure_to_image
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.folders import naming
@@ -68,6 +69,7 @@ class Contest:
         known = (one for one in self._configurations if one.settings == plain)
         self._one_plan = next(known, None) or Configuration(plain)
         self._output = output
+        self._progress: list[tuple[int, float, float | None]] = []  # after each rung: episodes, best, defaults
         self._start = start
         self._store = store
         self.report: dict[str, Any] = {
@@ -191,6 +193,7 @@ class Contest:
             report["rungs"].append({"configurations": size, "seeds": seeds})
             report["episodes_played"] += size * each
             best = left[0].means[-1]
+            self._progress.append((report["episodes_played"], best, self._default_mean()))
             left = drop_worst(left, rung)
             self._store.fact(f"rung {rung}", self._tell_rung(rung, size, each, best))
         (winner,) = left
@@ -202,12 +205,8 @@ class Contest:
         """Return what one of the processes does at the end of a rung: print, log, and write the report so far."""
 
         def tell() -> bool:
-            default = self._configurations[0]
-            with naming(self._output), SummaryWriter(str(self._output)) as writer:
-                played = self.report["episodes_played"]
-                writer.add_scalar("tune/return_mean_best", best, played)
-                if default.dropped not in ("latency", "failed"):
-                    writer.add_scalar("tune/return_mean_default", default.means[-1], played)
+            with events(self._output, "tune") as writer:
+                self._log_progress(writer)
             plural = "" if each == 1 else "s"
             news = f"{size} configurations, {each} new episode{plural} each; the best mean is {best:.1f}"
             Console().print(f"rung {rung}: {news}", highlight=False, soft_wrap=True)
@@ -278,6 +277,18 @@ class Contest:
             ) | {"settings": one.settings, "plan_ms": one.plan_ms}
         return {"seeds": list(seeds), **results, "differences": compare_contenders(results, seeds)}
 
+    def _default_mean(self) -> float | None:
+        """Return the mean return of the folder's defaults so far; None: they were not played."""
+        default = self._configurations[0]
+        return None if default.dropped in ("latency", "failed") else default.means[-1]
+
+    def _log_progress(self, writer: SummaryWriter) -> None:
+        """Write the best mean return, and that of the defaults, after each rung."""
+        for played, best, default in self._progress:
+            writer.add_scalar("tune/return_mean_best", best, played)
+            if default is not None:
+                writer.add_scalar("tune/return_mean_default", default, played)
+
     def _agent(self, configuration: Configuration) -> PlanningAgent:
         settings: Any = configuration.settings
         return self._deployed.agent(**settings)
@@ -288,7 +299,8 @@ class Contest:
         everyone = report["configurations"]
         title = f"{report['env_id']}: {len(everyone)} configurations, {report['episodes_played']} episodes"
         picture = plot_halving([one["return_means"] for one in everyone], played, report["winner"], 0, title)
-        with naming(path), SummaryWriter(str(self._output)) as writer:
+        with naming(path), events(self._output, "tune") as writer:
+            self._log_progress(writer)
             for name, place in (("default", 0), ("winner", report["winner"])):
                 if (result := report["holdout"][name]) is not None:
                     writer.add_scalar(f"tune/holdout_return_mean_{name}", result["return_mean"], 0)

@@ -1,0 +1,71 @@
+"""Completion in a shell: verbs, options, choices, configs, files."""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import shtab
+
+from vgp_lightning.shipped import config_names
+
+_FOLDERS = ("pipeline_folder", "folder", "output", "output_dir", "a", "b")
+_FILES = ("denoiser", "value", "ckpt_path", "json", "statistics")
+# Configs are files of the current folder, and those that ship.
+_CONFIGS = shtab.FILE | {"bash": "_vgp_configs", "zsh": "_vgp_configs"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a verb, or an argument without a name.
+
+    Attributes:
+        names: Its names with dashes; of an argument without a name: that of the function's parameter.
+        help: What it does.
+        choices: The values that it takes, if they are few.
+    """
+
+    names: Sequence[str]
+    help: str
+    choices: Sequence[str] | None = None
+
+
+def complete(shell: str, verbs: Mapping[str, tuple[str, Iterable[Option]]]) -> str:
+    """Return a shell's script that completes the command.
+
+    Args:
+        shell: One of ``shtab.SUPPORTED_SHELLS``.
+        verbs: Each verb, with what it does and its options.
+
+    Raises:
+        ValueError: If the shell is another one.
+    """
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise ValueError(f"--print_completion is {shell!r}: one of {', '.join(shtab.SUPPORTED_SHELLS)} is needed")
+    parser = argparse.ArgumentParser(prog="vgp", description="From offline episodes to a planner that acts.")
+    for name in ("--version", "--print_completion"):
+        parser.add_argument(name)
+    subparsers = parser.add_subparsers(dest="verb")
+    for verb, (what, options) in verbs.items():
+        one = subparsers.add_parser(verb, help=what, description=what)
+        for option in options:
+            _add(one, option)
+    names = " ".join(config_names())
+    preamble = {
+        "bash": f'_vgp_configs() {{ compgen -W "{names}" -- "$1"; compgen -f -- "$1"; }}\n',
+        "zsh": f'_vgp_configs() {{ _alternative "configs:config:({names})" "files:file:_files" }}\n',
+    }
+    script: str = shtab.complete(parser, shell, preamble=preamble.get(shell, ""))
+    return script
+
+
+def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+    """Add an option to a parser that is only read by shtab."""
+    meaning = " ".join(option.help.split()).replace("%", "%%")
+    action = parser.add_argument(*option.names, help=meaning.partition(". ")[0], choices=option.choices)
+    name = option.names[-1].lstrip("-")
+    if name == "config":
+        action.complete = _CONFIGS  # type: ignore[attr-defined]
+    elif name in _FOLDERS:
+        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    elif name in _FILES:
+        action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -1,0 +1,58 @@
+"""``vgp fit --dry_run``: some steps and one validation, from which the time of the whole training follows."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+
+from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.report.estimates import say_estimate
+
+_FIRST = 5  # steps that are not measured: caches, compilers and threads begin in them
+_STEPS, _SECONDS = 20, 5.0  # as many steps at least, and as long
+
+
+class Rehearsal(pl.Callback):
+    """Times a training's steps and a validation, and stops it."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the beginning."""
+        self._batches, self._validation, self._start = 0, 0.0, time.perf_counter()
+        self._each = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop once enough is measured."""
+        self._batches += 1
+        if self._batches == _FIRST:
+            self._start = time.perf_counter()
+        counted, seconds = self._batches - _FIRST, time.perf_counter() - self._start - self._validation
+        if counted > 0:
+            self._each = seconds / counted
+        if counted >= _STEPS and seconds >= _SECONDS:
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the beginning of a validation."""
+        self._validated = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note how long the validation took."""
+        self._validation = time.perf_counter() - self._validated
+        self._start += self._validation
+
+    def say(self, trainer: pl.Trainer, module: pl.LightningModule, data: MinariDataModule) -> None:
+        """Print what the training would do and take."""
+        steps = trainer.estimated_stepping_batches
+        batches = steps * trainer.accumulate_grad_batches
+        interval = trainer.val_check_batch if isinstance(trainer.val_check_batch, int) else None
+        validations = int(batches // interval) if interval and self._validation else 0
+        weights = sum(weight.numel() for weight in module.parameters()) / 1e6
+        say_estimate(
+            f"train {type(module).__name__}, {weights:.2f} million weights, for {steps:.0f} steps of "
+            f"{data.batch_size} windows of {', '.join(data.dataset_ids)} on {module.device}, "
+            f"with {validations} validations",
+            self._each * batches + self._validation * validations,
+            f"{1e3 * self._each:.3g} ms a step, measured on {self._batches}, and {self._validation:.2g} s a validation",
+        )
