@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.cli import _VERBS, main
-from vgp_lightning.export.folder import read_meanings
+from vgp_lightning.export.card import read_meanings
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
 
