@@ -1,21 +1,18 @@
-"""A pipeline folder on disk: how it is written atomically, the code that it carries, and how its defaults change."""
+"""A pipeline folder on disk: how it is written atomically, and how its defaults change."""
 
-import ast
 import errno
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 from uuid import uuid4
 
 from rich.console import Console
 from safetensors import SafetensorError
 
-from vgp_lightning import __version__
 from vgp_lightning.export.card import (
     CRITIC_SECTION,
     CRITIC_WORDS,
@@ -25,10 +22,10 @@ from vgp_lightning.export.card import (
     make_card,
     make_table,
 )
-from vgp_lightning.pipeline import planner
 from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place, find_companion
 from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.habit import Habit
+from vgp_lightning.pipeline.joining import join_pipeline
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import hash_file, refuse_links, replace_file
@@ -58,8 +55,7 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _building(folder, folder, f"{folder} exists already: another process has written it meanwhile") as building:
         pipeline.save_pretrained(building, safe_serialization=True)
-        (building / "pipeline.py").write_text(join_pipeline())
-        (building / "training").mkdir()
+        (building / "training").mkdir(exist_ok=True)
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
         make_card(pipeline).save(building / "README.md")
@@ -256,29 +252,3 @@ def _renew_code(path: Path) -> None:
     replace_file(path, lambda file: file.write(join_pipeline().encode()))
     for name in neighbours:
         path.with_name(f"{name}.py").unlink(missing_ok=True)
-
-
-def join_pipeline() -> str:
-    """Return the code that travels with a folder as the text of one file.
-
-    diffusers executes a folder's ``pipeline.py`` at each load, but takes the files beside it from ``sys.modules``. If
-    two folders with different code are loaded in one process, the second would therefore run with the first one's
-    files. So the files are joined, each after those that it imports, without their imports of each other.
-    """
-    room = Path(planner.__file__).parent
-    texts = {path.stem: path.read_text() for path in sorted(room.glob("*.py")) if path.stem != "__init__"}
-    neighbours = {name: [node for node in ast.parse(text).body if _is_relative(node)] for name, text in texts.items()}
-    needed = {name: [str(node.module) for node in nodes] for name, nodes in neighbours.items()}
-    parts = [
-        f'"""The planner: the files of vgp_lightning/pipeline/ of version {__version__}, joined by vgp export."""\n'
-    ]
-    for name in TopologicalSorter(needed).static_order():
-        lines = texts[name].splitlines(keepends=True)
-        for node in reversed(neighbours[name]):
-            del lines[node.lineno - 1 : node.end_lineno]
-        parts.append(f"# {'-' * 16} {name}.py\n\n{''.join(lines).strip()}\n")
-    return "\n\n".join(parts)
-
-
-def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
-    return isinstance(node, ast.ImportFrom) and node.level > 0
