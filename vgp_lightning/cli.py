@@ -53,6 +53,11 @@ _VERBS = {
         kept=_GOES_ON,
         plans=True,
     ),
+    "publish": _Verb(
+        *("write an evaluation into a planner's card, put its folder on the Hub", "evaluation.publishing", "publish"),
+        positional=True,
+        outcome="written to",
+    ),
     "compare": _Verb("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
     "distill": _Verb(
         *("teach a planner's actions to a small network in its folder", "distillation.distillation", "distill", True),
