@@ -453,8 +453,8 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
     assert (
-        "collect, fit, validate, export, import, evaluate, compare, distill, critic, tune, diagnose, program, demo, "
-        "configs" in message
+        "collect, fit, validate, export, import, evaluate, publish, compare, distill, critic, tune, diagnose, program, "
+        "demo, configs" in message
     )
     assert "Did you mean" not in message
 
