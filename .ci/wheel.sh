@@ -47,7 +47,9 @@ from pathlib import Path
 dist, clone = map(Path, sys.argv[1:])
 (wheel,) = dist.glob("*.whl")
 packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-places = {clone / "vgp_lightning": "vgp_lightning", clone / "configs": "vgp_lightning/configs"}
+places = {clone / "vgp_lightning": "vgp_lightning"} | {
+    clone / name: f"vgp_lightning/{name}" for name in ("configs", "planners")
+}
 expected = {
     f"{name}/{path.relative_to(folder).as_posix()}"
     for folder, name in places.items()
@@ -58,6 +60,7 @@ assert packed == expected, f"in the wheel or in the clone alone: {packed ^ expec
 assert {"vgp_lightning/py.typed", "vgp_lightning/__init__.pyi", "vgp_lightning/configs/planner.yaml"} <= packed
 version = re.search(r'__version__ = "(.*)"', (clone / "vgp_lightning/__init__.py").read_text())[1]
 assert wheel.name == f"vgp_lightning-{version}-py3-none-any.whl", wheel.name
+assert wheel.stat().st_size < 2_000_000, f"the wheel has {wheel.stat().st_size} bytes"
 PYTHON
 step "the wheel holds the package and its configs" "$trial/env/bin/python" "$trial/contents.py" "$trial/dist" "$clone"
 
@@ -78,6 +81,7 @@ step "the wheel is installed without extras" \
 step "pip check" "$trial/env/bin/pip" check
 step "vgp --version" as_user vgp --version
 step "vgp configs" as_user vgp configs
+step "the planner that ships acts" as_user vgp evaluate hopper-example --episodes 1 --max_episode_steps 20 --output_dir runs/example
 step "vgp collect" as_user vgp collect --env_id Hopper-v5 --behaviour hopper-linear --weight_noise 0.1 \
   --action_noise 0.5 --steps 3000 --dataset_id trial/hopper-v0
 step "vgp fit, with configs named from the wheel" as_user vgp fit -c planner.yaml -c data/hopper-medium.yaml \

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from vgp_lightning.export.folder import read_meanings
+from vgp_lightning.export.card import read_meanings
 from vgp_lightning.pipeline.settings import CHOICES, DEFAULTS, EXPORT_DEFAULTS, RANGES, WHOLE
 
 PAGE = Path(__file__).parent / "planning.md"

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vgp_lightning.agent.behaviours import ASSETS
 from vgp_lightning.cli import _VERBS, main
-from vgp_lightning.export.folder import read_meanings
+from vgp_lightning.export.card import read_meanings
 from vgp_lightning.manual import FIT_OPTIONS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
@@ -503,8 +503,8 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
     assert (
-        "collect, fit, validate, export, import, evaluate, compare, distill, critic, tune, diagnose, program, demo, "
-        "configs" in message
+        "collect, fit, validate, export, import, evaluate, publish, compare, distill, critic, tune, diagnose, program, "
+        "demo, configs" in message
     )
     assert "Did you mean" not in message
 

@@ -18,12 +18,13 @@ from nbclient import NotebookClient
 
 from vgp_lightning import cli
 from vgp_lightning.agent import collection as collect
+from vgp_lightning.data import describing, importing
 from vgp_lightning.diagnostics import diagnosis as diagnostics
 from vgp_lightning.distillation import criticism, distillation
-from vgp_lightning.evaluation import comparison, evaluation
+from vgp_lightning.evaluation import comparison, evaluation, publishing
 from vgp_lightning.export import program_folder
 from vgp_lightning.export import trained as export
-from vgp_lightning.export.folder import join_pipeline
+from vgp_lightning.pipeline.joining import join_pipeline
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS
@@ -108,7 +109,8 @@ def test_each_vgp_command_of_the_readme_is_understood(command, monkeypatch):
     for module, name in (
         *((collect, "collect"), (export, "export"), (evaluation, "evaluate"), (comparison, "compare")),
         *((tuning, "tune"), (diagnostics, "diagnose"), (distillation, "distill"), (criticism, "train_critic")),
-        *((program_folder, "make_program"), (server, "play")),
+        *((program_folder, "make_program"), (server, "play"), (publishing, "publish")),
+        *((importing, "import_data"), (describing, "describe")),
     ):
         function = getattr(module, name)
         monkeypatch.setattr(module, name, functools.wraps(function)(lambda **options: called.append(options)))

@@ -14,7 +14,7 @@ from rooms import FILES, ROOMS, imports, imports_of_ours, parsed, unit
 
 import vgp_lightning
 from vgp_lightning import cli
-from vgp_lightning.export.folder import join_pipeline
+from vgp_lightning.pipeline.joining import join_pipeline
 
 MAY_IMPORT = {
     # the rooms, in floors
@@ -26,10 +26,11 @@ MAY_IMPORT = {
         "pipeline",
         "data",
         "report",
+        "shipped",
         "threads",
-    },  # data: a collection writes a dataset; report: films of episodes
+    },  # data: a collection writes a dataset; report: films of episodes; shipped: the example planner
     "export": {"training", "pipeline", "report"},
-    "evaluation": {"agent", "pipeline", "report"},  # pipeline: the settings
+    "evaluation": {"agent", "export", "pipeline", "report"},  # export: the card; pipeline: the settings
     # data: recorded states; training: the habit's module; export: it goes into the folder
     "distillation": {"data", "training", "agent", "export", "pipeline", "report"},
     "play": {"agent", "pipeline", "report"},  # pipeline: the settings
@@ -146,7 +147,10 @@ def test_the_command_line_imports_torch_and_its_like_inside_its_verbs_only():
 
 # ---------------------------------------------------------------- doors
 
-FACE = ["MinariDataModule", "Plan", "PlanningAgent", "PositionController", "ValueGuidedPlannerPipeline", "__version__"]
+FACE = [
+    *("MinariDataModule", "Plan", "PlanningAgent", "PositionController", "ValueGuidedPlannerPipeline"),
+    *("__version__", "example_planner"),
+]
 # Where users have found things up to version 0.1, and configs and checkpoints name them.
 PATHS = {
     "pipeline": ["ValueGuidedPlannerPipeline", "Plan", "StockEnvironment"],
@@ -220,9 +224,10 @@ TRAVELLING = [file for file in FILES if file.startswith("pipeline/") and not fil
 
 
 @pytest.mark.parametrize("file", TRAVELLING)
-def test_what_travels_with_an_export_needs_numpy_torch_and_diffusers_alone(file):
+def test_what_travels_with_an_export_needs_numpy_torch_and_diffusers_with_its_hub_alone(file):
     roots = {module.split(".")[0] for module, _ in imports(parsed(file)) if not module.startswith(".")}
-    assert roots - set(sys.stdlib_module_names) <= {"numpy", "torch", "diffusers"}
+    # diffusers cannot be installed without huggingface_hub.
+    assert roots - set(sys.stdlib_module_names) <= {"numpy", "torch", "diffusers", "huggingface_hub"}
 
 
 @pytest.mark.parametrize("file", FILES)

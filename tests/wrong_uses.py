@@ -454,6 +454,13 @@ HABITS = [
         "scale is 1.0, but a habit's program does not plan: leave it out",
         "Leave the settings out: they are those of the habit's teacher.",
     ),
+    Row("publish PIPE", "there is nothing to do: give --evaluation, --push_to_hub or both"),
+    Row("publish DIR --push_to_hub me/planner", "is not a pipeline folder: it has no model_index.json"),
+    Row(
+        "publish PIPE --evaluation DIR",
+        "has no evaluation.json: evaluate the planner first, vgp evaluate ",
+        "Evaluate the planner, and give the folder of the results.",
+    ),
     Row("distill DIR", "is not a pipeline folder: it has no model_index.json"),
     Row("distill PIPE --chunk 99", "chunk is 99: a number between replan_every, which is 1, and planning_horizon"),
     Row("distill PIPE --replan_every 0", "replan_every is 0, one plan per episode, but a habit answers with the first"),

@@ -105,6 +105,13 @@ _VERBS = {
         example="vgp compare runs/evaluate/before runs/evaluate/after",
         page="docs/evaluation.md",
     ),
+    "publish": _Verb(
+        *("write an evaluation into a planner's card, put its folder on the Hub", "evaluation.publishing", "publish"),
+        positional=True,
+        outcome="written to",
+        example="vgp publish exports/hopper --evaluation runs/evaluate/hopper --push_to_hub me/hopper",
+        page="docs/hub.md",
+    ),
     "distill": _Verb(
         *("teach a planner's actions to a small network in its folder", "distillation.distillation", "distill", True),
         kept="the folder is as it was; the same command begins anew",

@@ -1,4 +1,4 @@
-"""The config files that ship with the package: where they are, how a name finds one, and ``vgp configs``."""
+"""What ships with the package: the config files, how a name finds one, ``vgp configs``, and a small trained planner."""
 
 import argparse
 import difflib
@@ -7,10 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-# An installed wheel holds them inside the package; in a clone they are beside it. The package is looked at first,
-# because a folder of this name in site-packages belongs to some other distribution.
-_INSIDE = Path(__file__).parent / "configs"
-CONFIGS = _INSIDE if _INSIDE.is_dir() else Path(__file__).parent.parent / "configs"
+
+def _find_shipped(name: str) -> Path:
+    """Return a folder that ships.
+
+    An installed wheel holds it inside the package; in a clone it is beside it. The package is looked at first, because
+    a folder of this name in site-packages belongs to some other distribution.
+    """
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+
+
+CONFIGS = _find_shipped("configs")
+PLANNERS = _find_shipped("planners")
+EXAMPLE = "hopper-example"
+
+
+def example_planner() -> str:
+    """Return the folder of the small trained planner that ships with the package.
+
+    It hops in Hopper-v5; its README.md says what it was trained on and what it returns. ``vgp evaluate hopper-example``
+    takes it by its name.
+    """
+    return str(PLANNERS / EXAMPLE)
 
 
 def locate_configs(arguments: list[str]) -> list[str]:

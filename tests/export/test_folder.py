@@ -11,7 +11,9 @@ from huggingface_hub import ModelCard
 
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.export.folder import join_pipeline, read_meanings, update_defaults
+from vgp_lightning.export.card import read_meanings
+from vgp_lightning.export.folder import update_defaults
+from vgp_lightning.pipeline.joining import join_pipeline
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS, ONE_PLAN, Settings
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from fakes import NUMPY_2, OBSERVATION, UNITS, H, T, denoiser, noise_schedule, planner, seeded, value_network
 
-from vgp_lightning.export.folder import join_pipeline
 from vgp_lightning.pipeline import planner as planner_file
+from vgp_lightning.pipeline.joining import join_pipeline
 from vgp_lightning.pipeline.sampling import SAMPLERS
 
 pytestmark = NUMPY_2

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.data.module import MinariDataModule
+from vgp_lightning.export import trained as export_file
 from vgp_lightning.export.trained import export
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.stock import StockEnvironment
@@ -222,6 +223,15 @@ def test_without_a_value_function_the_folder_plans_unguided(trained, tmp_path):
     plan = pipeline(np.array(OBSERVATION))
     assert joined(plan).isfinite().all()
     assert plan.values.isnan().all()
+
+
+def test_an_export_can_be_uploaded_at_once(trained, tmp_path, monkeypatch, capfd):
+    paths, _ = trained
+    uploads = []
+    monkeypatch.setattr(export_file, "upload_folder", lambda *given: uploads.append(given) or "the commit")
+    folder = export(paths["denoiser"], str(tmp_path / "planner"), push_to_hub="me/planner")
+    assert uploads == [(folder, "me/planner")]
+    assert "uploaded: the commit" in capfd.readouterr().out
 
 
 def test_defaults_given_to_the_export_are_the_folders(trained, tmp_path):

@@ -15,6 +15,7 @@ from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import check_seed
 from vgp_lightning.agent.episodes import Episode
 from vgp_lightning.agent.mazes import Maze, end_at_goal, find_maze, need_maze
+from vgp_lightning.agent.origin import find_planner, name_of
 from vgp_lightning.agent.planning import Conditions
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
@@ -65,7 +66,8 @@ def diagnose(
     folder share the episodes.
 
     Args:
-        pipeline_folder: Folder that ``vgp export`` wrote.
+        pipeline_folder: Folder that ``vgp export`` wrote, hopper-example, or a repository on the Hugging Face Hub, such
+            as me/hopper, of which no code is fetched.
         episodes: Episodes to play, one for each of the seeds from ``seed`` on.
         output_dir: Where the results go; by default runs/diagnose/ and the folder's name.
         seed: First seed of the environment and of the planner's noise; the default is far from the seeds of collected
@@ -104,8 +106,8 @@ def diagnose(
         if value < 0:
             raise ValueError(f"{name} is {value}: a whole number from 0 on is needed")
     check_seed(seed)
-    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
-    output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", deployed.folder.resolve().name)
+    deployed = Deployment(str(find_planner(pipeline_folder)), env_id, device, trust_environment)
+    output = Path(output_dir) if output_dir is not None else Path("runs", "diagnose", name_of(deployed.folder))
     with (
         deployed.environments(min(episodes, 16), video, max_episode_steps) as environments,
         deployed.environments(1, max_episode_steps=max_episode_steps) as replays,

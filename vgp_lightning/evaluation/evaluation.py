@@ -18,6 +18,7 @@ from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of, has
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
 from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need_maze
+from vgp_lightning.agent.origin import find_planner, name_of
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
@@ -152,7 +153,8 @@ def evaluate(
     only the new ones, and several processes with the same command and output folder share the work.
 
     Args:
-        pipeline_folder: Folder that ``vgp export`` wrote.
+        pipeline_folder: Folder that ``vgp export`` wrote; hopper-example, which ships with the package; or a repository
+            on the Hugging Face Hub, such as me/hopper, of which no code is fetched.
         episodes: Episodes to play, one for each of the seeds from ``seed`` on.
         output_dir: Where the results go; by default runs/evaluate/ and the folder's name.
         seed: First seed of the environment; the default is far from the seeds of collected episodes.
@@ -193,7 +195,7 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
     check_seed(seed)
     check_seed(0 if sampler_seed is None else sampler_seed, "sampler_seed")
-    deployed = Deployment(pipeline_folder, env_id, device, trust_environment)
+    deployed = Deployment(str(find_planner(pipeline_folder)), env_id, device, trust_environment)
     conditions = controller = None
     if reach_goal or follow_states:
         with deployed.environments(1, max_episode_steps=max_episode_steps) as one:
@@ -205,7 +207,7 @@ def evaluate(
     count = min(episodes, 16) if environments is None else environments
     sampler_seed = seed if sampler_seed is None else sampler_seed
     seeds, agent_seeds = range(seed, seed + episodes), range(sampler_seed, sampler_seed + episodes)
-    output = Path(output_dir) if output_dir is not None else Path("runs", "evaluate", deployed.folder.resolve().name)
+    output = Path(output_dir) if output_dir is not None else Path("runs", "evaluate", name_of(deployed.folder))
     with deployed.environments(count, video, max_episode_steps) as vector:
         prepare(output)
         asked = {"settings": dict(agent.resolved), "seed": seed, "sampler_seed": sampler_seed}

@@ -1,30 +1,32 @@
-"""A pipeline folder on disk: how it is written atomically, the code that it carries, and how its defaults change."""
+"""A pipeline folder on disk: how it is written atomically, and how its defaults change."""
 
-import ast
 import errno
-import inspect
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 from uuid import uuid4
 
-from huggingface_hub import ModelCard, ModelCardData
 from rich.console import Console
 from safetensors import SafetensorError
 
-from vgp_lightning import __version__
-from vgp_lightning.export.evidence import describe_evidence
-from vgp_lightning.pipeline import planner
+from vgp_lightning.export.card import (
+    CRITIC_SECTION,
+    CRITIC_WORDS,
+    HABIT_SECTION,
+    SETTINGS_TABLE,
+    describe_habit,
+    make_card,
+    make_table,
+)
 from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place, find_companion
 from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.habit import Habit
+from vgp_lightning.pipeline.joining import join_pipeline
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import hash_file, refuse_links, replace_file
 
@@ -53,11 +55,10 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _building(folder, folder, f"{folder} exists already: another process has written it meanwhile") as building:
         pipeline.save_pretrained(building, safe_serialization=True)
-        (building / "pipeline.py").write_text(join_pipeline())
-        (building / "training").mkdir()
+        (building / "training").mkdir(exist_ok=True)
         for name, config in configs.items():
             (building / "training" / f"{name}.yaml").write_text(config)
-        _model_card(pipeline).save(building / "README.md")
+        make_card(pipeline).save(building / "README.md")
         _grant_access(building, building / "pipeline.py")
         if finish is not None:
             finish(building)
@@ -106,7 +107,7 @@ def write_habit(habit: Habit, folder: Path) -> None:
         ValueError: If the folder has links that lead out of it, or another process has written a habit meanwhile.
         OSError: If it cannot be written; the message names it.
     """
-    _put(habit, folder, HABIT, _HABIT, _describe_habit(habit))
+    _put(habit, folder, HABIT, HABIT_SECTION, describe_habit(habit))
     hashes = hash_companion(folder, HABIT)
     for note in sorted((folder / PROGRAMS).glob("habit.*.json")):
         if read_json(note).get("weights_sha256") != hashes:
@@ -128,7 +129,7 @@ def write_critic(critic: Critic, folder: Path) -> None:
         ValueError: If the folder has links that lead out of it, or another process has written a critic meanwhile.
         OSError: If it cannot be written; the message names it.
     """
-    _put(critic, folder, CRITIC, _CRITIC, _DESCRIBED_CRITIC)
+    _put(critic, folder, CRITIC, CRITIC_SECTION, CRITIC_WORDS)
     hashes = hash_companion(folder, CRITIC)
     for note in sorted((folder / PROGRAMS).glob("plan.*.json")):
         made_from = read_json(note).get("weights_sha256", {})
@@ -209,8 +210,8 @@ def update_defaults(folder: Path, settings: Mapping[str, Any], evidence: Mapping
     replace_file(index, lambda file: file.write(content.encode()))  # as diffusers writes it
     card = folder / "README.md"
     if card.is_file():
-        table = _table(new)
-        text = _TABLE.sub(lambda _: table, card.read_text())
+        table = make_table(new)
+        text = SETTINGS_TABLE.sub(lambda _: table, card.read_text())
         replace_file(card, lambda file: file.write(text.encode()))
     _warn_of_stale_programs(folder, new.resolve_settings())
 
@@ -251,114 +252,3 @@ def _renew_code(path: Path) -> None:
     replace_file(path, lambda file: file.write(join_pipeline().encode()))
     for name in neighbours:
         path.with_name(f"{name}.py").unlink(missing_ok=True)
-
-
-def join_pipeline() -> str:
-    """Return the code that travels with a folder as the text of one file.
-
-    diffusers executes a folder's ``pipeline.py`` at each load, but takes the files beside it from ``sys.modules``. If
-    two folders with different code are loaded in one process, the second would therefore run with the first one's
-    files. So the files are joined, each after those that it imports, without their imports of each other.
-    """
-    room = Path(planner.__file__).parent
-    texts = {path.stem: path.read_text() for path in sorted(room.glob("*.py")) if path.stem != "__init__"}
-    neighbours = {name: [node for node in ast.parse(text).body if _is_relative(node)] for name, text in texts.items()}
-    needed = {name: [str(node.module) for node in nodes] for name, nodes in neighbours.items()}
-    parts = [
-        f'"""The planner: the files of vgp_lightning/pipeline/ of version {__version__}, joined by vgp export."""\n'
-    ]
-    for name in TopologicalSorter(needed).static_order():
-        lines = texts[name].splitlines(keepends=True)
-        for node in reversed(neighbours[name]):
-            del lines[node.lineno - 1 : node.end_lineno]
-        parts.append(f"# {'-' * 16} {name}.py\n\n{''.join(lines).strip()}\n")
-    return "\n\n".join(parts)
-
-
-def _is_relative(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
-    return isinstance(node, ast.ImportFrom) and node.level > 0
-
-
-# ---------------------------------------------------------------- model card
-
-_TABLE_HEAD = "| setting | default | meaning |\n|---|---|---|\n"
-# Cards of version 0.1 have a table of two columns, and no evidence after it.
-_TABLE = re.compile(
-    rf"(?:{re.escape(_TABLE_HEAD)}|\| default \| value \|\n\|---\|---\|\n)(?:\|.*(?:\n|\Z))*"
-    r"(?:\nWhy these: .*(?:\n|\Z))?"
-)
-
-
-def _table(pipeline: ValueGuidedPlannerPipeline) -> str:
-    """Return the planner's settings as a table, and a line that says why they are so; it ends in a line break."""
-    meanings = read_meanings()
-    settings = pipeline.resolve_settings()
-    rows = (f"| `{name}` | {value} | {meanings[name]} |\n" for name, value in settings.items())
-    why = describe_evidence(pipeline.task.get("evidence"), settings)
-    return f"{_TABLE_HEAD}{''.join(rows)}\nWhy these: {why}\n"
-
-
-def read_meanings() -> dict[str, str]:
-    """Return what each setting means: the attributes in the docstring of ``Settings``, each as one line."""
-    _, attributes = inspect.cleandoc(Settings.__doc__ or "").split("Attributes:\n")
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
-
-
-def _model_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
-    task, settings = pipeline.task, pipeline.resolve_settings()
-    value = "with" if pipeline.value_function is not None else "without"
-    text = f"""
-# A diffusion planner for {task.get("env_id") or "an unnamed environment"}
-
-Plans {settings["planning_horizon"]} steps of {pipeline.action_dim} actions and {pipeline.observation_dim} observations
-by denoising, {value} a value function to guide it. Trained on {", ".join(task.get("dataset_id", [])) or "unnamed data"}
-(discount {task.get("discount")}), with the configs in `training/`. Method: Janner et al. 2022, "Planning with Diffusion
-for Flexible Behavior Synthesis".
-{_describe_checkpoints(task.get("checkpoints"))}
-```python
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-plan = pipeline(observation)  # (O,) or (N, O), in the environment's units
-plan.actions[0, 0]            # (A,), what to do now
-```
-
-`trust_remote_code=True` runs the code in this folder's `pipeline.py`: read it before you trust it.
-
-{_table(pipeline)}"""
-    data = ModelCardData(library_name="diffusers", tags=["reinforcement-learning", "diffusion-planning", "offline-rl"])
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
-
-
-# The section of a card that describes the habit: a heading and one paragraph, at the end.
-_HABIT = re.compile(r"\n## Habit\n\n(?:.+\n?)*")
-
-
-_CRITIC = re.compile(r"\n## Critic\n\n(?:.+\n?)*")
-_DESCRIBED_CRITIC = """
-## Critic
-
-`critic/` says by how much a candidate's first action is better than what the data do in the same state (`vgp critic`).
-`pipeline(observation, rank_by="critic")` ranks the candidates by it.
-"""
-
-
-def _describe_habit(habit: Habit) -> str:
-    return f"""
-## Habit
-
-`habit/` answers an observation with {habit.chunk} actions at once, without planning. It was distilled from this planner
-(`vgp distill`): `habit = pipeline.load_habit()`, then `habit.answer(observation)[0, 0]` is what to do now.
-"""
-
-
-def _describe_checkpoints(checkpoints: Mapping[str, Any] | None) -> str:
-    """Return the line that names the networks' checkpoints; empty if they are unknown."""
-    if not checkpoints:
-        return ""
-    named = [
-        f"{name} `{one['file']}`" + (f" of step {one['step']}" if one["step"] is not None else "")
-        for name, one in checkpoints.items()
-    ]
-    return f"\nCheckpoints: {', '.join(named)}.\n"

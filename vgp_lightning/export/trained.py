@@ -11,6 +11,7 @@ from vgp_lightning.export.evidence import describe_evidence
 from vgp_lightning.export.folder import PROGRAMS, write_folder
 from vgp_lightning.export.program_folder import write_programs
 from vgp_lightning.export.program_formats import Format, check_format
+from vgp_lightning.pipeline.hub import upload_folder
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS, Settings
 from vgp_lightning.training.checkpoints import load_module, read_checkpoint
@@ -21,7 +22,12 @@ from vgp_lightning.training.value import ValueModule
 
 
 def export(
-    denoiser: str, output: str, value: str | None = None, program: Format | None = None, **settings: Unpack[Settings]
+    denoiser: str,
+    output: str,
+    value: str | None = None,
+    program: Format | None = None,
+    push_to_hub: str | None = None,
+    **settings: Unpack[Settings],
 ) -> Path:
     """Write a pipeline folder: both networks, the schedule, the statistics, the planner's defaults, a model card.
 
@@ -35,6 +41,8 @@ def export(
         value: Checkpoint of a ValueModule; without one the planner has no guidance and no ranking.
         program: Format of a program to write too, as ``vgp program`` does for an existing folder: onnx or pt2; None:
             none.
+        push_to_hub: Repository on the Hugging Face Hub, such as me/hopper, to which the folder is uploaded too; None:
+            none. Log in first: hf auth login. ``vgp publish`` uploads it later, with an evaluation in its card.
         settings: The folder's defaults, in place of an export's.
 
     Returns:
@@ -42,7 +50,8 @@ def export(
 
     Raises:
         ValueError: If a checkpoint is of the wrong kind, the two do not belong together, a default cannot work, or the
-            folder exists; if the planner cannot be a program of that format.
+            folder exists; if the planner cannot be a program of that format; if the Hub refuses the upload, before
+            which the folder was written.
     """
     if program is not None:
         check_format(program)
@@ -85,6 +94,8 @@ def export(
 
     written = write_folder(pipeline, {name: config for name, (config, _) in read.items()}, folder, add_program)
     Console(markup=False, highlight=False, soft_wrap=True).print(describe_evidence(None, pipeline.resolve_settings()))
+    if push_to_hub is not None:
+        print(f"uploaded: {upload_folder(written, push_to_hub)}")
     return written
 
 

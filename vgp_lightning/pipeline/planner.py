@@ -1,8 +1,8 @@
 """Plan by diffusion: denoise trajectories from noise, climb the predicted return, keep the best.
 
-The files of this room need the standard library, numpy, torch and diffusers alone. An exported folder carries them
-joined to one, so ``DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`` plans
-without the package.
+The files of this room need the standard library, numpy, torch and diffusers (with its huggingface_hub) alone. An
+exported folder carries them joined to one, so ``DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder,
+trust_remote_code=True)`` plans without the package.
 
 Shapes: N observations, K candidates for each, H steps, A action and O observation dimensions, T = A + O.
 A trajectory is (..., H, T), action first. The method is Janner et al. 2022, "Planning with Diffusion for Flexible
@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, Unpack, cast
 
 import numpy as np
@@ -30,7 +31,9 @@ from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
 from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, total_value
 from .habit import Habit, hash_teacher, open_habit
+from .hub import fetch_folder, is_repository, upload_folder
 from .inputs import check_generators, shorten
+from .joining import complete_folder
 from .loading import check_folder, name_folder, try_networks
 from .networks import check_horizon, weights_device, weights_dtype
 from .outcome import find_cause, refuse_unsound
@@ -111,27 +114,90 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """Load a folder, as every diffusers pipeline does; small networks need no help of accelerate.
 
+        Of a repository on the Hub its data are fetched and its code is not: the code that plans is this class's.
+
         Args:
-            pretrained_model_name_or_path: A folder, or the name of one on the Hugging Face Hub.
+            pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face Hub.
             kwargs: As for every diffusers pipeline, such as components in place of the folder's.
 
         Raises:
-            ValueError: If a file of a local folder is damaged, or what it holds cannot plan; it names the folder.
+            ValueError: If a file of the folder is damaged, or what it holds cannot plan; it names the folder. If the
+                Hub has no such planner.
             OSError: If a file is missing.
         """
         folder, options = Path(pretrained_model_name_or_path), {"low_cpu_mem_usage": False} | kwargs
+        if is_repository(str(pretrained_model_name_or_path)):
+            folder = fetch_folder(str(pretrained_model_name_or_path), kwargs)
         if not {"dtype", "torch_dtype"} & set(kwargs):
             options["dtype"] = torch.float32  # not what torch's default type happens to be
         local = folder.is_dir()
         with name_folder(folder) if local else nullcontext():
             if local and (folder / "model_index.json").is_file():
                 check_folder(folder, kwargs)
-            pipeline: Self = super().from_pretrained(pretrained_model_name_or_path, **options)
+            pipeline: Self = super().from_pretrained(str(folder), **options)
             horizon = pipeline.resolve_settings()["planning_horizon"]
             try_networks(pipeline.unet, pipeline.value_function, horizon)
         if "scheduler" in kwargs:
             pipeline._trained_scheduler = None
         return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the planner as a whole folder, which loads without this package too.
+
+        Beside what every diffusers pipeline saves it gets the code and, from the folder that the planner was loaded
+        from, its model card, training configs, habit, critic, evaluation and film.
+
+        Args:
+            save_directory: The folder.
+            args: As for every diffusers pipeline.
+            push_to_hub: Upload the folder too; ``repo_id`` names the repository, by default as the folder is named.
+            kwargs: As for every diffusers pipeline, and those of ``push_to_hub``.
+
+        Raises:
+            ValueError: If a file of the old folder is a link that leads out of it, or the upload fails.
+        """
+        names = ("repo_id", "private", "token", "commit_message", "create_pr")
+        upload = {name: kwargs.pop(name) for name in names if name in kwargs}
+        folder = Path(save_directory)
+        super().save_pretrained(str(folder), *args, **kwargs)
+        complete_folder(folder, self._find_origin())
+        if push_to_hub:
+            upload_folder(folder, upload.pop("repo_id", folder.name), **upload)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Upload the folder that ``save_pretrained`` writes, and return the commit's address; as of every pipeline.
+
+        Raises:
+            ValueError: As ``save_pretrained``.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            return upload_folder(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                subfolder=subfolder,
+            )
+
+    def _find_origin(self) -> Path | None:
+        """Return the folder that the planner was loaded from; None: it was not, or the folder is gone."""
+        name = self.config.get("_name_or_path")
+        if name and is_repository(str(name)):  # loaded by diffusers, which fetches neither card nor configs
+            return fetch_folder(str(name))
+        return Path(name) if name and Path(name).is_dir() else None
 
     def resolve_settings(self, *, objectives: Weighted | None = None, **given: Unpack[Settings]) -> Settings:
         """Return all settings of planning: what is given, else the folder's default, else the paper's.

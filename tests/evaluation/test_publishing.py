@@ -1,0 +1,81 @@
+"""vgp publish and vgp evaluate me/name, by the command line and a Hub on this machine."""
+
+import json
+
+import pytest
+from fake_hub import serve_hub
+from fakes import contents, write_tiny
+from huggingface_hub import constants
+
+from vgp_lightning.agent.deployment import hash_weights
+from vgp_lightning.agent.origin import find_planner, name_of
+from vgp_lightning.cli import main
+from vgp_lightning.shipped import example_planner
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with serve_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        url = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.chdir(tmp_path)
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_tiny(tmp_path / "planner", task={"env_id": "MountainCarContinuous-v0"})
+
+
+EVALUATE = ["--episodes", "2", "--max_episode_steps", "3", "--video", "false"]
+
+
+def test_a_planner_is_evaluated_published_with_it_and_evaluated_from_the_hub(hub, folder, capfd):
+    main(["evaluate", str(folder), *EVALUATE])
+    main(["publish", str(folder), "--evaluation", "runs/evaluate/planner", "--push_to_hub", "me/planner"])
+    assert f"written to {hub.address}/me/planner/commit/" in capfd.readouterr().out
+    assert hub.repositories["me/planner"] == contents(folder)
+    assert b"| this planner | " in hub.repositories["me/planner"]["README.md"]
+    main(["evaluate", "me/planner", *EVALUATE])
+    here, there = (
+        json.loads((folder.parent / "runs" / "evaluate" / name / "evaluation.json").read_text())
+        for name in ("planner", "me--planner")
+    )
+    assert there["episodes"] == here["episodes"]
+    assert there["weights_sha256"] == here["weights_sha256"]
+
+
+def test_an_evaluation_of_another_planner_is_refused(hub, folder, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "evaluation.json").write_text(json.dumps({"weights_sha256": "0"}))
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        main(["publish", str(folder), "--evaluation", "results", "--push_to_hub", "me/planner"])
+    assert contents(folder) == before
+    assert hub.asked == []
+
+
+def test_a_planner_that_the_hub_does_not_have_is_no_folder_here_either(hub, capfd):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "me/nothing"])
+    assert (
+        "there is no folder me/nothing here, and the Hugging Face Hub has no such repository" in capfd.readouterr().err
+    )
+
+
+def test_a_strangers_environment_is_refused_from_the_hub_as_from_a_folder(hub, tmp_path, capfd):
+    hub.put("stranger/planner", write_tiny(tmp_path / "planner", task={"env_id": "os:Hopper-v5"}))
+    with pytest.raises(SystemExit):
+        main(["evaluate", "stranger/planner", *EVALUATE])
+    assert "this could run code or read files that somebody else has chosen" in capfd.readouterr().err
+
+
+def test_the_example_is_found_by_its_name_unless_a_folder_here_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(find_planner("hopper-example")) == example_planner()
+    assert name_of(find_planner("hopper-example")) == "hopper-example"
+    (tmp_path / "hopper-example").mkdir()
+    assert str(find_planner("hopper-example")) == "hopper-example"
+    assert hash_weights(find_planner("hopper-example")) is None
