@@ -1,6 +1,7 @@
 """Film the same seeds side by side, unguided and guided, as README shows them.
 
-    python -m benchmarks.side_by_side FOLDER docs/guided.gif
+    vgp demo
+    python -m benchmarks.side_by_side runs/demo/pipeline docs/guided.gif
 
 On the left one plan at a time, as it is sampled; on the right the folder's defaults. The seeds are the first ones of
 an evaluation, not chosen. An episode that ends stays with its last frame, and its numbers.
@@ -46,7 +47,7 @@ def film(folder: str, seed: int, fps: float, width: int, settings: dict[str, Any
 
 def compose(halves: list[list[list[tuple[Any, ...]]]], seeds: list[int], colours: int) -> list[Image.Image]:
     """Return the frames of the whole film: a row for each seed, a column for each planner."""
-    heading, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    heading, small = ImageFont.load_default(15), ImageFont.load_default(11)
     height, width = halves[0][0][0][0].shape[:2]
     gap, top = 4, 24
     frames = []
@@ -70,7 +71,7 @@ def compose(halves: list[list[list[tuple[Any, ...]]]], seeds: list[int], colours
     sample = Image.new("RGB", (frames[0].width, 2 * frames[0].height))
     for place, frame in enumerate((frames[0], frames[-1])):
         sample.paste(frame, (0, place * frame.height))
-    palette = sample.quantize(colours)
+    palette = sample.quantize(colours, method=Image.Quantize.MAXCOVERAGE)  # few pixels are the robot
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
@@ -81,8 +82,8 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the GIF")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--fps", type=float, default=7.0)
-    parser.add_argument("--width", type=int, default=220, help="of a half, in pixels")
+    parser.add_argument("--fps", type=float, default=6.0)
+    parser.add_argument("--width", type=int, default=216, help="of a half, in pixels")
     parser.add_argument("--crop", type=float, nargs=2, default=(0.13, 0.95), help="top and bottom of what is shown")
     parser.add_argument("--colours", type=int, default=24)
     given = parser.parse_args()

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants
+
 
 class Hub:
     """Repositories by name, each with its files by path; ``asked`` lists the requests."""
@@ -94,13 +96,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_hub():
-    """Serve a Hub until the end of the block."""
+def serve_hub(monkeypatch, tmp_path):
+    """Serve a Hub until the end of the block, as the one that huggingface_hub asks, from an empty working folder."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.hub = Hub()
     server.hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.hub.address)
+    url = server.hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
     try:
         yield server.hub
     finally:

@@ -5,7 +5,6 @@ import json
 import pytest
 from fake_hub import serve_hub
 from fakes import contents, write_tiny
-from huggingface_hub import constants
 
 from vgp_lightning.agent.deployment import hash_weights
 from vgp_lightning.agent.origin import find_planner, name_of
@@ -15,12 +14,7 @@ from vgp_lightning.shipped import example_planner
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    with serve_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        url = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.chdir(tmp_path)
+    with serve_hub(monkeypatch, tmp_path) as hub:
         yield hub
 
 

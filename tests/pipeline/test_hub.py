@@ -24,13 +24,7 @@ WHOLE |= {
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    with serve_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.chdir(tmp_path)
+    with serve_hub(monkeypatch, tmp_path) as hub:
         yield hub
 
 
