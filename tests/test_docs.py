@@ -44,7 +44,12 @@ def commands():
     return [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("vgp ")]
 
 
-SLOW = {"3_goals_and_rules.ipynb", "4_your_own_environment.ipynb", "5_reading_a_diagnosis.ipynb"}
+SLOW = {
+    "2_how_a_plan_denoises.ipynb",
+    "3_goals_and_rules.ipynb",
+    "4_your_own_environment.ipynb",
+    "5_reading_a_diagnosis.ipynb",
+}
 
 
 @pytest.mark.parametrize(

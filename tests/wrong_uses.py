@@ -228,7 +228,9 @@ MISSING = [
 ]
 NO_VERB = [
     Row(
-        "evalute", "unknown verb 'evalute': choose from collect, fit, validate", "Write the verb as `vgp --help` does."
+        "evalute",
+        "unknown verb 'evalute': choose from collect, import-data, describe",
+        "Write the verb as `vgp --help` does.",
     ),
     Row("train", "unknown verb 'train': choose from"),
     Row("FIT", "unknown verb 'FIT': choose from"),

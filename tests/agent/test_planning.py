@@ -180,7 +180,7 @@ def test_observations_are_flattened_in_the_order_of_their_space():
 
 
 def test_an_unknown_environment_is_named_with_a_remedy():
-    with pytest.raises(ValueError, match=r"'Nowhere-v0' cannot be made.*package:Id"):
+    with pytest.raises(ValueError, match=r"'Nowhere-v0' cannot be made.*module:Id"):
         make_environments("Nowhere-v0", 1)
     with pytest.raises(ValueError, match=r"'no_such_package:Thing-v0' cannot be made"):
         make_environments("no_such_package:Thing-v0", 1)

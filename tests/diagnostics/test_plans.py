@@ -44,7 +44,7 @@ def test_plans_are_held_against_where_their_actions_lead_in_normalised_units(rep
     recordings = recorded([7])  # 0.3 a step in x; its plans know that
     recordings[0].plans[:, 1:, 2] += 0.8  # but expect y to change
     findings = Findings()
-    pipeline = SimpleNamespace(action_dim=1, normalization=UNITS)
+    pipeline = SimpleNamespace(action_dim=1, normalization=UNITS, task={})
     examine_plans(findings, pipeline, recordings, replays, [(recordings[0], 0), (recordings[0], 2)])
     wrong, move = 0.8 / 4 / np.sqrt(2), 0.3 / 2 / np.sqrt(2)
     own, horizon = findings.numbers["own_actions"], findings.numbers["horizon"]
