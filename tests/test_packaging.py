@@ -41,7 +41,8 @@ def imported(folder):
     return {
         canonicalize_name(distribution)
         for root in third_party
-        for distribution in ([root] if root in distributions[root] else distributions[root])
+        # What is not installed, such as the browser's driver, has the name of its package.
+        for distribution in ([root] if root in distributions.get(root, [root]) else distributions[root])
     }
 
 
