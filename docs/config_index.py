@@ -3,7 +3,10 @@
 Usage: ``python docs/config_index.py``, with the package installed.
 """
 
+from functools import partial
 from pathlib import Path
+
+from marks import fill
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "configs.md"
@@ -32,10 +35,7 @@ def make_index() -> str:
     return "\n".join(lines)
 
 
-def put(index: str, text: str) -> str:
-    """Return a text with the index between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + index + END + rest.split(END)[1]
+put = partial(fill, BEGIN, END)  # (the index, the page) -> the page with it
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import marks
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "planning.md", ROOT / "benchmarks" / "results"
 
@@ -73,8 +75,7 @@ def draw_threads(result: dict[str, Any]) -> str:
 def put(name: str, drawn: str, page: str) -> str:
     """Return the page with a drawing between the marks of its name."""
     begin, end = f"<!-- {name}: python docs/latency.py -->", f"<!-- end of {name} -->"
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n{drawn}{end}{rest.split(end)[1]}"
+    return marks.fill(f"{begin}\n", end, drawn, page)
 
 
 def fill(page: str) -> str:

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import marks
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: python docs/reliability.py -->", "<!-- end -->"
@@ -53,8 +55,7 @@ def write(page: str, counts: dict[str, collections.Counter[str]]) -> str:
         f"| {group} | {one.total()} | {one['right']} | {one['clear']} | {one['failed']} |\n"
         for group, one in sorted(counts.items())
     )
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{HEAD}{rows}{END}{rest.split(END)[1]}"
+    return marks.fill(f"{BEGIN}\n", END, f"{HEAD}{rows}", page)
 
 
 def main() -> None:

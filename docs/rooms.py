@@ -5,8 +5,11 @@ Usage: ``python docs/rooms.py``, with any Python; the package is read, not impor
 
 import ast
 from collections.abc import Iterator
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+from marks import fill
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vgp_lightning"
@@ -137,10 +140,7 @@ def _what(room: str) -> str:
     return (ast.get_docstring(parsed(f"{room}/__init__.py")) or "").splitlines()[0]
 
 
-def put(drawing: str, text: str) -> str:
-    """Return a text with the drawing between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + drawing + END + rest.split(END)[1]
+put = partial(fill, BEGIN, END)  # (the drawing, the page) -> the page with it
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 Usage: ``python docs/settings.py``, with the package installed.
 """
 
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
+
+from marks import fill
 
 from vgp_lightning.export.card import read_meanings
 from vgp_lightning.pipeline.settings import CHOICES, DEFAULTS, EXPORT_DEFAULTS, RANGES, WHOLE
@@ -47,10 +50,7 @@ def _word(value: float | str | None) -> str:
     return f"`{value}`" if isinstance(value, str) else str(value)
 
 
-def put(table: str, text: str) -> str:
-    """Return a text with the table between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table + END + rest.split(END)[1]
+put = partial(fill, BEGIN, END)  # (the table, the page) -> the page with it
 
 
 if __name__ == "__main__":

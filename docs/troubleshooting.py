@@ -4,7 +4,10 @@ Usage: ``python docs/troubleshooting.py``. A test compares the page with the tab
 """
 
 import sys
+from functools import partial
 from pathlib import Path
+
+from marks import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -47,10 +50,7 @@ def _code(text: str) -> str:
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
-def put(made: str, text: str) -> str:
-    """Return a text with the list between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + made + END + rest.split(END)[1]
+put = partial(fill, BEGIN, END)  # (the list, the page) -> the page with it
 
 
 if __name__ == "__main__":
