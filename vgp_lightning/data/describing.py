@@ -1,7 +1,6 @@
 """``vgp describe``: what a dataset is like, and a config of the settings that suit it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -11,6 +10,7 @@ from vgp_lightning.data.cache import cache_folder, cached, load, open_dataset
 from vgp_lightning.data.measuring import Measures, measure_episodes
 from vgp_lightning.data.recommending import is_sparse, recommend, write_config
 from vgp_lightning.data.spaces import check_spaces
+from vgp_lightning.data.wording import say_first, say_spread
 
 
 def describe(dataset_id: str, *, output: str | None = None, cache_dir: str | None = None) -> None:
@@ -68,20 +68,16 @@ def _lines(measures: Measures, space: spaces.Box) -> list[tuple[str, str]]:
         + " (rare: they mark events)" * is_sparse(measures)
     )
     return [
-        ("lengths", _spread(measures.lengths)),
+        ("lengths", say_spread(measures.lengths)),
         ("ends", f"{terminated} terminated, {count - terminated} truncated"),
-        ("returns", _spread(measures.returns)),
+        ("returns", say_spread(measures.returns)),
         ("rewards", reward),
         ("correlation lengths", f"observations {_lags(lags)}; rewards {_lags(np.array([measures.reward_lag]))}"),
-        ("constant observations", _few([str(i) for i in measures.constant_observations]) or "none"),
-        ("constant actions", _few([str(i) for i in measures.constant_actions]) or "none"),
-        ("actions", _few(ranges)),
+        ("constant observations", say_first([str(i) for i in measures.constant_observations]) or "none"),
+        ("constant actions", say_first([str(i) for i in measures.constant_actions]) or "none"),
+        ("actions", say_first(ranges)),
         ("at their bounds", f"{sum(near)} of {len(near)} actions reach both of their bounds"),
     ]
-
-
-def _spread(values: NDArray[Any]) -> str:
-    return f"{values.min():.6g} minimum, {np.median(values):.6g} median, {values.max():.6g} maximum"
 
 
 def _lags(lags: NDArray[np.float64]) -> str:
@@ -94,7 +90,3 @@ def _lags(lags: NDArray[np.float64]) -> str:
     return f"{found.min():.1f} to {found.max():.1f}, median {np.median(found):.1f} steps" + (
         f" ({slow} constant or slower)" if slow else ""
     )
-
-
-def _few(words: list[str]) -> str:
-    return ", ".join(words[:8]) + (f" and {len(words) - 8} others" if len(words) > 8 else "")

@@ -1,16 +1,15 @@
 """What ``vgp import-data`` says that it found."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 
 from vgp_lightning.data.plain import PlainEpisode
 from vgp_lightning.data.roles import Roles
 from vgp_lightning.data.source import Source
 from vgp_lightning.data.splitting import LastObservation, Losses
+from vgp_lightning.data.wording import say_first, say_spread
 
 
 def say_keys(source: Source, roles: Roles, no_rewards: bool) -> None:
@@ -24,12 +23,12 @@ def say_keys(source: Source, roles: Roles, no_rewards: bool) -> None:
         if role == "rewards" and no_rewards:
             print(f"  {'rewards':<18}0 in all steps, as --no_rewards says")
         elif keys:
-            shown = ", ".join(f"{key} {_shape(columns[key].shape[1:])}" for key in keys[:12])
-            print(f"  {role:<18}{shown}{f' and {len(keys) - 12} others' if len(keys) > 12 else ''}")
+            shown = [f"{key} {_shape(columns[key].shape[1:])}" for key in keys]
+            print(f"  {role:<18}{say_first(shown, 12)}")
     unused = [key for key in source.keys if key not in roles.used]
     if unused:
-        kinds = [f"{key}{f' ({problem})' if (problem := columns[key].problem) else ''}" for key in unused[:12]]
-        print(f"  {'not used':<18}{', '.join(kinds)}{f' and {len(unused) - 12} others' if len(unused) > 12 else ''}")
+        kinds = [f"{key}{f' ({problem})' if (problem := columns[key].problem) else ''}" for key in unused]
+        print(f"  {'not used':<18}{say_first(kinds, 12)}")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -74,12 +73,11 @@ def say_episodes(source: Source, episodes: Sequence[PlainEpisode], losses: Losse
     returns = np.array([np.sum(episode.rewards, dtype=np.float64) for episode in episodes])
     terminated = sum(episode.terminated for episode in episodes)
     print(f"  {len(episodes)} episodes, {lengths.sum()} steps; {terminated} terminated, the others truncated")
-    print(f"  {'lengths':<18}{_spread(lengths)}")
-    print(f"  {'returns':<18}{_spread(returns)}")
+    print(f"  {'lengths':<18}{say_spread(lengths)}")
+    print(f"  {'returns':<18}{say_spread(returns)}")
     actions = [episode.actions for episode in episodes]
     low, high = np.min([a.min(axis=0) for a in actions], axis=0), np.max([a.max(axis=0) for a in actions], axis=0)
-    shown = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(low[:8], high[:8], strict=True))
-    print(f"  {'actions':<18}{shown}{f' and {len(low) - 8} others' if len(low) > 8 else ''}")
+    print(f"  {'actions':<18}{say_first([f'{a:.4g} to {b:.4g}' for a, b in zip(low, high, strict=True)])}")
     if (low == high).any():
         print(f"  constant actions: dimensions {', '.join(map(str, np.flatnonzero(low == high)))}")
     if source.step_rate is not None:
@@ -94,7 +92,3 @@ def say_bounds(space: Box, env_id: str | None) -> None:
     usual = bool((space.low == -1).all() and (space.high == 1).all())
     of = f"those of {env_id}" if env_id else "-1 to 1, which all actions keep" if usual else "those of the data"
     print(f"  {'action bounds':<18}{of}{'' if env_id else ' (--env_id takes those of an environment)'}")
-
-
-def _spread(values: NDArray[Any]) -> str:
-    return f"{values.min():.6g} minimum, {np.median(values):.6g} median, {values.max():.6g} maximum"

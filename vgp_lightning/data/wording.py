@@ -1,0 +1,17 @@
+"""Wording: how the numbers of a dataset are printed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def say_spread(values: NDArray[Any]) -> str:
+    """Return smallest, middle and largest value as text."""
+    return f"{values.min():.6g} minimum, {np.median(values):.6g} median, {values.max():.6g} maximum"
+
+
+def say_first(words: Sequence[str], most: int = 8) -> str:
+    """Return the first words of a list, and how many others there are."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} others" if len(words) > most else "")
