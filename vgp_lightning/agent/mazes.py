@@ -93,6 +93,20 @@ def end_at_goal(maze: Maze) -> Conditions:
     return condition
 
 
+def choose_way(
+    maze: Maze | None, env_id: str, reach_goal: bool, follow_states: bool
+) -> tuple[Conditions | None, Controller | None]:
+    """Return the conditions and the controller that the options ``reach_goal`` and ``follow_states`` ask for.
+
+    Raises:
+        ValueError: If an option is on and there is no maze, or no point in it to be led.
+    """
+    return (
+        end_at_goal(need_maze(maze, "reach_goal", env_id)) if reach_goal else None,
+        follow_plans(need_maze(maze, "follow_states", env_id)) if follow_states else None,
+    )
+
+
 def follow_plans(maze: Maze) -> Controller:
     """Return what leads a point along the states of a plan, with the gains of the behaviour that collects such data.
 

@@ -17,7 +17,7 @@ from vgp_lightning.agent.account import find_given
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of, hash_weights
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
-from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need_maze
+from vgp_lightning.agent.mazes import choose_way, find_maze
 from vgp_lightning.agent.origin import find_planner, name_of
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
@@ -200,8 +200,7 @@ def evaluate(
     if reach_goal or follow_states:
         with deployed.environments(1, max_episode_steps=max_episode_steps) as one:
             maze = find_maze(first_of(one))
-        conditions = end_at_goal(need_maze(maze, "reach_goal", deployed.env_id)) if reach_goal else None
-        controller = follow_plans(need_maze(maze, "follow_states", deployed.env_id)) if follow_states else None
+        conditions, controller = choose_way(maze, deployed.env_id, reach_goal, follow_states)
     agent = deployed.agent(conditions, controller, habit=habit, delay=delay, **settings)
     reference = choose_reference(deployed.env_id, deployed.pipeline.task, ref_min_score, ref_max_score)
     count = min(episodes, 16) if environments is None else environments

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import Step, check_seed
 from vgp_lightning.agent.episodes import Log
-from vgp_lightning.agent.mazes import end_at_goal, find_maze, follow_plans, need_maze
+from vgp_lightning.agent.mazes import choose_way, find_maze, need_maze
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.pipeline.settings import Settings
@@ -244,12 +244,8 @@ class Session:
         Raises:
             ValueError: If they are wrong.
         """
-        conditions = controller = None
-        if self.reach_goal:
-            conditions = end_at_goal(need_maze(self.maze, "reach_goal", self.deployed.env_id))
-        if self.follow_states:
-            controller = follow_plans(need_maze(self.maze, "follow_states", self.deployed.env_id))
-        return self.deployed.agent(conditions, controller, **self._settings)
+        way = choose_way(self.maze, self.deployed.env_id, self.reach_goal, self.follow_states)
+        return self.deployed.agent(*way, **self._settings)
 
     def _begin(self, agent: PlanningAgent) -> None:
         """Let an agent go on from the present observation."""
