@@ -10,6 +10,7 @@ import minari
 import numpy as np
 import pytest
 import torch
+from fake_hub import serve_hub
 from fakes import Track
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
@@ -31,6 +32,13 @@ def own_folders_and_seed(tmp_path, monkeypatch):
     yield
     if torch.distributed.is_initialized():  # Lightning's DDP leaves the group, and metrics would use it ever after
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on this machine, in place of the one that huggingface_hub asks."""
+    with serve_hub(monkeypatch, tmp_path) as hub:
+        yield hub
 
 
 @pytest.fixture

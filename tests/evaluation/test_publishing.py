@@ -3,19 +3,12 @@
 import json
 
 import pytest
-from fake_hub import serve_hub
 from fakes import contents, write_tiny
 
 from vgp_lightning.agent.deployment import hash_weights
 from vgp_lightning.agent.origin import find_planner, name_of
 from vgp_lightning.cli import main
 from vgp_lightning.shipped import example_planner
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub(monkeypatch, tmp_path) as hub:
-        yield hub
 
 
 @pytest.fixture

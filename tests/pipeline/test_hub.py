@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from fake_hub import serve_hub
 from fakes import contents, run_elsewhere, write_tiny
 from huggingface_hub import constants
 
@@ -20,12 +19,6 @@ WHOLE |= {
     for part in ("unet", "value_function")
     for file in ("config.json", "diffusion_pytorch_model.safetensors")
 }
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub(monkeypatch, tmp_path) as hub:
-        yield hub
 
 
 @pytest.fixture
