@@ -750,10 +750,12 @@ def test_a_dry_run_of_a_collection_makes_no_dataset(in_world, monkeypatch, capfd
 
 
 def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"  # beside the cache, where onnxruntime keeps a file of its own
+    here.mkdir()
+    monkeypatch.chdir(here)
     monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
-    write_tiny(tmp_path / "pipe", task={"env_id": "Track-v0"})
-    before = snapshot(tmp_path)
+    write_tiny(here / "pipe", task={"env_id": "Track-v0"})
+    before = snapshot(here)
     main(["evaluate", "pipe", "--episodes", "40", "--environments", "20", "--max_episode_steps", "30", "--dry_run"])
     shown = capfd.readouterr().out
     assert "would play 40 episodes, 20 at a time, in Track-v0\n" in shown
@@ -762,7 +764,7 @@ def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, tmp
     shown = capfd.readouterr().out
     assert "would play at most 300 episodes with 27 configurations, and 3 x 50 on held-out seeds, in Track-v0" in shown
     assert "measured on 8 of 870 steps, if all configurations take as long" in shown  # 450 episodes, 16 at a time: 29
-    assert snapshot(tmp_path) == before
+    assert snapshot(here) == before
 
 
 def test_a_collection_goes_into_the_folder_that_is_asked_for(tmp_path, monkeypatch):
