@@ -45,7 +45,10 @@ def describe(dataset_id: str, *, output: str | None = None, cache_dir: str | Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(config)
-        print(f"\nwritten to {path}. Next: vgp fit -c planner.yaml -c {path}")
+        print(
+            f"\nwritten to {path}. Next: vgp fit -c planner.yaml -c {path}\n"
+            "without a GPU add -c hardware/cpu.yaml: smaller networks, trained in minutes"
+        )
 
 
 def _lines(measures: Measures, space: spaces.Box) -> list[tuple[str, str]]:

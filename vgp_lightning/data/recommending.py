@@ -136,7 +136,7 @@ def write_config(dataset_id: str, recommendations: list[Recommendation]) -> str:
     """Return the settings as the text of a config, each line with its reason."""
     lines = [
         f"# Settings of the data module that vgp describe proposes for {dataset_id}",
-        "# A start for your own experiments: vgp fit -c planner.yaml -c THIS_FILE",
+        "# A start: vgp fit -c planner.yaml -c THIS_FILE, and without a GPU -c hardware/cpu.yaml too",
         "data:",
         f"  dataset_id: {dataset_id}",
     ]
