@@ -20,9 +20,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vgp_lightning.agent.behaviours import ASSETS
-from vgp_lightning.cli import _VERBS, main
+from vgp_lightning.cli import main
+from vgp_lightning.cli.manual import FIT_OPTIONS
+from vgp_lightning.cli.verbs import VERBS
 from vgp_lightning.export.card import read_meanings
-from vgp_lightning.manual import FIT_OPTIONS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -344,7 +345,7 @@ def test_every_verb_takes_packaged_configs(elsewhere, capfd):
     assert "a.ckpt does not exist" in message
 
 
-@pytest.mark.parametrize("verb", [verb for verb in _VERBS if verb != "configs"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "configs"])
 @pytest.mark.parametrize(
     ("name", "near"),
     [
@@ -502,7 +503,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "unknown verb 'evalute'" in message
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
-    assert f"choose from {', '.join(_VERBS)}" in message
+    assert f"choose from {', '.join(VERBS)}" in message
     assert "Did you mean" not in message
 
 
@@ -526,7 +527,7 @@ def test_help_answers_at_once_and_names_every_verb():
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         seconds.append(time.perf_counter() - start)
     assert result.stdout.splitlines()[-1] == "[]"
-    for verb in _VERBS:
+    for verb in VERBS:
         assert re.search(rf"^  {verb} +\w+", result.stdout, re.MULTILINE)
     assert min(seconds) < 1
 
@@ -574,10 +575,10 @@ def test_the_versions_are_those_of_the_package_and_of_the_libraries_that_decide_
     assert shown["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}")
 
 
-@pytest.mark.parametrize("verb", _VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_an_example_of_its_use_and_a_page(verb):
-    assert _VERBS[verb].example.startswith(f"vgp {verb} ")
-    assert (CONFIGS.parent / _VERBS[verb].page).is_file()
+    assert VERBS[verb].example.startswith(f"vgp {verb} ")
+    assert (CONFIGS.parent / VERBS[verb].page).is_file()
 
 
 def test_the_help_of_collect_lists_the_behaviours_with_an_example_and_the_page(capsys):

@@ -22,13 +22,13 @@ from vgp_lightning.agent.controllers import Controller
 from vgp_lightning.agent.environments import close, environment_of, has_time_limit, make_environments
 from vgp_lightning.agent.folders import check_folder
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
+from vgp_lightning.agent.threads import use_fastest
 from vgp_lightning.agent.trust import trusted_spec
 from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import hash_file, refuse_links
-from vgp_lightning.threads import use_fastest
 
 # Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
 # environment begins in the same state, so a planner would be evaluated from the initial states of its training data.
@@ -111,7 +111,7 @@ class Deployment:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
 
     def choose_threads(self, environments: int, **settings: Unpack[Settings]) -> None:
-        """Let ``vgp`` use as many threads as suit calls for so many environments; see ``threads.py``.
+        """Let ``vgp`` use as many threads as suit calls for so many environments; see agent/threads.py.
 
         Args:
             environments: Their number.

@@ -13,9 +13,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.flags import Flags, directed
 from vgp_lightning.report.documents import read_yaml, restrict_parsers
 from vgp_lightning.report.files import refuse_links
+from vgp_lightning.report.streams import silenced
 from vgp_lightning.training.base import LearningModule, check_kind
 from vgp_lightning.training.board import describe_run
 from vgp_lightning.training.callbacks import EMA
@@ -59,7 +59,7 @@ def rehearse(args: list[str], parse_error: Callable[..., NoReturn]) -> None:
         parse_error: Reports what is wrong with the options, and ends the process.
     """
     rehearsal = Rehearsal()
-    with TemporaryDirectory(prefix="vgp-dry-run-") as folder, directed(Flags(quiet=True)):
+    with TemporaryDirectory(prefix="vgp-dry-run-") as folder, silenced():
         cli = _run([*args, "--output_dir", folder, "--ckpt_path", "null"], parse_error, [rehearsal])
     rehearsal.say(cli.trainer, cli.model, cli.datamodule)
 

@@ -1,12 +1,16 @@
 """Completion in a shell: verbs, options, choices, configs, files."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import shtab
 
-from vgp_lightning.shipped import config_names
+from vgp_lightning.cli.configs import config_names
+from vgp_lightning.cli.failures import fail
+from vgp_lightning.cli.manual import FIT_OPTIONS
+from vgp_lightning.cli.parser import parser_of
+from vgp_lightning.cli.verbs import VERBS, function_of
 
 _FOLDERS = ("pipeline_folder", "folder", "output", "output_dir", "a", "b")
 _FILES = ("denoiser", "value", "ckpt_path", "json", "statistics")
@@ -15,7 +19,7 @@ _CONFIGS = shtab.FILE | {"bash": "_vgp_configs", "zsh": "_vgp_configs"}
 
 
 @dataclass(frozen=True)
-class Option:
+class _Option:
     """An option of a verb, or an argument without a name.
 
     Attributes:
@@ -29,12 +33,11 @@ class Option:
     choices: Sequence[str] | None = None
 
 
-def complete(shell: str, verbs: Mapping[str, tuple[str, Iterable[Option]]]) -> str:
+def complete(shell: str) -> str:
     """Return a shell's script that completes the command.
 
     Args:
         shell: One of ``shtab.SUPPORTED_SHELLS``.
-        verbs: Each verb, with what it does and its options.
 
     Raises:
         ValueError: If the shell is another one.
@@ -45,9 +48,9 @@ def complete(shell: str, verbs: Mapping[str, tuple[str, Iterable[Option]]]) -> s
     for name in ("--version", "--print_completion"):
         parser.add_argument(name)
     subparsers = parser.add_subparsers(dest="verb")
-    for verb, (what, options) in verbs.items():
-        one = subparsers.add_parser(verb, help=what, description=what)
-        for option in options:
+    for verb, entry in VERBS.items():
+        one = subparsers.add_parser(verb, help=entry.what, description=entry.what)
+        for option in _options_of(verb):
             _add(one, option)
     names = " ".join(config_names())
     preamble = {
@@ -58,7 +61,24 @@ def complete(shell: str, verbs: Mapping[str, tuple[str, Iterable[Option]]]) -> s
     return script
 
 
-def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+def _options_of(verb: str) -> list[_Option]:
+    """Return the options of a verb; of fit and validate, those that their short help names."""
+    entry = VERBS[verb]
+    if entry.function == "run":
+        short = {"config": ["-c"]}
+        return [_Option([*short.get(name, []), f"--{name}"], meaning) for name, _, meaning in FIT_OPTIONS]
+    if entry.own_parser:
+        return []
+    actions = parser_of(verb, function_of(verb), fail)._actions  # argparse has no public list of them
+    options = [
+        _Option(one.option_strings or [one.dest], str(one.help), list(one.choices) if one.choices else None)
+        for one in actions
+        if "--help" not in one.option_strings
+    ]
+    return [*options, _Option(["--quiet"], "print nothing but errors")]
+
+
+def _add(parser: argparse.ArgumentParser, option: _Option) -> None:
     """Add an option to a parser that is only read by shtab."""
     meaning = " ".join(option.help.split()).replace("%", "%%")
     action = parser.add_argument(*option.names, help=meaning.partition(". ")[0], choices=option.choices)

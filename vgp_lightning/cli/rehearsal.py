@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vgp_lightning.flags import Flags, directed
 from vgp_lightning.report.estimates import estimate, say_estimate
+from vgp_lightning.report.streams import silenced
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def rehearse(verb: str, options: dict[str, Any]) -> None:
     kept = os.environ.get("MINARI_DATASETS_PATH")
     with TemporaryDirectory(prefix="vgp-dry-run-") as folder:
         try:
-            with directed(Flags(quiet=True)):
+            with silenced():
                 work = _WORK[verb](dict(options), Path(folder))
                 found = estimate(work.part, work.first, work.most)
         finally:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fakes import NUMPY_2
 
-from vgp_lightning import threads
+from vgp_lightning.agent import threads
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.cli import main
 from vgp_lightning.export.folder import write_folder
@@ -96,7 +96,7 @@ def test_a_process_that_has_loaded_torch_keeps_its_threads(folder, tmp_path, mon
     ],
 )
 def test_what_the_user_has_set_stays(given, policy, ours):
-    code = "import os; from vgp_lightning import threads; threads.own_threads(); "
+    code = "import os; from vgp_lightning.agent import threads; threads.own_threads(); "
     code += "print([os.environ.get('OMP_WAIT_POLICY'), threads._ours])"
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
     done = subprocess.run([sys.executable, "-c", code], env=clean | given, check=True, capture_output=True, text=True)
