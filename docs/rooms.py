@@ -21,7 +21,7 @@ COLUMNS = (
     ("data", "training", "export", "distillation", "cli"),
     ("pipeline", "agent", "evaluation", "tuning"),
     ("report", "diagnostics"),
-    ("play",),
+    ("recordings", "play"),
 )
 WIDTH = 19
 BEGIN, END = "<!-- made by python docs/rooms.py -->\n", "<!-- end of what docs/rooms.py made -->\n"

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "data": set(),
     "pipeline": set(),
     "report": set(),
+    "recordings": {"data"},
     "training": {"data", "pipeline", "report"},
     # data: a collection writes a dataset; report: films of episodes; shipped: the example planner
     "agent": {"pipeline", "data", "report", "shipped"},

@@ -53,7 +53,12 @@ VERBS = {
         rehearsed=True,
     ),
     "import-data": Verb(
-        *("write a Minari dataset from HDF5, npz, CSV, parquet or LeRobot", "data.importing", "import_data", True),
+        *(
+            "write a Minari dataset from HDF5, npz, CSV, parquet or LeRobot",
+            "recordings.importing",
+            "import_data",
+            True,
+        ),
         example="vgp import-data runs.npz --dataset_id me/robot/runs-v0",
         page="docs/data.md",
     ),
