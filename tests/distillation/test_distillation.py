@@ -10,7 +10,7 @@ import torch
 from fakes import add_habit, contents, settings_elsewhere
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.agent.deployment import hash_configs, hash_weights
+from vgp_lightning.agent.origin import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.distillation import distillation
 from vgp_lightning.export.folder import update_defaults, write_habit
