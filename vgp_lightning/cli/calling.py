@@ -1,6 +1,5 @@
 """The call of a verb: its options are read, checked, and given to its function."""
 
-import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
@@ -23,7 +22,7 @@ def call_verb(verb: str, args: list[str]) -> None:
         args: Its options, as they were given.
     """
     entry = VERBS[verb]
-    flags, options = take_flags(verb, spell(args, entry.aliases))
+    flags, options = take_flags(verb, spell(args, entry.aliases), entry.own_json)
     if entry.function == "run" and {"-h", "--help"} & set(options):
         print(fit_help(verb, entry.what))
         return
@@ -42,7 +41,7 @@ def call_verb(verb: str, args: list[str]) -> None:
             function([verb, *options], parse_error)
             return
         result = _call(verb, function, options, parse_error, flags)
-    if flags.json is not None and not flags.dry_run and not _has_own_json(function, flags):
+    if flags.json is not None and not flags.dry_run:
         write_json(result, flags.json)
 
 
@@ -56,11 +55,6 @@ def _check_flags(verb: str, flags: Flags, function: Callable[..., Any]) -> None:
         fail(f"vgp {verb} has no --dry_run: it is for vgp {others} (vgp {verb} --help)")
 
 
-def _has_own_json(function: Callable[..., Any], flags: Flags) -> bool:
-    """Return whether the function writes the file itself; none prints it."""
-    return "json" in inspect.signature(function).parameters and flags.json != "-"
-
-
 def _call(
     verb: str, function: Callable[..., Any], args: list[str], parse_error: Callable[..., NoReturn], flags: Flags
 ) -> Any:
@@ -71,8 +65,6 @@ def _call(
 
     entry = VERBS[verb]
     parser = parser_of(verb, function, parse_error)
-    if flags.json is not None and _has_own_json(function, flags):
-        args = [*args, f"--json={flags.json}"]
     options = parser.instantiate(parser.parse_args(args)).as_dict()
     del options["config"]
     for name, value in options.items():

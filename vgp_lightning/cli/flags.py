@@ -44,12 +44,13 @@ def spell(arguments: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
     return spelled
 
 
-def take_flags(verb: str, arguments: Sequence[str]) -> tuple[Flags, list[str]]:
+def take_flags(verb: str, arguments: Sequence[str], own_json: bool = False) -> tuple[Flags, list[str]]:
     """Return the flags, and the arguments without them.
 
     Args:
         verb: The verb, for messages.
         arguments: Its options, as ``spell`` returns them.
+        own_json: Whether the file of ``--json`` is an option of the verb's own; ``--json -`` is a flag all the same.
     """
     found: dict[str, Any] = {}
     rest: list[str] = []
@@ -69,7 +70,10 @@ def take_flags(verb: str, arguments: Sequence[str]) -> tuple[Flags, list[str]]:
                 fail(f"--json needs a value; one that begins with '-' is given as --json=VALUE (vgp {verb} --help)")
             if value == "":
                 fail("json is empty: give a value, or leave it out (is a variable of the shell not set?)")
-            found["json"] = value
+            if own_json and value != "-":
+                rest.append(f"--json={value}")
+            else:
+                found["json"] = value
         else:
             if not equals:
                 value = words.pop(0) if words and words[0] in ("true", "false") else "true"

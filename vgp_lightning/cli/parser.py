@@ -37,7 +37,7 @@ def parser_of(verb: str, function: Callable[..., Any], parse_error: Callable[...
             names = (
                 "quiet",
                 *(["dry_run"] if entry.rehearsed else []),
-                *(["json"] if reports(function) and "json" not in parameters else []),
+                *(["json"] if reports(function) and not entry.own_json else []),
             )
             listing = ""
             if entry.listing is not None:

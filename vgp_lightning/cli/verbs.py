@@ -22,6 +22,7 @@ class Verb(NamedTuple):
         listing: Module and function that return a text for the end of its help.
         rehearsed: Whether it has a dry run.
         aliases: Other names of its options.
+        own_json: Whether its function has a parameter for the file of ``--json``, beside which it writes a page.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Verb(NamedTuple):
     listing: tuple[str, str] | None = None
     rehearsed: bool = False
     aliases: Mapping[str, str] = {}
+    own_json: bool = False
 
 
 _GOES_ON = "the episodes that were finished are kept: the same command goes on from there"
@@ -107,6 +109,7 @@ VERBS = {
     ),
     "compare": Verb(
         *("say whether two evaluations differ, on the same seeds", "evaluation.comparison", "compare", True),
+        own_json=True,
         example="vgp compare runs/evaluate/before runs/evaluate/after",
         page="docs/evaluation.md",
     ),

@@ -188,9 +188,7 @@ def evaluate(
         OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
-    given = {"env_id": env_id, "trust_environment": trust_environment, "max_episode_steps": max_episode_steps}
-    given |= {"habit": habit, "reach_goal": reach_goal, "follow_states": follow_states, "device": device}
-    options = find_given(evaluate, **given, delay=delay) | settings
+    options = find_given(evaluate, locals()) | settings
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
     check_seed(seed)
