@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import shtab
 
@@ -71,11 +73,23 @@ def _options_of(verb: str) -> list[_Option]:
         return []
     actions = parser_of(verb, function_of(verb), fail)._actions  # argparse has no public list of them
     options = [
-        _Option(one.option_strings or [one.dest], str(one.help), list(one.choices) if one.choices else None)
+        _Option(one.option_strings or [one.dest], str(one.help), _choices(getattr(one, "_typehint", None)))
         for one in actions
         if "--help" not in one.option_strings
     ]
     return [*options, _Option(["--quiet"], "print nothing but errors")]
+
+
+def _choices(kind: Any) -> list[str] | None:
+    """Return the words that an option of a type takes; None: any other words too, or the type is unknown."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    if kind in (bool, NoneType):
+        return ["true", "false"] if kind is bool else ["null"]
+    if get_origin(kind) not in (Union, UnionType):
+        return None
+    parts = [_choices(part) for part in get_args(kind)]
+    return None if None in parts else [word for part in parts for word in part or ()]
 
 
 def _add(parser: argparse.ArgumentParser, option: _Option) -> None:

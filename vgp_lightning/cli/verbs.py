@@ -125,6 +125,7 @@ VERBS = {
         kept="the folder is as it was; the same command begins anew",
         plans=True,
         example="vgp distill exports/hopper",
+        rehearsed=True,
         page="docs/habit.md",
     ),
     "critic": Verb(
@@ -166,6 +167,7 @@ VERBS = {
         *("all of these in miniature, with a report", "demo", "demo"),
         kept="the next demo begins anew in its folder",
         example="vgp demo --output_dir runs/demo",
+        rehearsed=True,
         page="README.md",
     ),
     "configs": Verb(

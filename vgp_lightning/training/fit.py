@@ -57,6 +57,18 @@ def rehearse(args: list[str], parse_error: Callable[..., NoReturn]) -> None:
     rehearsal.say(cli.trainer, cli.model, cli.datamodule)
 
 
+def try_training(args: list[str], parse_error: Callable[..., NoReturn]) -> float:
+    """Train some steps, which leaves a run with a checkpoint, and return the seconds that the whole would take.
+
+    Args:
+        args: Verb and options, among which is where the run goes.
+        parse_error: Reports what is wrong with the options, and ends the process.
+    """
+    start, rehearsal = time.monotonic(), Rehearsal()
+    cli = _run(args, parse_error, [rehearsal])
+    return time.monotonic() - start + rehearsal.seconds(cli.trainer)
+
+
 def _run(args: list[str] | None, parse_error: Callable[..., NoReturn], callbacks: Sequence[pl.Callback] = ()) -> "_CLI":
 
     class Parser(LightningArgumentParser):
