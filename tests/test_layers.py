@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
     "tuning": {"evaluation", "agent", "export", "pipeline", "report"},  # export: the winner goes into the folder
     # It names its verbs as text. agent: the threads; the others: small parts of what verbs do, for dry runs
-    "cli": {"agent", "data", "distillation", "evaluation", "report", "shipped"},
+    "cli": {"agent", "data", "demo", "distillation", "evaluation", "export", "report", "shipped", "training"},
     # the files beside them
     "demo": {"agent", "evaluation", "export", "pipeline", "report", "shipped"},  # pipeline: one plan's settings
     "callbacks": {"training"},  # the old door
