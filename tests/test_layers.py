@@ -148,6 +148,7 @@ PATHS = {
     "pipeline": ["ValueGuidedPlannerPipeline", "Plan", "StockEnvironment"],
     "agent": ["PlanningAgent", "PositionController", "make_environments", "rollout"],
     "training": ["DenoiserModule", "ValueModule", "PlannerModule"],
+    "cli": ["main"],
     "callbacks": ["PlanPicture", "CalibrationPicture", "Throughput"],
     "data": ["MinariDataModule"],
     "evaluation": ["evaluate"],
@@ -208,8 +209,9 @@ def test_the_configs_are_listed_without_loading_anything_heavy():
     assert loaded_by("from vgp_lightning.cli import main; main(['configs', 'planner.yaml'])") & heavy == set()
 
 
-def test_the_package_itself_is_the_command_line():
-    done = subprocess.run([sys.executable, "-m", "vgp_lightning", "--version"], capture_output=True, text=True)
+@pytest.mark.parametrize("module", ["vgp_lightning", "vgp_lightning.cli"])  # the second is what torchrun starts
+def test_the_package_and_its_room_are_the_command_line(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"vgp_lightning {vgp_lightning.__version__}")
 
 
