@@ -660,6 +660,8 @@ def test_bash_completes_a_verb_an_option_and_a_config(tmp_path, capsys):
         "vgp evaluate x --sampler n": "null",
         "vgp export --program o": "onnx",
         "vgp evaluate x --video f": "false",
+        "vgp tune x --dry": "--dry_run",
+        "vgp fit --dry_run --output": "--output_dir",
     }
     for line, completed in tries.items():
         words = line.split(" ")

@@ -10,9 +10,9 @@ import shtab
 
 from vgp_lightning.cli.configs import config_names
 from vgp_lightning.cli.failures import fail
-from vgp_lightning.cli.manual import FIT_OPTIONS
+from vgp_lightning.cli.manual import FIT_OPTIONS, FLAGS
 from vgp_lightning.cli.parser import parser_of
-from vgp_lightning.cli.verbs import VERBS, function_of
+from vgp_lightning.cli.verbs import VERBS, flags_of, function_of
 
 _FOLDERS = ("pipeline_folder", "folder", "output", "output_dir", "a", "b")
 _FILES = ("denoiser", "value", "ckpt_path", "json", "statistics")
@@ -28,11 +28,13 @@ class _Option:
         names: Its names with dashes; of an argument without a name: that of the function's parameter.
         help: What it does.
         choices: The values that it takes, if they are few.
+        takes_value: Whether a value follows.
     """
 
     names: Sequence[str]
     help: str
     choices: Sequence[str] | None = None
+    takes_value: bool = True
 
 
 def complete(shell: str) -> str:
@@ -66,18 +68,19 @@ def complete(shell: str) -> str:
 def _options_of(verb: str) -> list[_Option]:
     """Return the options of a verb; of fit and validate, those that their short help names."""
     entry = VERBS[verb]
+    flags = [_Option([f"--{name}"], FLAGS[name][1], None, name == "json") for name in flags_of(verb)]
     if entry.function == "run":
         short = {"config": ["-c"]}
-        return [_Option([*short.get(name, []), f"--{name}"], meaning) for name, _, meaning in FIT_OPTIONS]
+        return [*(_Option([*short.get(name, []), f"--{name}"], meaning) for name, _, meaning in FIT_OPTIONS), *flags]
     if entry.own_parser:
-        return []
+        return flags
     actions = parser_of(verb, function_of(verb), fail)._actions  # argparse has no public list of them
     options = [
         _Option(one.option_strings or [one.dest], str(one.help), _choices(getattr(one, "_typehint", None)))
         for one in actions
         if "--help" not in one.option_strings
     ]
-    return [*options, _Option(["--quiet"], "print nothing but errors")]
+    return [*options, *flags]
 
 
 def _choices(kind: Any) -> list[str] | None:
@@ -95,7 +98,11 @@ def _choices(kind: Any) -> list[str] | None:
 def _add(parser: argparse.ArgumentParser, option: _Option) -> None:
     """Add an option to a parser that is only read by shtab."""
     meaning = " ".join(option.help.split()).replace("%", "%%")
-    action = parser.add_argument(*option.names, help=meaning.partition(". ")[0], choices=option.choices)
+    meaning = meaning.partition(". ")[0]
+    if not option.takes_value:
+        parser.add_argument(*option.names, help=meaning, action="store_true")
+        return
+    action = parser.add_argument(*option.names, help=meaning, choices=option.choices)
     name = option.names[-1].lstrip("-")
     if name == "config":
         action.complete = _CONFIGS  # type: ignore[attr-defined]

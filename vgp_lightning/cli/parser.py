@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
 from vgp_lightning.cli.manual import flags_help
-from vgp_lightning.cli.verbs import VERBS, reports
+from vgp_lightning.cli.verbs import VERBS, flags_of
 from vgp_lightning.report.documents import restrict_parsers
 
 _CONFIG_HELP = "a file of these options, from the current folder or one of `vgp configs`; later files take precedence"
@@ -34,16 +34,12 @@ def parser_of(verb: str, function: Callable[..., Any], parse_error: Callable[...
         def format_help(self, *args: Any, **kwargs: Any) -> str:
             """Return the help, with the docstrings' double backticks as single ones, and what all verbs have."""
             text = super().format_help(*args, **kwargs).replace("``", "`")
-            names = (
-                "quiet",
-                *(["dry_run"] if entry.rehearsed else []),
-                *(["json"] if reports(function) and not entry.own_json else []),
-            )
             listing = ""
             if entry.listing is not None:
                 module, name = entry.listing
                 listing = f"\n{getattr(import_module(f'vgp_lightning.{module}'), name)()}\n"
-            return f"{text}{flags_help(names)}\n{listing}\nexample:\n  {entry.example}\n\n{entry.page} explains more.\n"
+            flags = flags_help(flags_of(verb))
+            return f"{text}{flags}\n{listing}\nexample:\n  {entry.example}\n\n{entry.page} explains more.\n"
 
     places = [name for name, one in parameters.items() if one.default is one.empty and name != "settings"]
     shown = "".join(f" {name.upper()}" for name in places if entry.positional)

@@ -189,3 +189,10 @@ def function_of(verb: str) -> Callable[..., Any]:
 def reports(function: Callable[..., Any]) -> bool:
     """Return whether a verb's function returns a report."""
     return str(function.__annotations__.get("return")).startswith("dict")
+
+
+def flags_of(verb: str) -> tuple[str, ...]:
+    """Return the names of the flags that a verb takes, as its help and completion show them."""
+    entry = VERBS[verb]
+    has_report = not (entry.own_parser or entry.own_json) and reports(function_of(verb))
+    return ("quiet", *(["dry_run"] if entry.rehearsed else []), *(["json"] if has_report else []))
