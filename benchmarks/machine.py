@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vgp_lightning.threads import count_cores
+from vgp_lightning.agent.threads import count_cores
 
 # What OpenMP reads of the environment.
 ENVIRONMENT = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

@@ -11,8 +11,6 @@ seeds.
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import torch
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
-from vgp_lightning.demo import ACTION_NOISE, BEHAVIOUR, ENVIRONMENT, FIRST_SEED, WEIGHT_NOISE
+from vgp_lightning.demo import ACTION_NOISE, BEHAVIOUR, ENVIRONMENT, FIRST_SEED, WEIGHT_NOISE, train
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.export.card import add_evaluation
 from vgp_lightning.export.trained import export
@@ -29,7 +27,7 @@ from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import ONE_PLAN
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import write_report
-from vgp_lightning.shipped import CONFIGS, EXAMPLE, PLANNERS
+from vgp_lightning.shipped import EXAMPLE, PLANNERS
 
 DATASET, STEPS, EPISODES = "example/hopper/mixed-v0", 80_000, 20
 # So small that both fit into 600 kB in half precision. More steps would help; these take some minutes of one core.
@@ -43,29 +41,23 @@ that diffusers loads alone."""
 SETTINGS: dict[str, Any] = {"batch_size": 16, "n_guide_steps": 1, "warm_start_strength": 0.4}
 
 
-def train(folder: Path) -> dict[str, str]:
-    """Run ``vgp fit`` for both networks side by side, where it was not done; return the checkpoints."""
-    processes = {}
-    last = {kind: folder / kind / "version_0" / "checkpoints" / "last.ckpt" for kind in TRAININGS}
+def train_missing(folder: Path) -> dict[str, str]:
+    """Train the networks that are not trained yet, side by side; return the checkpoints."""
+    missing = {}
     for kind, (widths, steps) in TRAININGS.items():
-        if (folder / f"{kind}.done").exists():
-            continue
-        shutil.rmtree(folder / kind, ignore_errors=True)
-        command = [
-            *(sys.executable, "-m", "vgp_lightning", "fit"),
-            *("-c", str(CONFIGS / f"{kind}.yaml"), "-c", str(CONFIGS / "demo.yaml")),
-            *("--data.dataset_id", DATASET, "--data.cache_dir", "cache", "--data.batch_size", "128"),
-            *("--model.init_args.widths", widths, "--trainer.max_steps", str(steps)),
-            *("--trainer.val_check_interval", str(steps // 2), "--trainer.limit_val_batches", "10"),
-            *("--trainer.logger.init_args.save_dir", ".", "--seed_everything", "0"),
-        ]
-        with (folder / f"{kind}.log").open("w") as log:  # paths are relative, because the planner carries its configs
-            processes[kind] = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    for kind, process in processes.items():
-        if process.wait() != 0:
-            raise SystemExit(f"training the {kind} failed: see {folder / kind}.log")
+        if not (folder / f"{kind}.done").exists():
+            shutil.rmtree(folder / kind, ignore_errors=True)
+            missing[kind] = [  # paths are relative to the folder, because the planner carries its configs
+                *("--data.dataset_id", DATASET, "--data.cache_dir", "cache", "--data.batch_size", "128"),
+                *("--model.init_args.widths", widths, "--trainer.max_steps", str(steps)),
+                *("--trainer.val_check_interval", str(steps // 2), "--trainer.limit_val_batches", "10"),
+                *("--trainer.logger.init_args.save_dir", ".", "--seed_everything", "0"),
+            ]
+    os.chdir(folder)
+    train(missing, folder)
+    for kind in missing:
         (folder / f"{kind}.done").touch()
-    return {kind: str(path) for kind, path in last.items()}
+    return {kind: str(folder / kind / "version_0" / "checkpoints" / "last.ckpt") for kind in TRAININGS}
 
 
 def halve(exported: Path, folder: Path) -> Path:
@@ -112,7 +104,7 @@ def main() -> None:
     os.environ["MINARI_DATASETS_PATH"] = str(folder / "datasets")
     if not (folder / "datasets" / DATASET).exists():
         collect(ENVIRONMENT, BEHAVIOUR, STEPS, DATASET, seed=0, weight_noise=WEIGHT_NOISE, action_noise=ACTION_NOISE)
-    checkpoints = train(folder)
+    checkpoints = train_missing(folder)
     if not (folder / "exported").exists():
         export(checkpoints["denoiser"], str(folder / "exported"), checkpoints["value"], **SETTINGS)
     planner = halve(folder / "exported", folder / EXAMPLE)

@@ -18,10 +18,10 @@ ROOMS = sorted({file.split("/")[0] for file in FILES if "/" in file})
 
 # Which column a room is drawn in, from the ground up; its floor follows from the imports.
 COLUMNS = (
-    ("data", "training", "export", "distillation"),
+    ("data", "training", "export", "distillation", "cli"),
     ("pipeline", "agent", "evaluation", "tuning"),
     ("report", "diagnostics"),
-    ("play",),
+    ("recordings", "play"),
 )
 WIDTH = 19
 BEGIN, END = "<!-- made by python docs/rooms.py -->\n", "<!-- end of what docs/rooms.py made -->\n"

@@ -156,6 +156,13 @@ def quadratic(trajectories, timesteps):
     return -0.5 * ((trajectories - CENTRE) ** 2).sum(dim=(1, 2))[:, None]
 
 
+def identity(actions, channels):
+    """Return statistics that leave numbers as they are, with actions from -1 to 1."""
+    bounds = {"action_low": [-1.0] * actions, "action_high": [1.0] * actions}
+    units = {"shift": [0.0] * channels, "scale": [1.0] * channels, "return_shift": 0.0, "return_scale": 1.0}
+    return {"action_dim": actions, **units, **bounds}
+
+
 def write_tiny(folder, guided=True, task=None, dimensions=(1, 2), **planner):
     """Write a folder of untrained networks, of 10 noise levels and these numbers of actions and observations."""
     torch.manual_seed(0)
@@ -164,15 +171,7 @@ def write_tiny(folder, guided=True, task=None, dimensions=(1, 2), **planner):
         make_denoiser(channels, H, [16, 64]),
         DDPMScheduler(levels, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
         make_value_function(channels, H, [16, 64]) if guided else None,
-        normalization={
-            "action_dim": actions,
-            "shift": [0.0] * channels,
-            "scale": [1.0] * channels,
-            "return_shift": 0.0,
-            "return_scale": 1.0,
-            "action_low": [-1.0] * actions,
-            "action_high": [1.0] * actions,
-        },
+        normalization=identity(actions, channels),
         planner={"planning_horizon": H, "batch_size": 2, "sampler": "ddim", "num_inference_steps": 2} | planner,
         task=task or {},
     )

@@ -10,6 +10,7 @@ import latency
 import numpy as np
 import pytest
 import torch
+from fakes import identity
 from learners import make_module
 
 from benchmarks import (
@@ -45,15 +46,7 @@ def write_planner(folder, env_id, actions, observations, guided):
         make_denoiser(channels, horizon, [16, 16]),
         make_noise_scheduler(20, "squaredcos_cap_v2", "sample"),
         make_value_function(channels, horizon, [16, 64]) if guided else None,
-        normalization={
-            "action_dim": actions,
-            "shift": [0.0] * channels,
-            "scale": [1.0] * channels,
-            "return_shift": 0.0,
-            "return_scale": 1.0,
-            "action_low": [-1.0] * actions,
-            "action_high": [1.0] * actions,
-        },
+        normalization=identity(actions, channels),
         planner={"planning_horizon": horizon, "batch_size": 1, "sampler": "ddim", "num_inference_steps": 5},
         task={"env_id": env_id},
     )

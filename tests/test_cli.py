@@ -20,9 +20,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from vgp_lightning.agent.behaviours import ASSETS
-from vgp_lightning.cli import _VERBS, main
+from vgp_lightning.cli import main
+from vgp_lightning.cli.manual import FIT_OPTIONS
+from vgp_lightning.cli.verbs import VERBS
 from vgp_lightning.export.card import read_meanings
-from vgp_lightning.manual import FIT_OPTIONS
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.shipped import CONFIGS
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -50,6 +51,15 @@ def in_world(world, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(world / "minari"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
     return world
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working folder. The cache lies beside it, because onnxruntime writes there when it is first imported."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def files(folder, base="denoiser", runs=None):
@@ -294,13 +304,6 @@ def printed_config(capsys, *options):
     return yaml.safe_load(printed.out)
 
 
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A working folder without any config."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("form", [["-c", "{}"], ["-c{}"], ["-c={}"], ["--config", "{}"], ["--config={}"]])
 def test_a_packaged_config_is_named_without_its_path(elsewhere, capsys, form):
     names = ("planner.yaml", "data/hopper-medium.yaml")
@@ -344,7 +347,7 @@ def test_every_verb_takes_packaged_configs(elsewhere, capfd):
     assert "a.ckpt does not exist" in message
 
 
-@pytest.mark.parametrize("verb", [verb for verb in _VERBS if verb != "configs"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "configs"])
 @pytest.mark.parametrize(
     ("name", "near"),
     [
@@ -399,23 +402,23 @@ def test_a_misspelt_option_is_named(in_world, tmp_path, capfd):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_missing_dataset_is_named_with_the_command_that_fetches_it(in_world, tmp_path, capfd):
+def test_a_missing_dataset_is_named_with_the_command_that_fetches_it(in_world, elsewhere, capfd):
     options = ["--data.dataset_id", "nobody/nothing-v0"]
-    message = failure(capfd, "fit", *files(in_world, runs=tmp_path / "runs"), *options)
+    message = failure(capfd, "fit", *files(in_world, runs=elsewhere / "runs"), *options)
     assert "nobody/nothing-v0" in message
     assert "minari download nobody/nothing-v0" in message
     assert len(message.strip().splitlines()) == 1
-    assert snapshot(tmp_path) == []
+    assert snapshot(elsewhere) == []
 
 
-def test_a_horizon_that_does_not_fit_is_refused_with_one_that_does(in_world, tmp_path, capfd):
-    message = failure(capfd, "fit", *files(in_world, runs=tmp_path / "runs"), "--data.horizon", "12")
+def test_a_horizon_that_does_not_fit_is_refused_with_one_that_does(in_world, elsewhere, capfd):
+    message = failure(capfd, "fit", *files(in_world, runs=elsewhere / "runs"), "--data.horizon", "12")
     assert "horizon 12" in message
     assert "multiple of 8" in message
-    options = [*files(in_world, "value", tmp_path / "runs"), "--data.horizon", "65"]
+    options = [*files(in_world, "value", elsewhere / "runs"), "--data.horizon", "65"]
     message = failure(capfd, "fit", *options)
     assert "between 1 and 64" in message
-    assert snapshot(tmp_path) == []
+    assert snapshot(elsewhere) == []
 
 
 @pytest.mark.parametrize(
@@ -430,11 +433,11 @@ def test_a_horizon_that_does_not_fit_is_refused_with_one_that_does(in_world, tmp
         (["--denoiser", "DENOISER", "--output", "OUT", "--n_guidesteps", "2"], "n_guidesteps"),
     ],
 )
-def test_an_export_that_cannot_be_is_refused(in_world, tmp_path, capfd, arguments, words):
-    names = {"VALUE": last(in_world, "value"), "DENOISER": last(in_world), "OUT": tmp_path / "planner"}
+def test_an_export_that_cannot_be_is_refused(in_world, elsewhere, capfd, arguments, words):
+    names = {"VALUE": last(in_world, "value"), "DENOISER": last(in_world), "OUT": elsewhere / "planner"}
     message = failure(capfd, "export", *(str(names.get(word, word)) for word in arguments))
     assert words in message
-    assert snapshot(tmp_path) == []
+    assert snapshot(elsewhere) == []
 
 
 @pytest.mark.parametrize(
@@ -474,11 +477,11 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one(tmp_path, capfd):
-    message = failure(capfd, "evaluate", str(tmp_path), "--output_dir", str(tmp_path / "results"))
+def test_a_folder_that_is_no_pipeline_is_refused_with_the_command_that_makes_one(elsewhere, capfd):
+    message = failure(capfd, "evaluate", str(elsewhere), "--output_dir", str(elsewhere / "results"))
     assert "is not a pipeline folder" in message
     assert "vgp export" in message
-    assert snapshot(tmp_path) == []
+    assert snapshot(elsewhere) == []
 
 
 @pytest.mark.parametrize(
@@ -502,7 +505,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capfd):
     assert "unknown verb 'evalute'" in message
     assert "Did you mean evaluate?" in message
     message = failure(capfd, "xyzzy")
-    assert f"choose from {', '.join(_VERBS)}" in message
+    assert f"choose from {', '.join(VERBS)}" in message
     assert "Did you mean" not in message
 
 
@@ -526,7 +529,7 @@ def test_help_answers_at_once_and_names_every_verb():
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         seconds.append(time.perf_counter() - start)
     assert result.stdout.splitlines()[-1] == "[]"
-    for verb in _VERBS:
+    for verb in VERBS:
         assert re.search(rf"^  {verb} +\w+", result.stdout, re.MULTILINE)
     assert min(seconds) < 1
 
@@ -574,10 +577,10 @@ def test_the_versions_are_those_of_the_package_and_of_the_libraries_that_decide_
     assert shown["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}")
 
 
-@pytest.mark.parametrize("verb", _VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_an_example_of_its_use_and_a_page(verb):
-    assert _VERBS[verb].example.startswith(f"vgp {verb} ")
-    assert (CONFIGS.parent / _VERBS[verb].page).is_file()
+    assert VERBS[verb].example.startswith(f"vgp {verb} ")
+    assert (CONFIGS.parent / VERBS[verb].page).is_file()
 
 
 def test_the_help_of_collect_lists_the_behaviours_with_an_example_and_the_page(capsys):
@@ -648,12 +651,23 @@ def test_a_shell_gets_a_script_that_completes_verbs_options_and_configs(shell, c
 def test_bash_completes_a_verb_an_option_and_a_config(tmp_path, capsys):
     main(["--print-completion", "bash"])
     (tmp_path / "script").write_text(capsys.readouterr().out)
-    tries = {"vgp eva": "evaluate", "vgp evaluate x --n_gui": "--n_guide_steps", "vgp fit -c data/hopper-medium.": ""}
+    tries = {
+        "vgp eva": "evaluate",
+        "vgp evaluate x --n_gui": "--n_guide_steps",
+        "vgp fit -c data/hopper-medium.": "data/hopper-medium.yaml",
+        "vgp evaluate x --guide_on c": "clean",
+        "vgp evaluate x --sampler un": "unipc",  # which may be null
+        "vgp evaluate x --sampler n": "null",
+        "vgp export --program o": "onnx",
+        "vgp evaluate x --video f": "false",
+        "vgp tune x --dry": "--dry_run",
+        "vgp fit --dry_run --output": "--output_dir",
+    }
     for line, completed in tries.items():
         words = line.split(" ")
         code = f"source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_vgp; echo ${{COMPREPLY[@]}}"
         done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout.split()[:1] == [completed or "data/hopper-medium.yaml"], done.stderr
+        assert done.stdout.split()[:1] == [completed], (line, done.stderr)
 
 
 def test_an_unknown_shell_is_refused_with_those_that_are_known(capfd):
@@ -712,8 +726,7 @@ def test_export_takes_output_dir_for_its_output(in_world, tmp_path):
 # ---------------------------------------------------------------- dry runs
 
 
-def test_a_dry_run_of_a_training_says_what_it_would_take_and_leaves_nothing(in_world, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_a_dry_run_of_a_training_says_what_it_would_take_and_leaves_nothing(in_world, elsewhere, monkeypatch, capfd):
     monkeypatch.setattr("vgp_lightning.training.rehearsal._SECONDS", 0.1)
     options = ["--trainer.max_steps", "5000", "--trainer.val_check_interval", "100"]
     main(["fit", *files(in_world, runs="runs"), *options, "--dry-run"])
@@ -734,7 +747,7 @@ def test_a_dry_run_of_a_training_says_what_it_would_take_and_leaves_nothing(in_w
     )
     assert 3600 * hours + 60 * minutes + seconds == pytest.approx(5 * each + 50 * validation, rel=0.1, abs=2)
     assert float(re.fullmatch(r"memory:  (\S+) GiB of this process", memory)[1]) > 0.1
-    assert snapshot(tmp_path) == []
+    assert snapshot(elsewhere) == []
 
 
 def test_a_dry_run_of_a_collection_makes_no_dataset(in_world, monkeypatch, capfd):
@@ -749,13 +762,10 @@ def test_a_dry_run_of_a_collection_makes_no_dataset(in_world, monkeypatch, capfd
     assert os.environ["MINARI_DATASETS_PATH"] == str(in_world / "minari")
 
 
-def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, tmp_path, monkeypatch, capfd):
-    here = tmp_path / "here"  # beside the cache, where onnxruntime keeps a file of its own
-    here.mkdir()
-    monkeypatch.chdir(here)
+def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, elsewhere, monkeypatch, capfd):
     monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
-    write_tiny(here / "pipe", task={"env_id": "Track-v0"})
-    before = snapshot(here)
+    write_tiny(elsewhere / "pipe", task={"env_id": "Track-v0"})
+    before = snapshot(elsewhere)
     main(["evaluate", "pipe", "--episodes", "40", "--environments", "20", "--max_episode_steps", "30", "--dry_run"])
     shown = capfd.readouterr().out
     assert "would play 40 episodes, 20 at a time, in Track-v0\n" in shown
@@ -764,7 +774,7 @@ def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, tmp
     shown = capfd.readouterr().out
     assert "would play at most 300 episodes with 27 configurations, and 3 x 50 on held-out seeds, in Track-v0" in shown
     assert "measured on 8 of 870 steps, if all configurations take as long" in shown  # 450 episodes, 16 at a time: 29
-    assert snapshot(here) == before
+    assert snapshot(elsewhere) == before
 
 
 def test_a_collection_goes_into_the_folder_that_is_asked_for(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from vgp_lightning import shipped
-from vgp_lightning.cli import _VERBS, main
+from vgp_lightning.cli import main
+from vgp_lightning.cli.verbs import VERBS
 from vgp_lightning.shipped import CONFIGS
 
 BASES = ["denoiser.yaml", "value.yaml", "planner.yaml"]
@@ -121,7 +122,7 @@ def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.name)
 def test_a_planner_s_settings_are_options_of_evaluate_and_of_export(path, verb, tmp_path, monkeypatch):
     given = {}
-    module = import_module(f"vgp_lightning.{_VERBS[verb].module}")
+    module = import_module(f"vgp_lightning.{VERBS[verb].module}")
 
     # The parser reads the signature; the body is not run.
     @functools.wraps(getattr(module, verb))

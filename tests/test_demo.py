@@ -1,6 +1,9 @@
 import json
+import os
+import re
 
 import pytest
+import torch
 
 from vgp_lightning.cli import main
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -56,6 +59,32 @@ def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path, capsys):
         main(["demo", "--output_dir", str(tmp_path), *MINIATURE])
     assert "was not made by vgp demo" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow  # 20 s
+def test_a_dry_run_of_the_demo_measures_each_stage_and_leaves_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
+    monkeypatch.setattr("vgp_lightning.training.rehearsal._SECONDS", 0.1)
+    datasets, threads = os.environ["MINARI_DATASETS_PATH"], torch.get_num_threads()
+    main(["demo", "--dry_run", "--episodes", "3"])
+    said, what, duration, _ = capfd.readouterr().out.splitlines()
+    assert said == "dry run: nothing is kept"
+    assert what == (
+        "would collect 80000 steps, train two networks side by side (7000 and 5000 steps), and play 3 x 3 episodes in "
+        "Hopper-v5, all in runs/demo"
+    )
+    hours, minutes, seconds = map(int, re.search(r"about (\d+):(\d+):(\d+) ", duration).groups())
+    assert 60 < 3600 * hours + 60 * minutes + seconds < 12 * 3600
+    assert not (tmp_path / "runs").exists()
+    assert (os.environ["MINARI_DATASETS_PATH"], torch.get_num_threads()) == (datasets, threads)
+
+
+def test_a_dry_run_of_the_demo_refuses_a_folder_that_is_not_a_demos(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit):
+        main(["demo", "--output_dir", str(tmp_path), "--dry_run"])
+    assert "was not made by vgp demo" in capsys.readouterr().err
 
 
 def test_a_demos_folder_is_emptied_for_the_next(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 
 from vgp_lightning import cli
 from vgp_lightning.agent import collection as collect
-from vgp_lightning.data import describing, importing
+from vgp_lightning.data import describing
 from vgp_lightning.diagnostics import diagnosis as diagnostics
 from vgp_lightning.distillation import criticism, distillation
 from vgp_lightning.evaluation import comparison, evaluation, publishing
@@ -29,6 +29,7 @@ from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS
 from vgp_lightning.play import server
+from vgp_lightning.recordings import importing
 from vgp_lightning.tuning import search as tuning
 
 ROOT = Path(__file__).parent.parent

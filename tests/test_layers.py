@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from rooms import FILES, ROOMS, imports, imports_of_ours, parsed, unit
 
 import vgp_lightning
-from vgp_lightning import cli
+from vgp_lightning.cli.verbs import VERBS, function_of
 from vgp_lightning.pipeline.joining import join_pipeline
 
 MAY_IMPORT = {
@@ -21,14 +21,10 @@ MAY_IMPORT = {
     "data": set(),
     "pipeline": set(),
     "report": set(),
-    "training": {"data", "pipeline", "report", "flags"},  # flags: a dry run is quiet
-    "agent": {
-        "pipeline",
-        "data",
-        "report",
-        "shipped",
-        "threads",
-    },  # data: a collection writes a dataset; report: films of episodes; shipped: the example planner
+    "recordings": {"data"},
+    "training": {"data", "pipeline", "report"},
+    # data: a collection writes a dataset; report: films of episodes; shipped: the example planner
+    "agent": {"pipeline", "data", "report", "shipped"},
     "export": {"training", "pipeline", "report"},
     "evaluation": {"agent", "export", "pipeline", "report"},  # export: the card; pipeline: the settings
     # data: recorded states; training: the habit's module; export: it goes into the folder
@@ -36,27 +32,23 @@ MAY_IMPORT = {
     "play": {"agent", "pipeline", "report"},  # pipeline: the settings
     "diagnostics": {"agent", "pipeline", "data", "report"},  # data: returns, as training computes them
     "tuning": {"evaluation", "agent", "export", "pipeline", "report"},  # export: the winner goes into the folder
+    # It names its verbs as text. agent: the threads; the others: small parts of what verbs do, for dry runs
+    "cli": {"agent", "data", "demo", "distillation", "evaluation", "export", "report", "shipped", "training"},
     # the files beside them
     "demo": {"agent", "evaluation", "export", "pipeline", "report", "shipped"},  # pipeline: one plan's settings
     "callbacks": {"training"},  # the old door
-    "cli": {  # it names its verbs as text
-        *("shipped", "given", "options", "failures", "report", "threads"),
-        *("flags", "manual", "completion", "rehearsal", "own_modules"),
-    },
-    "flags": {"failures", "report"},  # report: the file of --json
-    "manual": {"__init__"},  # the version
-    "completion": {"shipped"},  # the names of the configs
-    "rehearsal": {"flags", "report", "agent", "data", "evaluation", "distillation"},  # small parts of what verbs do
-    "options": {"given", "failures", "flags"},
-    "given": set(),
-    "own_modules": set(),
-    "failures": set(),
-    "threads": set(),
     "__main__": {"cli"},
     "__init__": set(),
     "shipped": set(),
 }
 # ---------------------------------------------------------------- rooms
+
+
+def test_the_table_names_no_room_that_is_not_used():
+    used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for file in FILES:
+        used[unit(file)] |= {unit(other) for other in imports_of_ours(parsed(file), file)} - {unit(file)}
+    assert used == MAY_IMPORT
 
 
 def test_every_file_stands_in_a_room_of_the_table_and_rooms_have_no_rooms_inside():
@@ -133,15 +125,15 @@ def test_two_rooms_in_one_place_are_refused(monkeypatch):
 # ---------------------------------------------------------------- the command line
 
 
-@pytest.mark.parametrize("verb", cli._VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_names_a_function_that_is_there(verb):
-    entry = cli._VERBS[verb]
-    assert callable(getattr(import_module(f"vgp_lightning.{entry.module}"), entry.function))
+    assert callable(function_of(verb))
 
 
-def test_the_command_line_imports_torch_and_its_like_inside_its_verbs_only():
-    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse"}
-    top = ast.Module([node for node in parsed("cli.py").body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("cli/")])
+def test_the_command_line_imports_torch_and_its_like_inside_its_verbs_only(file):
+    heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium"}
+    top = ast.Module([node for node in parsed(file).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     assert {module.split(".")[0] for module, _ in imports(top)} & heavy == set()
 
 
@@ -156,6 +148,7 @@ PATHS = {
     "pipeline": ["ValueGuidedPlannerPipeline", "Plan", "StockEnvironment"],
     "agent": ["PlanningAgent", "PositionController", "make_environments", "rollout"],
     "training": ["DenoiserModule", "ValueModule", "PlannerModule"],
+    "cli": ["main"],
     "callbacks": ["PlanPicture", "CalibrationPicture", "Throughput"],
     "data": ["MinariDataModule"],
     "evaluation": ["evaluate"],
@@ -173,6 +166,8 @@ def loaded_by(code):
 
 
 def test_the_face_has_the_nouns_and_loads_torch_when_one_is_asked_for():
+    nouns = "import vgp_lightning; assert set(dir(vgp_lightning)) == set(vgp_lightning.__all__) == set(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", f"import sys; {nouns}", *FACE[:-2], FACE[-1]], check=True)
     assert "torch" not in loaded_by("import vgp_lightning; vgp_lightning.__version__; dir(vgp_lightning)")
     assert "torch" in loaded_by(f"from vgp_lightning import {', '.join(FACE)}")
 
@@ -205,6 +200,7 @@ def test_who_has_a_folder_needs_neither_lightning_nor_minari():
 
 def test_the_help_of_all_verbs_loads_nothing_heavy():
     heavy = {"torch", "lightning", "diffusers", "minari", "gymnasium", "jsonargparse", "numpy"}
+    heavy |= {"argparse", "ast", "dataclasses", "email", "inspect"}  # of Python itself: together half of its time
     assert loaded_by("from vgp_lightning.cli import main; main(['--help'])") & heavy == set()
 
 
@@ -213,8 +209,9 @@ def test_the_configs_are_listed_without_loading_anything_heavy():
     assert loaded_by("from vgp_lightning.cli import main; main(['configs', 'planner.yaml'])") & heavy == set()
 
 
-def test_the_package_itself_is_the_command_line():
-    done = subprocess.run([sys.executable, "-m", "vgp_lightning", "--version"], capture_output=True, text=True)
+@pytest.mark.parametrize("module", ["vgp_lightning", "vgp_lightning.cli"])  # the second is what torchrun starts
+def test_the_package_and_its_room_are_the_command_line(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"vgp_lightning {vgp_lightning.__version__}")
 
 

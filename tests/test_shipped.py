@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 
 from benchmarks.shipped import EPISODES, SETTINGS, TRAININGS
 from vgp_lightning import PlanningAgent, ValueGuidedPlannerPipeline, example_planner
-from vgp_lightning.agent.deployment import FIRST_SEED, hash_weights
+from vgp_lightning.agent.deployment import FIRST_SEED
+from vgp_lightning.agent.origin import hash_weights
 from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS
 from vgp_lightning.shipped import EXAMPLE, PLANNERS
 

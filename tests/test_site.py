@@ -16,6 +16,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from vgp_lightning import cli
+from vgp_lightning.cli.verbs import VERBS
 from vgp_lightning.export.folder import join_pipeline
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -128,7 +129,7 @@ def commands():
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_a_page_is_understood(command, monkeypatch):
     verb, *options = shlex.split(command)
-    entry, called = cli._VERBS[verb], []
+    entry, called = VERBS[verb], []
     module = import_module(f"vgp_lightning.{entry.module}")
     if entry.own_parser:
         options = [option for option in options if option not in ("--ckpt_path", "last")]

@@ -1,5 +1,5 @@
 """``python -m vgp_lightning``: the command line."""
 
-from vgp_lightning.cli import main
+from vgp_lightning.cli.command import main
 
 main()

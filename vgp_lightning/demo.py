@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vgp_lightning.evaluation.comparison import describe_pairs
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.evaluation.pages import describe_statistics, say_verdict, show_differences, show_returns
 from vgp_lightning.export.trained import export
-from vgp_lightning.pipeline.settings import ONE_PLAN
+from vgp_lightning.pipeline.settings import ONE_PLAN, Settings
 from vgp_lightning.report.figures import figure_to_image, plot_returns
 from vgp_lightning.report.files import write_report
 from vgp_lightning.report.markup import command, interval, number, options, table, tag
@@ -35,7 +35,10 @@ ENVIRONMENT, BEHAVIOUR, DATASET = "Hopper-v5", "hopper-linear", "demo/hopper/mix
 # Episodes from a perfect gait (level 0 of the noise) down to immediate falls.
 WEIGHT_NOISE, ACTION_NOISE = 0.1, 0.5
 FIRST_SEED = 1_000_000  # of evaluation: far from the seeds of the data's episodes
-PLANNERS = ("behaviour", "unguided", "guided")
+GUIDED: Settings = {"batch_size": 16, "n_guide_steps": 1, "warm_start_strength": 0.4}
+# One plan as it is sampled, each anew from noise, and the folder's defaults.
+SETTINGS: dict[str, Settings] = {"unguided": {**ONE_PLAN, "warm_start_strength": 1.0}, "guided": {}}
+PLANNERS = ("behaviour", *SETTINGS)
 _MARKER = ".vgp_demo"
 _STAGES = (
     "A linear gait, with noise of various strengths, collects episodes from perfect to immediate falls (behaviour). A "
@@ -79,15 +82,9 @@ def demo(
     Raises:
         ValueError: If a number is too small, or the folder holds anything but an earlier demo.
     """
-    for name, count in (
-        *(("episodes", episodes), ("steps", steps)),
-        *(("denoiser_steps", denoiser_steps), ("value_steps", value_steps)),
-    ):
-        if count < 1:
-            raise ValueError(f"{name} is {count}: at least 1 is needed")
-    if not 0 <= seed < 2**32:  # as Lightning takes them
-        raise ValueError(f"seed is {seed}: a whole number from 0 to {2**32 - 1} is needed")
-    folder = _fresh(Path(output_dir))
+    folder = Path(output_dir)
+    check_options(folder, seed, episodes=episodes, steps=steps, denoiser_steps=denoiser_steps, value_steps=value_steps)
+    _empty(folder)
     os.environ["MINARI_DATASETS_PATH"] = str((folder / "datasets").resolve())
     seconds: dict[str, float] = {}
 
@@ -102,15 +99,14 @@ def demo(
             action_noise=ACTION_NOISE,
         )
     with _stage("train", seconds):
-        checkpoints = _train({"denoiser": denoiser_steps, "value": value_steps}, seed, folder)
+        lengths = {"denoiser": denoiser_steps, "value": value_steps}
+        checkpoints = train({kind: training_options(folder, seed, count) for kind, count in lengths.items()}, folder)
     with _stage("export", seconds):
         pipeline_folder = export(
             str(checkpoints["denoiser"]),
             str(folder / "pipeline"),
             str(checkpoints["value"]),
-            batch_size=16,
-            n_guide_steps=1,
-            warm_start_strength=0.4,
+            **GUIDED,
         )
     reports: dict[str, Any] = {}
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)
@@ -119,9 +115,7 @@ def demo(
         behaviour = make_behaviour(BEHAVIOUR, environments, weight_noise=WEIGHT_NOISE, action_noise=ACTION_NOISE)
         reports["behaviour"] = evaluate_agent(behaviour, environments, seeds, description="behaviour")
         environments.close()
-    # One plan as it is sampled, each anew from noise, and the folder's defaults.
-    sampled: dict[str, Any] = {**ONE_PLAN, "warm_start_strength": 1.0}
-    for name, settings in (("unguided", sampled), ("guided", {})):
+    for name, settings in SETTINGS.items():
         with _stage(name, seconds):
             reports[name] = evaluate(
                 str(pipeline_folder),
@@ -132,9 +126,7 @@ def demo(
                 video=name == "guided",
                 **settings,
             )
-    given = find_given(
-        demo, episodes=episodes, steps=steps, denoiser_steps=denoiser_steps, value_steps=value_steps, seed=seed
-    )
+    given = find_given(demo, locals(), ("episodes", "steps", "denoiser_steps", "value_steps", "seed"))
     report = reports | {"seconds": seconds, "pipeline": str(pipeline_folder), "environment": ENVIRONMENT}
     report |= {"options": given}
     _write(report, folder)
@@ -142,15 +134,32 @@ def demo(
     return report
 
 
-def _fresh(folder: Path) -> Path:
-    """Return the folder, emptied of an earlier demo."""
+def check_options(folder: Path, seed: int, **counts: int) -> None:
+    """Check the demo's options.
+
+    Args:
+        folder: Where everything goes.
+        seed: Of data and training.
+        counts: All other options.
+
+    Raises:
+        ValueError: If a number is too small, or the folder holds anything but an earlier demo.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: at least 1 is needed")
+    if not 0 <= seed < 2**32:  # as Lightning takes them
+        raise ValueError(f"seed is {seed}: a whole number from 0 to {2**32 - 1} is needed")
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARKER).exists():
+        raise ValueError(f"{folder} exists and was not made by vgp demo: choose another --output_dir")
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder, without an earlier demo."""
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / _MARKER).exists():
-            raise ValueError(f"{folder} exists and was not made by vgp demo: choose another --output_dir")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARKER).touch()
-    return folder
 
 
 @contextmanager
@@ -162,41 +171,64 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = round(time.perf_counter() - start, 1)
 
 
-def _train(steps: dict[str, int], seed: int, folder: Path) -> dict[str, Path]:
-    """Run ``vgp fit`` for both networks side by side, and return their last checkpoints.
+def training_options(folder: Path, seed: int, steps: int) -> list[str]:
+    """Return the options of a training of the demo beside its configs.
+
+    Args:
+        folder: The demo's.
+        seed: Of the training.
+        steps: Of the training.
+    """
+    return [
+        *("--data.dataset_id", DATASET, "--data.cache_dir", str(folder / "cache")),
+        *("--trainer.max_steps", str(steps)),
+        *("--trainer.logger.init_args.save_dir", str(folder), "--seed_everything", str(seed)),
+    ]
+
+
+def fit_arguments(kind: str, options: Sequence[str]) -> list[str]:
+    """Return verb and options of a small training.
+
+    Args:
+        kind: The network's config, denoiser or value, which demo.yaml follows.
+        options: All other options.
+    """
+    return ["fit", "-c", str(CONFIGS / f"{kind}.yaml"), "-c", str(CONFIGS / "demo.yaml"), *options]
+
+
+def train(options: Mapping[str, Sequence[str]], folder: Path) -> dict[str, Path]:
+    """Run ``vgp fit`` for several networks side by side, and return their last checkpoints.
 
     Networks this small hardly gain from a second core: two processes with half of the cores each get more done.
+
+    Args:
+        options: By the name of the network's config (denoiser, value), which demo.yaml follows: all other options.
+        folder: Where the options say that the runs go. What the second training prints goes into a file there.
+
+    Raises:
+        ValueError: If one of them fails; the other is stopped.
     """
     threads = max(1, (os.cpu_count() or 2) // 2)
-    processes = {}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     with ExitStack() as stack:
-        for kind, count in steps.items():
-            # One of the two has the screen.
-            log = None if kind == "denoiser" else stack.enter_context((folder / f"{kind}.log").open("w"))
+        for kind, own in options.items():
+            # Only one of the two processes prints to the terminal.
+            log = stack.enter_context((folder / f"{kind}.log").open("w")) if processes else None
             processes[kind] = subprocess.Popen(
-                [
-                    *(sys.executable, "-c", _TRAINING, "fit"),
-                    *("-c", str(CONFIGS / f"{kind}.yaml")),
-                    *("-c", str(CONFIGS / "demo.yaml")),
-                    *("--data.dataset_id", DATASET),
-                    *("--data.cache_dir", str(folder / "cache")),
-                    *("--trainer.max_steps", str(count)),
-                    *("--trainer.logger.init_args.save_dir", str(folder)),
-                    *("--seed_everything", str(seed)),
-                ],
+                [sys.executable, "-c", _TRAINING, *fit_arguments(kind, own)],
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
             )
             stack.enter_context(processes[kind])  # which waits for its end
-            stack.callback(processes[kind].kill)  # where the other fails, or the user has enough; comes before
+            stack.callback(processes[kind].kill)  # where the other fails, or after Ctrl-C; before that wait
         for kind, process in processes.items():
             if process.wait() != 0:
                 raise ValueError(
                     f"training the {kind} failed with code {process.returncode}: see above, or {folder}/*.log"
                 )
-    return {kind: folder / kind / "version_0" / "checkpoints" / "last.ckpt" for kind in steps}
+    return {kind: folder / kind / "version_0" / "checkpoints" / "last.ckpt" for kind in options}
 
 
 def _write(report: dict[str, Any], folder: Path) -> None:

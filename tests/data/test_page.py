@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from vgp_lightning import cli
+from vgp_lightning.cli.verbs import VERBS
 from vgp_lightning.shipped import CONFIGS
 
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text()
@@ -68,7 +69,7 @@ def test_each_command_of_the_page_is_understood(command, monkeypatch, tmp_path):
         assert ended.value.code == 0
         return
     called = []
-    entry = cli._VERBS[verb]
+    entry = VERBS[verb]
     module = import_module(f"vgp_lightning.{entry.module}")
     function = getattr(module, entry.function)
     monkeypatch.setattr(module, entry.function, functools.wraps(function)(lambda **given: called.append(given)))

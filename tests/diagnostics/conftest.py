@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from fakes import identity
 
 from vgp_lightning.pipeline.networks import make_denoiser, make_value_function
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -19,15 +20,7 @@ def make_folder(tmp_path):
             make_denoiser(total, 4, [16, 16]),
             DDPMScheduler(5, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
             make_value_function(total, 4, [16, 64]) if value else None,
-            normalization={
-                "action_dim": actions,
-                "shift": [0.0] * total,
-                "scale": [1.0] * total,
-                "return_shift": 0.0,
-                "return_scale": 1.0,
-                "action_low": [-1.0] * actions,
-                "action_high": [1.0] * actions,
-            },
+            normalization=identity(actions, total),
             planner={"planning_horizon": 4, "batch_size": 3, "sampler": "ddim", "num_inference_steps": 3, **planner},
             task={"env_id": "Track-v0", "discount": 0.5, "termination_penalty": -10.0, **(task or {})},
         ).save_pretrained(tmp_path / "tiny")

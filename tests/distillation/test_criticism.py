@@ -7,7 +7,7 @@ import pytest
 import torch
 from fakes import UNITS, A, O, add_critic, contents, write_tiny
 
-from vgp_lightning.agent.deployment import hash_configs, hash_weights
+from vgp_lightning.agent.origin import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.distillation.criticism import Steps, advantages_of, take_steps

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from fakes import add_habit, contents, settings_elsewhere
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vgp_lightning.agent.deployment import hash_configs, hash_weights
+from vgp_lightning.agent.origin import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.distillation import distillation
 from vgp_lightning.export.folder import update_defaults, write_habit
@@ -27,6 +28,26 @@ def distill(folder, tmp_path, *options):
 
 def load(folder):
     return ValueGuidedPlannerPipeline.from_pretrained(folder).load_habit()
+
+
+def test_a_dry_run_says_what_a_distillation_would_take_and_leaves_no_habit(folder, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vgp_lightning.report.estimates._ENOUGH", 0.0)
+    before = contents(folder)
+    distill(folder, tmp_path, "--max_episode_steps", 40, "--dry_run")
+    shown = capfd.readouterr().out
+    told = f"would ask the planner of {folder} in 38 states, train 3 networks for 5 steps each, and play 6 episodes\n"
+    assert told in shown
+    assert re.search(r"time:    about 0:\d\d:\d\d .*; measured on 5 of 1000 parts of states, training steps and", shown)
+    assert contents(folder) == before
+    assert not {"output", "runs"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_dry_run_refuses_what_the_distillation_itself_refuses(folder, tmp_path, capfd):
+    for option, value in (("--planned_states", -1), ("--max_steps", 0), ("--chunk", 99)):
+        with pytest.raises(SystemExit):
+            distill(folder, tmp_path, option, value, "--max_episode_steps", 40, "--dry_run")
+        assert f"{option[2:]} is {value}: " in capfd.readouterr().err
 
 
 def test_a_folder_gets_a_habit_that_is_evaluated_and_compared_with_its_teacher(folder, tmp_path, capsys):

@@ -5,8 +5,7 @@ import json
 import pytest
 from fakes import contents, write_tiny
 
-from vgp_lightning.agent.deployment import hash_weights
-from vgp_lightning.agent.origin import find_planner, name_of
+from vgp_lightning.agent.origin import find_planner, hash_weights, name_of
 from vgp_lightning.cli import main
 from vgp_lightning.shipped import example_planner
 

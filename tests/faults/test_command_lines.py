@@ -15,8 +15,7 @@ from fakes import write_tiny
 from wrong_uses import CONFIGS, ROWS, VERBS
 
 import vgp_lightning
-from vgp_lightning import cli
-from vgp_lightning.cli import main
+from vgp_lightning.cli import command, main, verbs
 from vgp_lightning.training.denoiser import DenoiserModule
 
 GROUP = "command lines"
@@ -130,25 +129,25 @@ def test_there_are_at_least_300_wrong_uses_and_none_is_there_twice():
 # ---------------------------------------------------------------- Ctrl-C, pipes, bugs
 
 
-@pytest.mark.parametrize("verb", cli._VERBS)
+@pytest.mark.parametrize("verb", verbs.VERBS)
 def test_ctrl_c_ends_a_verb_with_one_line_that_says_what_is_kept(verb, monkeypatch, capfd):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
     with tally.case(GROUP, f"Ctrl-C in {verb}") as verdict:
         verdict.outcome = "clear"
-        monkeypatch.setattr(cli, "_run", stopped)
+        monkeypatch.setattr(command, "_run", stopped)
         with pytest.raises(SystemExit) as ended:
             main([verb])
         assert ended.value.code == 130
-        assert capfd.readouterr().err == f"vgp: interrupted: {cli._VERBS[verb].kept}\n"
+        assert capfd.readouterr().err == f"vgp: interrupted: {verbs.VERBS[verb].kept}\n"
 
 
 def test_ctrl_c_before_the_verb_is_known_is_one_line_too(monkeypatch, capfd):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run", stopped)
+    monkeypatch.setattr(command, "_run", stopped)
     with pytest.raises(SystemExit):
         main(["--help"])
     assert capfd.readouterr().err == "vgp: interrupted\n"
@@ -193,7 +192,7 @@ def test_what_the_machine_lacks_is_said_in_one_line(error, message, monkeypatch,
 
     with tally.case(GROUP, f"{type(error).__name__}: {error}") as verdict:
         verdict.outcome = "clear"
-        monkeypatch.setattr(cli, "_run", fails)
+        monkeypatch.setattr(command, "_run", fails)
         with pytest.raises(SystemExit) as ended:
             main(["evaluate"])
         assert ended.value.code == 2
@@ -207,7 +206,7 @@ def test_a_bug_shows_where_it_is_and_says_that_it_is_one(error, monkeypatch):
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_run", fails)
+    monkeypatch.setattr(command, "_run", fails)
     with pytest.raises(type(error)) as raised:
         main(["evaluate"])
     assert f"vgp: this is a bug, of vgp_lightning {vgp_lightning.__version__} or of " in raised.value.__notes__[-1]

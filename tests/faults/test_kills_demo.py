@@ -25,7 +25,7 @@ import os, pathlib, time
 pathlib.Path({str(folder)!r}, f"child_{{os.getpid()}}").touch()
 time.sleep(600)
 '''
-demo._train({"denoiser": 5, "value": 5}, 0, folder)
+demo.train({"denoiser": [], "value": []}, folder)
 """
 
 

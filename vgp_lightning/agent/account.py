@@ -12,6 +12,11 @@ MOST_LISTED = 500  # episodes in a table
 _WORST = 3
 _STILL = "An early end, stumbling, jerks, or standing still far from the goal."
 _WELL = "Steady motion up to the time limit, or straight to the goal."
+# Options of several verbs that decide how an episode is played, beside its seeds and the settings.
+HOW_PLAYED = (
+    *("env_id", "trust_environment", "max_episode_steps"),
+    *("habit", "reach_goal", "follow_states", "device", "delay"),
+)
 # How an episode that is listed was played, beside the settings: what a report has, and what it is by default.
 _ORIGIN = ("pipeline", "weights_sha256", "critic", "habit", "device", "threads", "environments")
 
@@ -68,15 +73,18 @@ def show_worst(episodes: Sequence[Mapping[str, Any]], verb: str, report: Mapping
     return Section(title, parts)
 
 
-def find_given(function: Callable[..., Any], **values: Any) -> dict[str, Any]:
+def find_given(
+    function: Callable[..., Any], values: Mapping[str, Any], names: Sequence[str] = HOW_PLAYED
+) -> dict[str, Any]:
     """Return the options that were given other than by default.
 
     Args:
         function: What was called.
-        values: The values of some of its options.
+        values: The values of its parameters, as its ``locals()``.
+        names: Those of the options to look at; default: those that decide how episodes are played.
     """
     parameters = signature(function).parameters
-    return {name: value for name, value in values.items() if value != parameters[name].default}
+    return {name: values[name] for name in names if name in parameters and values[name] != parameters[name].default}
 
 
 def repeat(verb: str, report: Mapping[str, Any], *first: tuple[str, Any]) -> Markup:

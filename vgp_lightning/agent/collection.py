@@ -13,9 +13,10 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from vgp_lightning.agent.behaviours import ASSETS, make_behaviour
-from vgp_lightning.agent.deployment import describe_environment, first_of, hash_configs, hash_weights, versions
+from vgp_lightning.agent.deployment import first_of
 from vgp_lightning.agent.environments import check_seed, close, make_environments
 from vgp_lightning.agent.episodes import Failure
+from vgp_lightning.agent.origin import describe_environment, hash_configs, hash_weights, versions
 from vgp_lightning.agent.playing import Keeping, play_claimed
 from vgp_lightning.agent.store import EpisodeStore, Item
 from vgp_lightning.data.writing import free_path, write_dataset

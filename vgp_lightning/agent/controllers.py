@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from vgp_lightning.pipeline.inputs import as_number, shorten
+from vgp_lightning.pipeline.frame import Frame
+from vgp_lightning.pipeline.inputs import as_floats, as_number, shorten
 
 # Follows a plan: (observations (N, O), the plan's next observations (N, O)) -> actions (N, A).
 Controller = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]]
@@ -66,3 +68,40 @@ class PositionController:
             self.position_gain * error[:, list(self.positions)] + self.velocity_gain * error[:, list(self.velocities)]
         )
         return actions
+
+
+def follow(
+    controller: Controller,
+    observations: NDArray[np.floating],
+    planned: NDArray[np.floating],
+    active: NDArray[np.bool_],
+    frame: Frame,
+    device: torch.device,
+) -> NDArray[np.floating]:
+    """Return a controller's actions (N, A), clipped to their bounds; an idle environment's may be anything.
+
+    Args:
+        controller: The controller.
+        observations: (N, O).
+        planned: (N, O), the plans' next observations.
+        active: (N,), which environments are in use.
+        frame: With the action bounds.
+        device: Where tensors that the controller returns may lie.
+
+    Raises:
+        ValueError: If it returns no finite action for an active environment.
+    """
+    followed = as_floats(controller(observations, planned), "what the controller returned", device)
+    needed = (len(observations), frame.action_dim)
+    if followed.shape != needed:
+        raise ValueError(f"the controller returned actions of shape {tuple(followed.shape)}: {needed} is needed")
+    followed = followed.cpu()
+    finite = followed.isfinite().all(dim=1)
+    if lost := np.flatnonzero(active & ~finite.numpy()).tolist():
+        raise ValueError(
+            f"the controller returned actions that are not finite for environments {lost}: check its gains and the "
+            "observations"
+        )
+    followed = followed.where(finite[:, None], 0)
+    actions: NDArray[np.floating] = frame.clip_actions(followed).numpy()
+    return actions

@@ -1,14 +1,11 @@
 """A pipeline folder in its environment: loaded, checked, described, timed."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -17,18 +14,18 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 from rich.console import Console
 
-from vgp_lightning import __version__
 from vgp_lightning.agent.controllers import Controller
 from vgp_lightning.agent.environments import close, environment_of, has_time_limit, make_environments
 from vgp_lightning.agent.folders import check_folder
+from vgp_lightning.agent.origin import describe_environment, hash_configs, hash_weights, versions
 from vgp_lightning.agent.planning import Conditions, PlanningAgent
+from vgp_lightning.agent.threads import use_fastest
 from vgp_lightning.agent.trust import trusted_spec
-from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place
+from vgp_lightning.pipeline.companions import CRITIC
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.documents import read_json
-from vgp_lightning.report.files import hash_file, refuse_links
-from vgp_lightning.threads import use_fastest
+from vgp_lightning.report.files import refuse_links
 
 # Where the seeds of evaluations begin: far from those of collected episodes, which begin at 0. With the same seed an
 # environment begins in the same state, so a planner would be evaluated from the initial states of its training data.
@@ -111,7 +108,7 @@ class Deployment:
             raise ValueError(f"{self.folder} cannot plan with these settings: {error}") from error
 
     def choose_threads(self, environments: int, **settings: Unpack[Settings]) -> None:
-        """Let ``vgp`` use as many threads as suit calls for so many environments; see ``threads.py``.
+        """Let ``vgp`` use as many threads as suit calls for so many environments; see agent/threads.py.
 
         Args:
             environments: Their number.
@@ -296,61 +293,3 @@ def measure_latency(pipeline: ValueGuidedPlannerPipeline, **settings: Unpack[Set
         seconds.append(time.perf_counter() - begin)
         previous = trajectories if replans else None
     return 1000 * float(np.median(seconds[_LATENCY_WARM_UP:]))
-
-
-def describe_environment(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
-    """Return the specification as gymnasium writes it, without what ``make_environments`` and a video add to it."""
-    spec = asdict(cast(EnvSpec, environment.spec))
-    spec["kwargs"] = {key: value for key, value in spec["kwargs"].items() if key != "render_mode"}
-    spec["additional_wrappers"] = spec["additional_wrappers"][:-1]  # the last one flattens observations
-    if callable(entry := spec["entry_point"]):  # gymnasium refuses to write functions
-        spec["entry_point"] = f"{entry.__module__}:{entry.__qualname__}"
-    parts = ("namespace", "name", "version")  # they follow from the id
-    described: dict[str, Any] = json.loads(
-        json.dumps({key: value for key, value in spec.items() if key not in parts}, default=repr)
-    )
-    return described
-
-
-def hash_weights(folder: Path, companion: Place | None = None) -> str | None:
-    """Return one hash of the names and contents of a folder's weight files; None if it has none.
-
-    Args:
-        folder: The pipeline folder.
-        companion: Those of its habit or its critic; None: those of its planner.
-    """
-    found = (path for kind in ("safetensors", "bin") for path in folder.glob(f"*/*.{kind}"))
-    files = sorted(path for path in found if _companion_of(path) is companion)
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n".encode())
-    return whole.hexdigest() if files else None
-
-
-def _companion_of(path: Path) -> Place | None:
-    """Return which companion a file in a subfolder belongs to; None: to the planner itself."""
-    return next((place for place in (HABIT, CRITIC) if path.parent.name in place.folders), None)
-
-
-def hash_configs(folder: Path) -> str:
-    """Return one hash of the planner's configurations: of its networks, its scheduler and its normalisation."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*/*.json") if _companion_of(path) is None):
-        whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
-    index = folder / "model_index.json"
-    if index.is_file():
-        entries = json.loads(index.read_text()).items()
-        kept = {name: value for name, value in entries if name not in ("planner", "task")}
-        whole.update(json.dumps(kept, sort_keys=True).encode())
-    return whole.hexdigest()
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of the packages that influence returns; None: not installed."""
-    found: dict[str, str | None] = {"vgp_lightning": __version__}
-    for name in ("torch", "diffusers", "gymnasium", "gymnasium-robotics", "mujoco", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

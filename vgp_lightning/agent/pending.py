@@ -6,11 +6,13 @@ Shapes: N environments.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vgp_lightning.pipeline.inputs import as_number, shorten
 from vgp_lightning.pipeline.plan import Plan
 
 
@@ -126,3 +128,38 @@ def _select(plan: Plan, rows: NDArray[np.bool_]) -> Plan:
     kept = torch.from_numpy(np.flatnonzero(rows)).to(plan.actions.device)
     actions, observations, values = (part[kept] for part in (plan.actions, plan.observations, plan.values))
     return replace(plan, actions=actions, observations=observations, values=values)
+
+
+def check_delay(asynchronous: Any, delay: Any, replan_every: int, horizon: int) -> int:
+    """Return the delay in steps.
+
+    Args:
+        asynchronous: Whether plans are made in the background.
+        delay: What the user gave; None: 1 if plans are made in the background, else 0.
+        replan_every: Steps of a plan that are executed; 0: the whole plan.
+        horizon: Steps of a plan.
+
+    Raises:
+        ValueError: If it is no whole number of steps, or a plan would end before the next one is there.
+    """
+    if not isinstance(asynchronous, bool):
+        raise ValueError(f"asynchronous is {shorten(asynchronous)}: True or False is needed")
+    steps = int(asynchronous) if delay is None else as_number(delay, whole=True)
+    if steps is None or steps < 0:
+        raise ValueError(f"delay is {shorten(delay)}: a whole number of steps from 0 on is needed")
+    if steps and not replan_every:
+        raise ValueError(
+            f"delay is {steps}, but replan_every is 0: an agent that plans once per episode waits for its plan. Use "
+            "delay=0, or replan_every=1 or more"
+        )
+    if steps > replan_every:
+        raise ValueError(
+            f"delay is {steps}, but replan_every is {replan_every}: the next plan would be started before this one is "
+            f"there. Use replan_every={steps} or more"
+        )
+    if steps and steps + replan_every > horizon:
+        raise ValueError(
+            f"delay is {steps} and replan_every is {replan_every}: their sum is at most planning_horizon, which is "
+            f"{horizon}, because a plan is executed until the next one is there"
+        )
+    return int(steps)

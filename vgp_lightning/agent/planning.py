@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vgp_lightning.agent.controllers import Controller
+from vgp_lightning.agent.controllers import Controller, follow
 from vgp_lightning.agent.habit import choose_habit
-from vgp_lightning.agent.pending import PendingPlans
+from vgp_lightning.agent.pending import PendingPlans, check_delay
 from vgp_lightning.pipeline.commitment import Committed, commitment_weights
 from vgp_lightning.pipeline.guidance import Weighted
 from vgp_lightning.pipeline.habit import Habit
@@ -103,7 +103,7 @@ class PlanningAgent:
         self.resolved: Settings = resolved
         self.pipeline = pipeline
         self.replan_every: int = resolved["replan_every"]
-        self.delay = _check_delay(asynchronous, delay, self.replan_every, self._horizon)
+        self.delay = check_delay(asynchronous, delay, self.replan_every, self._horizon)
         self._pending = PendingPlans(self.delay, asynchronous=asynchronous)
         self.conditions = conditions
         self.controller = controller
@@ -177,7 +177,8 @@ class PlanningAgent:
         self._pending.advance(active)
         actions = now[:, : self.pipeline.action_dim]
         if self.controller is not None:
-            actions = self._follow(self.controller, observations, later[:, self.pipeline.action_dim :], active)
+            planned = later[:, self.pipeline.action_dim :]
+            actions = follow(self.controller, observations, planned, active, self.pipeline.frame, self._device)
         return actions.astype(np.float32)
 
     def _check_observations(self, observations: NDArray[np.floating], count: int) -> NDArray[np.floating]:
@@ -193,29 +194,6 @@ class PlanningAgent:
                 "needed, flat and in the environment's units"
             )
         return numbers.cpu().numpy() if isinstance(observations, torch.Tensor) else np.asarray(observations)
-
-    def _follow(
-        self,
-        controller: Controller,
-        observations: NDArray[np.floating],
-        planned: NDArray[np.floating],
-        active: NDArray[np.bool_],
-    ) -> NDArray[np.floating]:
-        """Return a controller's actions (N, A), clipped to their bounds; an idle environment's may be anything."""
-        followed = as_floats(controller(observations, planned), "what the controller returned", self._device)
-        needed = (len(observations), self.pipeline.action_dim)
-        if followed.shape != needed:
-            raise ValueError(f"the controller returned actions of shape {tuple(followed.shape)}: {needed} is needed")
-        followed = followed.cpu()
-        finite = followed.isfinite().all(dim=1)
-        if lost := np.flatnonzero(active & ~finite.numpy()).tolist():
-            raise ValueError(
-                f"the controller returned actions that are not finite for environments {lost}: check its gains and the "
-                "observations"
-            )
-        followed = followed.where(finite[:, None], 0)
-        actions: NDArray[np.floating] = self.pipeline.frame.clip_actions(followed).numpy()
-        return actions
 
     def _row(self, steps: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return each environment's plan at its own step, (N, T)."""
@@ -311,31 +289,6 @@ class PlanningAgent:
         self._age[rows] = age
         if self.on_plan is not None:
             self.on_plan(rows, plan)
-
-
-def _check_delay(asynchronous: Any, delay: Any, replan_every: int, horizon: int) -> int:
-    """Return the delay, or refuse it."""
-    if not isinstance(asynchronous, bool):
-        raise ValueError(f"asynchronous is {shorten(asynchronous)}: True or False is needed")
-    steps = int(asynchronous) if delay is None else as_number(delay, whole=True)
-    if steps is None or steps < 0:
-        raise ValueError(f"delay is {shorten(delay)}: a whole number of steps from 0 on is needed")
-    if steps and not replan_every:
-        raise ValueError(
-            f"delay is {steps}, but replan_every is 0: an agent that plans once per episode waits for its plan. Use "
-            "delay=0, or replan_every=1 or more"
-        )
-    if steps > replan_every:
-        raise ValueError(
-            f"delay is {steps}, but replan_every is {replan_every}: the next plan would be started before this one is "
-            f"there. Use replan_every={steps} or more"
-        )
-    if steps and steps + replan_every > horizon:
-        raise ValueError(
-            f"delay is {steps} and replan_every is {replan_every}: their sum is at most planning_horizon, which is "
-            f"{horizon}, because a plan is executed until the next one is there"
-        )
-    return int(steps)
 
 
 def _check_seeds(seeds: Any) -> list[int | None]:

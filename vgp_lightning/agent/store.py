@@ -7,9 +7,7 @@ lives: the operating system releases it however the process ends. On a shared fo
 has them, such as NFS from version 4 on.
 """
 
-import base64
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,18 +17,17 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from vgp_lightning.report.folders import naming
+from vgp_lightning.agent.lines import Lines
 
 # An episode: its player, the seed of the environment, the seed of the agent.
 Item = tuple[int, int, int]
 Wanted = Callable[[], Iterable[Item]]
 
 _POLL = 0.3  # seconds between two looks at what other processes do
-_SYNC = 1.0  # seconds after which finished episodes are forced to the disk; only a power cut loses those of the last
+_CURE = "remove the file, and all its episodes are played again"
 
 
 class EpisodeStore:
@@ -61,14 +58,13 @@ class EpisodeStore:
         self._claims: dict[Item, str] = {}
         self._id = uuid4().hex
         self._dead: set[str] = set()
-        self._end, self._lines = 0, 0  # what has been read of the file, in bytes and in lines
-        self._synced = time.monotonic()
         text = json.dumps(identity or {}, sort_keys=True)
         self.key = sha256(text.encode()).hexdigest()[:16]
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / f"{self.key}.jsonl"
+        self._lines = Lines(self._file)
         self._mutex = FileLock(folder / "lock", poll_interval=0.02, thread_local=False)
         self._writing = FileLock(folder / f"{self.key}.writing", poll_interval=0.1, thread_local=False)
         self._alive = FileLock(self._process_file(self._id), thread_local=False)
@@ -82,8 +78,8 @@ class EpisodeStore:
             if again and not living:
                 self._file.unlink(missing_ok=True)
             self._alive.acquire()
-            self._read()
-            if self._lines == 0:
+            self._lines.read(self._take, _CURE)
+            if self._lines.count == 0:
                 self._append({"identity": json.loads(text)})
 
     def __enter__(self) -> Self:
@@ -232,30 +228,8 @@ class EpisodeStore:
             yield
             return
         with self._mutex:
-            self._read()
+            self._lines.read(self._take, _CURE)
             yield
-
-    def _read(self) -> None:
-        """Read the lines that are new. A torn last line, of a process that was killed, is cut off."""
-        try:
-            with self._file.open("rb") as file:
-                file.seek(self._end)
-                new = file.read()
-        except FileNotFoundError:
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        if len(whole) < len(new):
-            os.truncate(self._file, self._end + len(whole))
-        for line in whole.splitlines():
-            self._lines += 1
-            try:
-                self._take(json.loads(line, object_hook=_decode))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"line {self._lines} of {self._file} is damaged ({type(error).__name__}: {error}): remove the "
-                    "file, and all its episodes are played again"
-                ) from error
-        self._end += len(whole)
 
     def _take(self, line: dict[str, Any]) -> None:
         """Note what a line says."""
@@ -271,19 +245,9 @@ class EpisodeStore:
             raise ValueError("it is no episode, claim or fact")
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        """Append a line in one call; to be called while the folder is held."""
-        if self.folder is None:
-            return
-        data = json.dumps(line, default=_encode).encode() + b"\n"
-        with naming(self._file), open(self._file, "ab", buffering=0, opener=_open_no_link) as file:
-            while data:  # a disk that is nearly full takes a part, and then refuses the rest
-                written = file.write(data)
-                data = data[written:]
-                self._end += written
-            if "episode" in line and time.monotonic() - self._synced > _SYNC:
-                os.fsync(file.fileno())
-                self._synced = time.monotonic()
-        self._lines += 1
+        """Append a line; to be called while the folder is held."""
+        if self.folder is not None:
+            self._lines.append(line, lasting="episode" in line)
 
 
 def read_stores(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -301,11 +265,6 @@ def read_stores(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
         yield identity, facts
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    """Open a file, but not through a link that somebody has put in its place."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
 def _is_held(path: Path) -> bool:
     """Return whether a living process holds a lock file; to be called while the folder is held."""
     if not path.exists():
@@ -317,21 +276,3 @@ def _is_held(path: Path) -> bool:
         return True
     probe.release()
     return False
-
-
-def _encode(value: Any) -> Any:
-    """Return an array as JSON can hold it, to the bit."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{type(value).__name__} cannot be stored")
-    data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-    return {"dtype": value.dtype.str, "shape": value.shape, "base64": data}
-
-
-def _decode(value: dict[str, Any]) -> Any:
-    """Return the array of its JSON; other objects as they are."""
-    if value.keys() != {"dtype", "shape", "base64"}:
-        return value
-    data = np.frombuffer(base64.b64decode(value["base64"]), dtype=np.dtype(value["dtype"]))
-    return data.reshape(value["shape"]).copy()

@@ -1,5 +1,4 @@
 from .describing import describe as describe
-from .importing import import_data as import_data
 from .module import MinariDataModule as MinariDataModule
 from .plain import write_episodes as write_episodes
 from .returns import discounted_returns as discounted_returns

@@ -21,18 +21,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from vgp_lightning.data.hdf5 import CURE, check_memory, is_too_large, member, readable
 from vgp_lightning.data.spaces import one_line
 
 _FILE = "main_data.hdf5"
 _OPEN = 100  # episodes read before the file is opened again: until then HDF5 keeps 28 kB for each
 _VECTORS = ("rewards", "terminations", "truncations")
-# The arrays of an episode may take 64 MiB, or 200 times the space that they take in the file. The most repetitive
-# recordings (constant observations) compress about 100 times.
-_FREE_BYTES = 1 << 26
-_LARGEST_RATIO = 200
 # Share of the range of an action by which it may exceed its bounds: some public datasets do so by rounding.
 _OVERSHOOT = 1e-3
-_CURE = "Collect or download the dataset again, or remove the episode from it"
 
 
 class Recording(NamedTuple):
@@ -60,7 +56,7 @@ def check_files(dataset: minari.MinariDataset) -> None:
     size = sum(file.stat().st_size for file in data_folder(dataset).rglob("*") if file.is_file())
     dimensions = spaces.flatdim(dataset.action_space) + spaces.flatdim(dataset.observation_space)
     declared = dataset.total_steps * dimensions * np.dtype(np.float32).itemsize
-    if _is_too_large(declared, size):
+    if is_too_large(declared, size):
         raise ValueError(
             f"dataset {dataset.id} has {dataset.total_steps} steps by its metadata.json, which would take "
             f"{declared / 1e9:.1f} GB, but its files have {size / 1e6:.3f} MB. Collect or download the dataset again"
@@ -70,7 +66,7 @@ def check_files(dataset: minari.MinariDataset) -> None:
 
 
 def _check_number_of_episodes(dataset: minari.MinariDataset) -> None:
-    with _opened(dataset) as file, _readable(f"{_FILE} of dataset {dataset.id}"):
+    with _opened(dataset) as file, readable(f"{_FILE} of dataset {dataset.id}"):
         found = sum(re.fullmatch(r"episode_\d+", key) is not None for key in file)
     if found != dataset.total_episodes:
         raise ValueError(
@@ -118,7 +114,7 @@ def _in_hdf5(dataset: minari.MinariDataset) -> Iterator[tuple[int, dict[str, Any
                     )
                 keys = ("observations", "actions", *_VECTORS)
                 if not isinstance(group, h5py.Group):
-                    raise ValueError(f"{name} is one array: a group of {', '.join(keys)} is needed. {_CURE}")
+                    raise ValueError(f"{name} is one array: a group of {', '.join(keys)} is needed. {CURE}")
                 yield index, {key: member(group, key, name) for key in keys}
 
 
@@ -126,10 +122,10 @@ def _by_minari(dataset: minari.MinariDataset) -> Iterator[tuple[int, dict[str, A
     indices = dataset.episode_indices.tolist()
     for first in range(0, len(indices), _OPEN):
         few = indices[first : first + _OPEN]
-        with _readable(f"episode {few[0]} of {dataset.id}"):
+        with readable(f"episode {few[0]} of {dataset.id}"):
             episodes = dataset.iterate_episodes(few)
         for index in few:
-            with _readable(f"episode {index} of {dataset.id}"):
+            with readable(f"episode {index} of {dataset.id}"):
                 episode = next(episodes)
             yield index, vars(episode)
 
@@ -139,49 +135,16 @@ def _opened(dataset: minari.MinariDataset) -> Iterator[h5py.File]:
     path = data_folder(dataset) / _FILE
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"dataset {dataset.id} has no file {path}. Collect or download the dataset again")
-    with _readable(f"{_FILE} of dataset {dataset.id}"):
+    with readable(f"{_FILE} of dataset {dataset.id}"):
         file = h5py.File(path, "r")
     with file:
         yield file
 
 
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Say what is damaged: h5py and Minari raise errors of any type then, and name neither dataset nor episode."""
-    try:
-        yield
-    except Exception as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what} cannot be read: {words}. {_CURE}") from error
-
-
-def member(group: h5py.Group, key: str, name: str) -> h5py.Group | h5py.Dataset | None:
-    """Return a member of a group, if it is stored in this file; None: there is none."""
-    with _readable(f"{name}: {key}"):
-        links, link = group.id.links, key.encode()
-        if not links.exists(link):
-            return None
-        # Not group.get(key, getlink=True): that would open the file to which an external link points.
-        if links.get_info(link).type == h5py.h5l.TYPE_HARD:
-            found, target = group[key], None
-            elsewhere = isinstance(found, h5py.Dataset) and (bool(found.external) or found.is_virtual)
-        else:
-            target = links.get_val(link)
-    if target is not None:
-        words = ":".join(part.decode(errors="replace") for part in np.atleast_1d(target))
-        raise ValueError(f"{name}: {key} is a link to {words}, and links are not followed: copy the data to its place")
-    if elsewhere:
-        raise ValueError(
-            f"{name}: the numbers of {key} lie in other files (external storage or a virtual dataset), which are not "
-            "read: copy them into the dataset"
-        )
-    return found
-
-
 def _parts(stored: Any, name: str) -> dict[str, Any] | None:
     """Return the parts of something that is no array, by Minari's names; None: it is an array."""
     if isinstance(stored, h5py.Group):
-        with _readable(f"{name}: {stored.name}"):
+        with readable(f"{name}: {stored.name}"):
             keys = list(stored)
         return {key: member(stored, key, name) for key in keys}
     if isinstance(stored, tuple):
@@ -195,17 +158,17 @@ def _boxes(space: spaces.Space[Any], stored: Any, key: str, name: str) -> Iterat
     if isinstance(space, spaces.Dict | spaces.Tuple):
         expected = space.spaces if isinstance(space, spaces.Dict) else _parts(space.spaces, name) or {}
         if parts is None:
-            raise ValueError(f"{name}: {key} is one array, but its space has the parts {_few(expected)}. {_CURE}")
+            raise ValueError(f"{name}: {key} is one array, but its space has the parts {_few(expected)}. {CURE}")
         for problem, keys in (("lacks", expected.keys() - parts.keys()), ("has also", parts.keys() - expected.keys())):
             if keys:
                 raise ValueError(
-                    f"{name}: {key} {problem} {_few(sorted(keys))}; its space has the parts {_few(expected)}. {_CURE}"
+                    f"{name}: {key} {problem} {_few(sorted(keys))}; its space has the parts {_few(expected)}. {CURE}"
                 )
         for part, box in expected.items():
             yield from _boxes(box, parts[part], f"{key}/{part}", name)
     elif parts is not None:
         raise ValueError(
-            f"{name}: {key} is a group of {_few(parts)}, but its space is {one_line(space)}, one array. {_CURE}"
+            f"{name}: {key} is a group of {_few(parts)}, but its space is {one_line(space)}, one array. {CURE}"
         )
     else:
         yield key, space, stored
@@ -220,7 +183,7 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
     """Check the shapes and types of an episode's arrays, read them, and check the numbers."""
     for key in ("actions", "observations", *_VECTORS):
         if arrays.get(key) is None:
-            raise ValueError(f"{name} has no {key}. {_CURE}")
+            raise ValueError(f"{name} has no {key}. {CURE}")
     actions = list(_boxes(dataset.action_space, arrays["actions"], "actions", name))
     observations = list(_boxes(dataset.observation_space, arrays["observations"], "observations", name))
     shape, _ = _shape_and_type(actions[0][2], f"{name}: actions")
@@ -229,13 +192,13 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
         raise ValueError(f"{name} has no steps: remove it from the dataset")
     if steps > dataset.total_steps:
         raise ValueError(
-            f"{name} has {steps} steps, but the whole dataset has {dataset.total_steps} by its metadata.json. {_CURE}"
+            f"{name} has {steps} steps, but the whole dataset has {dataset.total_steps} by its metadata.json. {CURE}"
         )
     for key, space, array in actions + observations:
         _check_array(name, key, array, steps, steps + key.startswith("observations"), space)
     for key in _VECTORS:
         if _parts(arrays[key], name) is not None:
-            raise ValueError(f"{name}: {key} is a group: one array of shape ({steps},) is needed. {_CURE}")
+            raise ValueError(f"{name}: {key} is a group: one array of shape ({steps},) is needed. {CURE}")
         _check_array(name, key, arrays[key], steps, steps, None)
     check_memory(name, [array for *_, array in actions + observations] + [arrays[key] for key in _VECTORS])
 
@@ -252,7 +215,7 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
             step = int(wrong.argmax())
             raise ValueError(
                 f"{name} has {key} that are neither true nor false, first at step {step}: {vectors[key][step]}. "
-                f"Booleans, or the numbers 0 and 1, are needed. {_CURE}"
+                f"Booleans, or the numbers 0 and 1, are needed. {CURE}"
             )
     check_bounds(name, flat["actions"], dataset.action_space)
     ended = vectors["terminations"].astype(bool)
@@ -262,7 +225,7 @@ def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -
 
 
 def _shape_and_type(array: Any, what: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    with _readable(what):  # h5py interprets both only here
+    with readable(what):  # h5py interprets both only here
         shape = getattr(array, "shape", None) or ()  # None: an array of h5py without a size
         return shape, getattr(array, "dtype", np.dtype(object))
 
@@ -271,39 +234,17 @@ def _check_array(name: str, key: str, array: Any, steps: int, length: int, box: 
     """Check length, shape and type of an array; without a Box it is one number for each step."""
     shape, kind = _shape_and_type(array, f"{name}: {key}")
     if shape and shape[0] != length:
-        raise ValueError(f"{name} has {shape[0]} {key} for {steps} actions: {length} are needed. {_CURE}")
+        raise ValueError(f"{name} has {shape[0]} {key} for {steps} actions: {length} are needed. {CURE}")
     if not shape or (shape != (length,) if box is None else math.prod(shape[1:]) != math.prod(box.shape)):
         expected = (length,) if box is None else (length, *box.shape)
         space = "" if box is None else f", by its space {one_line(box)}"
-        raise ValueError(f"{name} has {key} of shape {shape}: {expected} is needed{space}. {_CURE}")
+        raise ValueError(f"{name} has {key} of shape {shape}: {expected} is needed{space}. {CURE}")
     if kind.kind not in "biuf":
-        raise ValueError(f"{name} has {key} of type {kind}: real numbers or booleans are needed. {_CURE}")
-
-
-def check_memory(name: str, arrays: list[Any]) -> None:
-    """Refuse arrays of h5py that are far larger than what is stored of them; they may be a bomb."""
-    declared = stored = 0
-    for array in arrays:
-        if isinstance(array, h5py.Dataset):
-            with _readable(name):
-                space = array.id.get_storage_size()
-                numbers = max(array.size, math.prod(array.chunks or ()))  # a chunk is read as a whole
-            if space == 0 and array.size:
-                raise ValueError(f"{name}: {array.name} was never written. {_CURE}")
-            declared, stored = declared + numbers * array.dtype.itemsize, stored + space
-    if _is_too_large(declared, stored):
-        raise ValueError(
-            f"{name} would take {declared / 1e9:.3f} GB of memory, {declared // max(stored, 1)} times what is stored "
-            f"of it, which no recording does: the file may be an attack. {_CURE}"
-        )
-
-
-def _is_too_large(declared: int, stored: int) -> bool:
-    return declared > max(_FREE_BYTES, _LARGEST_RATIO * stored)
+        raise ValueError(f"{name} has {key} of type {kind}: real numbers or booleans are needed. {CURE}")
 
 
 def _numbers(array: Any, what: str) -> NDArray[Any]:
-    with _readable(what):
+    with readable(what):
         return np.asarray(array[()])
 
 

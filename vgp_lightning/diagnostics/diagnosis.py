@@ -97,8 +97,7 @@ def diagnose(
         OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
-    given = {"env_id": env_id, "trust_environment": trust_environment, "max_episode_steps": max_episode_steps}
-    options = find_given(diagnose, **given, reach_goal=reach_goal, device=device) | settings
+    options = find_given(diagnose, locals()) | settings
     for name, value in (("episodes", episodes), ("starts", starts)):
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")

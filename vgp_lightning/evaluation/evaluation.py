@@ -14,11 +14,11 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from vgp_lightning.agent.account import find_given
-from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of, hash_weights
+from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import Agent, check_seed
 from vgp_lightning.agent.episodes import Result
 from vgp_lightning.agent.mazes import choose_way, find_maze
-from vgp_lightning.agent.origin import find_planner, name_of
+from vgp_lightning.agent.origin import find_planner, hash_weights, name_of
 from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
@@ -188,9 +188,7 @@ def evaluate(
         OSError: If the output folder cannot be written.
     """
     start = time.perf_counter()
-    given = {"env_id": env_id, "trust_environment": trust_environment, "max_episode_steps": max_episode_steps}
-    given |= {"habit": habit, "reach_goal": reach_goal, "follow_states": follow_states, "device": device}
-    options = find_given(evaluate, **given, delay=delay) | settings
+    options = find_given(evaluate, locals()) | settings
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}: at least 1 is needed")
     check_seed(seed)

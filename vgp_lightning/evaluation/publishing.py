@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vgp_lightning.agent.deployment import hash_weights
+from vgp_lightning.agent.origin import hash_weights
 from vgp_lightning.export.card import add_evaluation
 from vgp_lightning.pipeline.hub import upload_folder
 from vgp_lightning.report.documents import read_json

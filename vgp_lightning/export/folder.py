@@ -93,6 +93,23 @@ def _building(folder: Path, target: Path, taken: str) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def without_value(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the settings of a planner without a value function must be.
+
+    Args:
+        given: Those that the user gave.
+
+    Raises:
+        ValueError: If they ask for guidance.
+    """
+    if given.get("n_guide_steps", 0) != 0:
+        raise ValueError(
+            f"n_guide_steps is {given['n_guide_steps']}, but there is no value function to guide with: give its "
+            "checkpoint as --value, or leave --n_guide_steps out"
+        )
+    return {"n_guide_steps": 0}
+
+
 def write_habit(habit: Habit, folder: Path) -> None:
     """Put a habit into a pipeline folder, in place of the one before it, and update the code that travels in it.
 

@@ -15,7 +15,7 @@ import yaml
 from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 
-from vgp_lightning.export.folder import write_folder
+from vgp_lightning.export.folder import without_value, write_folder
 from vgp_lightning.export.original_network import SCHEDULE, OriginalNetwork, read_denoiser, read_value_function
 from vgp_lightning.pipeline.networks import make_noise_scheduler
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -93,12 +93,7 @@ def import_original(
     }
     planner |= settings
     if values is None:
-        if settings.get("n_guide_steps", 0) != 0:
-            raise ValueError(
-                f"n_guide_steps is {settings['n_guide_steps']}, but there is no value function to guide with: give its "
-                "checkpoint as --value, or leave --n_guide_steps out"
-            )
-        planner["n_guide_steps"] = 0
+        planner |= without_value(settings)
     else:
         task["discount"] = values.known("discount", discount, "dataset")
         task["termination_penalty"] = values.configs["dataset"].get("termination_penalty")

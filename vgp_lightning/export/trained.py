@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 
 from vgp_lightning.export.evidence import describe_evidence
-from vgp_lightning.export.folder import PROGRAMS, write_folder
+from vgp_lightning.export.folder import PROGRAMS, without_value, write_folder
 from vgp_lightning.export.program_folder import write_programs
 from vgp_lightning.export.program_formats import Format, check_format
 from vgp_lightning.pipeline.hub import upload_folder
@@ -66,12 +66,7 @@ def export(
     if planner["num_inference_steps"] is None or "num_inference_steps" not in settings:
         planner["num_inference_steps"] = min(planner["num_inference_steps"] or levels, levels)
     if value_module is None:
-        if settings.get("n_guide_steps", 0) != 0:
-            raise ValueError(
-                f"n_guide_steps is {settings['n_guide_steps']}, but there is no value function to guide with: give its "
-                "checkpoint as --value, or leave --n_guide_steps out"
-            )
-        planner["n_guide_steps"] = 0
+        planner |= without_value(settings)
     # Where one checkpoint holds both networks it is the planner's, and its config the denoiser's.
     checkpoints = {"denoiser": denoiser} | ({"value": value} if value is not None else {})
     read = {name: _read_provenance(checkpoint) for name, checkpoint in checkpoints.items()}

@@ -48,6 +48,20 @@ def fetch_folder(repository: str, options: Mapping[str, Any] | None = None) -> P
     return folder
 
 
+def find_origin(name: object) -> Path | None:
+    """Return the folder that a planner was loaded from; None: it was not, or the folder is gone.
+
+    Args:
+        name: What diffusers notes of it: a folder, or the name of a repository on the Hub.
+
+    Raises:
+        ValueError: If the Hub cannot be reached.
+    """
+    if name and is_repository(str(name)):  # loaded by diffusers, which fetches neither card nor configs
+        return fetch_folder(str(name))
+    return Path(str(name)) if name and Path(str(name)).is_dir() else None
+
+
 def upload_folder(
     folder: Path,
     repository: str,

@@ -31,15 +31,16 @@ from .denoising import as_function, denoise, place_warm_start
 from .frame import Frame
 from .guidance import Guidance, LearnedValue, Objective, Weighted, check_objectives, total_value
 from .habit import Habit, hash_teacher, open_habit
-from .hub import fetch_folder, is_repository, upload_folder
+from .hub import fetch_folder, find_origin, is_repository, upload_folder
 from .inputs import check_generators, shorten
 from .joining import complete_folder
 from .loading import check_folder, name_folder, try_networks
 from .networks import check_horizon, weights_device, weights_dtype
 from .outcome import find_cause, refuse_unsound
 from .plan import Plan, choose
-from .sampling import SAMPLERS, Generators, check_schedule, make_stepper
-from .settings import DEFAULTS, Settings, check_settings
+from .resolving import check_components, resolve
+from .sampling import Generators, check_schedule, make_stepper
+from .settings import Settings
 from .weights import check_weights
 
 
@@ -160,7 +161,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         upload = {name: kwargs.pop(name) for name in names if name in kwargs}
         folder = Path(save_directory)
         super().save_pretrained(str(folder), *args, **kwargs)
-        complete_folder(folder, self._find_origin())
+        complete_folder(folder, find_origin(self.config.get("_name_or_path")))
         if push_to_hub:
             upload_folder(folder, upload.pop("repo_id", folder.name), **upload)
 
@@ -192,13 +193,6 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
                 subfolder=subfolder,
             )
 
-    def _find_origin(self) -> Path | None:
-        """Return the folder that the planner was loaded from; None: it was not, or the folder is gone."""
-        name = self.config.get("_name_or_path")
-        if name and is_repository(str(name)):  # loaded by diffusers, which fetches neither card nor configs
-            return fetch_folder(str(name))
-        return Path(name) if name and Path(name).is_dir() else None
-
     def resolve_settings(self, *, objectives: Weighted | None = None, **given: Unpack[Settings]) -> Settings:
         """Return all settings of planning: what is given, else the folder's default, else the paper's.
 
@@ -209,54 +203,19 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             ValueError: If a setting is unknown or cannot work with these networks.
         """
-        settings: dict[str, Any] = dict(DEFAULTS) | self.planner
-        if self.value_function is None and objectives is None:
-            settings["n_guide_steps"] = 0
-        if self.scheduler is not self._trained_scheduler:
-            settings["sampler"] = None
-        if unknown := set(settings | given) - set(DEFAULTS):
-            raise ValueError(f"unknown settings {sorted(map(str, unknown))}: choose from {sorted(DEFAULTS)}")
-        settings |= given
-        self._check_components()
-        trained = self.scheduler.config["num_train_timesteps"]
-        if settings["num_inference_steps"] is None:
-            settings["num_inference_steps"] = trained
-        settings = check_settings(settings, trained)
-        if settings["sampler"] is None and settings["temperature"] != 1:
-            raise ValueError(
-                f"temperature is {settings['temperature']}, but {type(self.scheduler).__name__} draws its own noise: "
-                f"choose a sampler from {list(SAMPLERS)}"
-            )
-        if settings["n_guide_steps"] and self.value_function is None and objectives is None:
-            raise ValueError(
-                f"n_guide_steps is {settings['n_guide_steps']}, but this pipeline has no value function: use 0, give "
-                "objectives, or export with --value"
-            )
-        check_horizon(
-            settings["planning_horizon"],
-            denoiser_widths=self.unet.config["block_out_channels"],
-            value_widths=() if self.value_function is None else self.value_function.config["block_out_channels"],
-            name="planning_horizon",
-            remedy="",
-        )
-        return cast(Settings, settings)
-
-    def _check_components(self) -> None:
-        """Refuse components that do not fit each other; the user may have put in others since the last call.
-
-        Raises:
-            ValueError: If the networks' channels are not those of the statistics, or sampling cannot use the scheduler.
-        """
-        channels = len(self.frame.shift)
-        for name, network in (("denoiser", self.unet), ("value function", self.value_function)):
-            if network is not None and network.config["in_channels"] != channels:
-                raise ValueError(
-                    f"the {name} has {network.config['in_channels']} channels, but the statistics have {channels} "
-                    "dimensions"
-                )
+        check_components(self.unet, self.value_function, len(self.frame.shift))
         if self.scheduler is not self._checked_scheduler:
             check_schedule(self.scheduler)
             self._checked_scheduler = self.scheduler
+        return resolve(
+            self.planner,
+            given,
+            self.unet,
+            self.value_function,
+            self.scheduler,
+            has_objectives=objectives is not None,
+            samples_as_trained=self.scheduler is self._trained_scheduler,
+        )
 
     @property
     def learned_value(self) -> LearnedValue:

@@ -13,9 +13,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vgp_lightning.data.module import MinariDataModule
-from vgp_lightning.flags import Flags, directed
-from vgp_lightning.report.documents import read_yaml, restrict_parsers
+from vgp_lightning.report.documents import restrict_parsers
 from vgp_lightning.report.files import refuse_links
+from vgp_lightning.report.streams import silenced
 from vgp_lightning.training.base import LearningModule, check_kind
 from vgp_lightning.training.board import describe_run
 from vgp_lightning.training.callbacks import EMA
@@ -24,6 +24,7 @@ from vgp_lightning.training.contents import check_form
 from vgp_lightning.training.fast import keep_freed_memory
 from vgp_lightning.training.health import Health
 from vgp_lightning.training.rehearsal import Rehearsal
+from vgp_lightning.training.resuming import check_same
 from vgp_lightning.training.runs import WRITTEN, find_checkpoint, is_main_process, last_checkpoint, own_folder
 from vgp_lightning.training.terminal import plain_output, say_next, silence_lightning
 from vgp_lightning.training.trainers import check_trainer
@@ -31,14 +32,6 @@ from vgp_lightning.training.trainers import check_trainer
 # What Lightning and torch raise at the state of a training that is damaged.
 _OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _LINKED = ("transition_dim", "action_dim", "horizon", "task")  # arguments of the modules that follow from the data
-# The options that decide the weights. The number of processes does not: a batch is that of all of them together.
-_DECIDING = (
-    *("seed_everything", "model", "data", "ema"),
-    *("trainer.max_steps", "trainer.max_epochs", "trainer.limit_train_batches", "trainer.overfit_batches"),
-    *("trainer.precision", "trainer.accumulate_grad_batches"),
-    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
-)
-_FREE = ("model.init_args.compile", "data.num_workers", "data.on_device", "data.download", "data.cache_dir")
 
 
 def run(args: list[str] | None, parse_error: Callable[..., NoReturn]) -> None:
@@ -59,9 +52,21 @@ def rehearse(args: list[str], parse_error: Callable[..., NoReturn]) -> None:
         parse_error: Reports what is wrong with the options, and ends the process.
     """
     rehearsal = Rehearsal()
-    with TemporaryDirectory(prefix="vgp-dry-run-") as folder, directed(Flags(quiet=True)):
+    with TemporaryDirectory(prefix="vgp-dry-run-") as folder, silenced():
         cli = _run([*args, "--output_dir", folder, "--ckpt_path", "null"], parse_error, [rehearsal])
     rehearsal.say(cli.trainer, cli.model, cli.datamodule)
+
+
+def try_training(args: list[str], parse_error: Callable[..., NoReturn]) -> float:
+    """Train some steps, which leaves a run with a checkpoint, and return the seconds that the whole would take.
+
+    Args:
+        args: Verb and options, among which is where the run goes.
+        parse_error: Reports what is wrong with the options, and ends the process.
+    """
+    start, rehearsal = time.monotonic(), Rehearsal()
+    cli = _run(args, parse_error, [rehearsal])
+    return time.monotonic() - start + rehearsal.seconds(cli.trainer)
 
 
 def _run(args: list[str] | None, parse_error: Callable[..., NoReturn], callbacks: Sequence[pl.Callback] = ()) -> "_CLI":
@@ -180,7 +185,7 @@ class _CLI(LightningCLI):
         check_form(checkpoint, path)
         if fits:
             text = self.parser.dump(self.config, skip_none=False)
-            _check_same(path, checkpoint.get("vgp_config"), yaml.safe_load(text)["fit"], config.may_differ)
+            check_same(path, checkpoint.get("vgp_config"), yaml.safe_load(text)["fit"], config.may_differ)
         check_kind(checkpoint, config.model.class_path.rpartition(".")[2])
         if fits and is_main_process():
             print(f"vgp: resuming from {path}, step {checkpoint.get('global_step')}")
@@ -293,45 +298,3 @@ def _drop_progress_bar(trainer_config: Namespace) -> None:
         trainer_config.callbacks = [
             one for one in trainer_config.callbacks if not one.class_path.endswith("ProgressBar")
         ]
-
-
-def _check_same(path: str, text: str | None, config: dict[str, Any], may_differ: list[str]) -> None:
-    """Refuse to resume a run that had other settings.
-
-    Args:
-        path: The checkpoint.
-        text: Its ``vgp_config``; None: the command line has not written it.
-        config: The options of this run.
-        may_differ: Options that may differ.
-
-    Raises:
-        ValueError: If an option that decides the weights differs, and is not named in ``may_differ``.
-    """
-    if text is None:
-        return  # not written by the command line
-    saved = read_yaml(text, f"vgp_config of {path}")
-    if not isinstance(saved, dict):
-        raise ValueError(f"vgp_config of {path} holds a {type(saved).__name__}: the file is damaged")
-    there, here = _flat(saved), _flat(config)
-    names = [
-        name
-        for name in sorted(there.keys() | here.keys())
-        if _under(name, _DECIDING) and not _under(name, (*_FREE, *may_differ)) and there.get(name) != here.get(name)
-    ]
-    if names:
-        lines = "".join(f"\n  {name}: {there.get(name)} there, {here.get(name)} here" for name in names)
-        raise ValueError(
-            f"this run differs from that of the checkpoint {path}:{lines}\nGive the same options to resume it; to "
-            f"resume with these, allow it: --may_differ '[{', '.join(names)}]'"
-        )
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat
-
-
-def _under(name: str, keys: tuple[str, ...]) -> bool:
-    return any(name == key or name.startswith(f"{key}.") for key in keys)

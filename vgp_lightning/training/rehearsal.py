@@ -42,17 +42,26 @@ class Rehearsal(pl.Callback):
         self._validation = time.perf_counter() - self._validated
         self._start += self._validation
 
+    def seconds(self, trainer: pl.Trainer) -> float:
+        """Return the seconds that all steps and validations of the training would take."""
+        batches, validations = self._count(trainer)
+        return self._each * batches + self._validation * validations
+
+    def _count(self, trainer: pl.Trainer) -> tuple[float, int]:
+        """Return the batches and the validations of the training."""
+        batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        interval = trainer.val_check_batch if isinstance(trainer.val_check_batch, int) else None
+        return batches, int(batches // interval) if interval and self._validation else 0
+
     def say(self, trainer: pl.Trainer, module: pl.LightningModule, data: MinariDataModule) -> None:
         """Print what the training would do and take."""
+        _, validations = self._count(trainer)
         steps = trainer.estimated_stepping_batches
-        batches = steps * trainer.accumulate_grad_batches
-        interval = trainer.val_check_batch if isinstance(trainer.val_check_batch, int) else None
-        validations = int(batches // interval) if interval and self._validation else 0
         weights = sum(weight.numel() for weight in module.parameters()) / 1e6
         say_estimate(
             f"train {type(module).__name__}, {weights:.2f} million weights, for {steps:.0f} steps of "
             f"{data.batch_size} windows of {', '.join(data.dataset_ids)} on {module.device}, "
             f"with {validations} validations",
-            self._each * batches + self._validation * validations,
+            self.seconds(trainer),
             f"{1e3 * self._each:.3g} ms a step, measured on {self._batches}, and {self._validation:.2g} s a validation",
         )

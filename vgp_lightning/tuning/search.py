@@ -99,9 +99,7 @@ def tune(
         raise ValueError(f"{folder} is not writable: make it so, or leave it unchanged with --write false")
     output = Path(output_dir) if output_dir is not None else Path("runs", "tune", folder.resolve().name)
     asked = {"seed": seed, "space": space, "latency_ms": latency_ms, "episodes": episodes}
-    options = find_given(
-        tune, env_id=env_id, trust_environment=trust_environment, max_episode_steps=max_episode_steps, device=device
-    )
+    options = find_given(tune, locals())
     options |= {} if space is None else {"space": json.dumps(space)}
     with deployed.environments(1, max_episode_steps=max_episode_steps) as sample:
         identity = {

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
-from fakes import NUMPY_2
+from fakes import NUMPY_2, identity
 
-from vgp_lightning import threads
+from vgp_lightning.agent import threads
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.cli import main
 from vgp_lightning.export.folder import write_folder
@@ -37,15 +37,7 @@ def make_planner(horizon=16, widths=(16, 16), value_widths=(16, 64), **planner):
         make_denoiser(CHANNELS, horizon, widths),
         make_noise_scheduler(20, "squaredcos_cap_v2", "sample"),
         make_value_function(CHANNELS, horizon, value_widths),
-        normalization={
-            "action_dim": ACTIONS,
-            "shift": [0.0] * CHANNELS,
-            "scale": [1.0] * CHANNELS,
-            "return_shift": 0.0,
-            "return_scale": 1.0,
-            "action_low": [-1.0] * ACTIONS,
-            "action_high": [1.0] * ACTIONS,
-        },
+        normalization=identity(ACTIONS, CHANNELS),
         planner={"planning_horizon": horizon, "batch_size": 4, "sampler": "ddim", "num_inference_steps": 3} | planner,
         task={"env_id": "Hopper-v5"},
     )
@@ -96,7 +88,7 @@ def test_a_process_that_has_loaded_torch_keeps_its_threads(folder, tmp_path, mon
     ],
 )
 def test_what_the_user_has_set_stays(given, policy, ours):
-    code = "import os; from vgp_lightning import threads; threads.own_threads(); "
+    code = "import os; from vgp_lightning.agent import threads; threads.own_threads(); "
     code += "print([os.environ.get('OMP_WAIT_POLICY'), threads._ours])"
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
     done = subprocess.run([sys.executable, "-c", code], env=clean | given, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Failures: which exceptions are a user's to cure, and in which words."""
+"""Explanations: which exceptions are a user's to cure, and in which words."""
 
 import errno
 import importlib.util
@@ -7,7 +7,6 @@ import pickle
 import re
 import tempfile
 import traceback
-from typing import NoReturn
 
 from vgp_lightning import __version__
 
@@ -119,22 +118,3 @@ def _is_of_renderer(error: BaseException) -> bool:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else ""
-
-
-class Failure(SystemExit):
-    """The end of a command, with the one message that ``main`` prints.
-
-    It is no ValueError, since jsonargparse would catch that where it tries one type after the other.
-
-    Attributes:
-        message: The message.
-    """
-
-    def __init__(self, message: str, code: int = 2) -> None:
-        super().__init__(code)
-        self.message = message
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """End the command with one message."""
-    raise Failure(message, code)

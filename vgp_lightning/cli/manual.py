@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from vgp_lightning import __version__
+from vgp_lightning.cli.verbs import flags_of
 
 _LIBRARIES = ("torch", "lightning", "diffusers", "minari", "gymnasium", "mujoco", "numpy")
 
@@ -53,7 +54,8 @@ _FIT_EXAMPLES = """  vgp fit -c planner.yaml -c data/hopper-medium.yaml
   vgp fit -c planner.yaml -c data/hopper-medium.yaml --trainer.max_steps 100000 --dry_run"""
 _VALIDATE_EXAMPLES = """  vgp validate -c planner.yaml -c data/hopper-medium.yaml --ckpt_path last"""
 
-_FLAGS = {
+# What users see of the flags of all verbs: how each is written, and what it does.
+FLAGS = {
     "quiet": ("--quiet", "print nothing but errors"),
     "dry_run": ("--dry_run", "print what would be done, and what it would take, measured for a moment"),
     "json": ("--json FILE", "write the report there too; -: to standard output, all else to standard error"),
@@ -80,14 +82,13 @@ def overview(verbs: Mapping[str, str]) -> str:
 def fit_help(verb: str, what: str) -> str:
     """Return the short help of ``vgp fit`` or ``vgp validate``."""
     options = "\n".join(_line(f"--{name} {value}", meaning) for name, value, meaning in FIT_OPTIONS)
-    names = ("quiet", "dry_run") if verb == "fit" else ("quiet",)
     examples = _FIT_EXAMPLES if verb == "fit" else _VALIDATE_EXAMPLES
-    return _FIT.format(verb=verb, what=what, options=options, flags=flags_help(names), examples=examples)
+    return _FIT.format(verb=verb, what=what, options=options, flags=flags_help(flags_of(verb)), examples=examples)
 
 
 def flags_help(names: tuple[str, ...]) -> str:
     """Return the lines of the flags of these names."""
-    return "\n".join(_line(*_FLAGS[name]) for name in names)
+    return "\n".join(_line(*FLAGS[name]) for name in names)
 
 
 def _line(option: str, meaning: str) -> str:

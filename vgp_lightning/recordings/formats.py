@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from vgp_lightning.data.source import AskedFormat, Format, Source, in_natural_order
-from vgp_lightning.data.source_hdf5 import open_d4rl, open_robomimic, recognise_hdf5
-from vgp_lightning.data.source_npz import open_npz, open_npz_folder, open_ogbench, recognise_npz
-from vgp_lightning.data.source_tables import open_lerobot, open_table, open_table_folder
+from vgp_lightning.recordings.source import AskedFormat, Format, Source, in_natural_order
+from vgp_lightning.recordings.source_hdf5 import open_d4rl, open_robomimic, recognise_hdf5
+from vgp_lightning.recordings.source_npz import open_npz, open_npz_folder, open_ogbench, recognise_npz
+from vgp_lightning.recordings.source_tables import open_lerobot, open_table, open_table_folder
 
 _HDF5, _TABLES = (".hdf5", ".h5", ".hdf"), (".csv", ".parquet")
 _IN_FOLDERS: tuple[Format, ...] = ("npz", "csv", "parquet")

@@ -9,14 +9,14 @@ from pathlib import Path
 import minari
 import numpy as np
 
-from vgp_lightning.data.formats import open_source
-from vgp_lightning.data.found import dimensions, say_bounds, say_episodes, say_keys, say_losses
 from vgp_lightning.data.plain import PlainEpisode, find_spaces, write_plain
 from vgp_lightning.data.registry import make_environment
-from vgp_lightning.data.roles import Roles, find_roles
-from vgp_lightning.data.source import AskedFormat, Source
-from vgp_lightning.data.splitting import LastObservation, Losses, split
 from vgp_lightning.data.writing import free_path
+from vgp_lightning.recordings.formats import open_source
+from vgp_lightning.recordings.found import dimensions, say_bounds, say_episodes, say_keys, say_losses
+from vgp_lightning.recordings.roles import Roles, find_roles
+from vgp_lightning.recordings.source import AskedFormat, Source
+from vgp_lightning.recordings.splitting import LastObservation, Losses, split
 
 # float32 has 7 digits, so that a number of this size has a resolution of 0.1. Seen where time stamps or counters of an
 # encoder are among the observations.

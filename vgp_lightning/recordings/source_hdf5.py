@@ -11,8 +11,8 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from vgp_lightning.data.reading import check_memory, member
-from vgp_lightning.data.source import Column, Format, Piece, Source, in_natural_order
+from vgp_lightning.data.hdf5 import check_memory, member
+from vgp_lightning.recordings.source import Column, Format, Piece, Source, in_natural_order
 
 
 def recognise_hdf5(path: Path) -> Format:

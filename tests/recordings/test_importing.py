@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vgp_lightning.cli import main
-from vgp_lightning.data.importing import import_data
+from vgp_lightning.recordings.importing import import_data
 
 LENGTHS = (5, 1, 8)
 O, A = 3, 2  # noqa: E741 (the package's letters)

@@ -1,14 +1,13 @@
 """Flags that every verb takes (--quiet, --json, --dry_run), and where its output goes then."""
 
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgp_lightning.failures import fail
+from vgp_lightning.cli.failures import fail
+from vgp_lightning.report.streams import diverted, silenced
 
 NAMES = ("quiet", "dry_run", "json")
 
@@ -45,12 +44,13 @@ def spell(arguments: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
     return spelled
 
 
-def take_flags(verb: str, arguments: Sequence[str]) -> tuple[Flags, list[str]]:
+def take_flags(verb: str, arguments: Sequence[str], own_json: bool = False) -> tuple[Flags, list[str]]:
     """Return the flags, and the arguments without them.
 
     Args:
         verb: The verb, for messages.
         arguments: Its options, as ``spell`` returns them.
+        own_json: Whether the file of ``--json`` is an option of the verb's own; ``--json -`` is a flag all the same.
     """
     found: dict[str, Any] = {}
     rest: list[str] = []
@@ -70,7 +70,10 @@ def take_flags(verb: str, arguments: Sequence[str]) -> tuple[Flags, list[str]]:
                 fail(f"--json needs a value; one that begins with '-' is given as --json=VALUE (vgp {verb} --help)")
             if value == "":
                 fail("json is empty: give a value, or leave it out (is a variable of the shell not set?)")
-            found["json"] = value
+            if own_json and value != "-":
+                rest.append(f"--json={value}")
+            else:
+                found["json"] = value
         else:
             if not equals:
                 value = words.pop(0) if words and words[0] in ("true", "false") else "true"
@@ -80,31 +83,11 @@ def take_flags(verb: str, arguments: Sequence[str]) -> tuple[Flags, list[str]]:
     return Flags(**found), rest
 
 
-@contextmanager
-def directed(flags: Flags) -> Iterator[None]:
-    """Send all output where the flags say: nowhere, or to standard error while standard output is for the report.
-
-    The descriptors are exchanged too, for the processes that a verb starts.
-    """
-    if not flags.quiet and flags.json != "-":
-        yield
-        return
-    sys.stdout.flush()
-    with ExitStack() as stack:
-        if flags.quiet:
-            sink = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(redirect_stderr(sink))
-            stack.enter_context(redirect_stdout(sink))
-            target = sink.fileno()
-        else:
-            stack.enter_context(redirect_stdout(sys.stderr))
-            target = 2
-        for descriptor in (1, 2) if flags.quiet else (1,):
-            kept = os.dup(descriptor)
-            os.dup2(target, descriptor)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, descriptor)
-        yield
+def directed(flags: Flags) -> AbstractContextManager[None]:
+    """Send all output where the flags say: nowhere, or to standard error while standard output is for the report."""
+    if flags.quiet:
+        return silenced()
+    return diverted() if flags.json == "-" else nullcontext()
 
 
 def write_json(report: dict[str, Any], place: str) -> None:

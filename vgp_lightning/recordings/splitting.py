@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vgp_lightning.data.plain import PlainEpisode
 from vgp_lightning.data.reading import check_finite
-from vgp_lightning.data.roles import Roles
-from vgp_lightning.data.source import Piece, Source
+from vgp_lightning.recordings.roles import Roles
+from vgp_lightning.recordings.source import Piece, Source
 
 LastObservation = Literal["drop", "repeat"]
 

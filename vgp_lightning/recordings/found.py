@@ -6,10 +6,10 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from vgp_lightning.data.plain import PlainEpisode
-from vgp_lightning.data.roles import Roles
-from vgp_lightning.data.source import Source
-from vgp_lightning.data.splitting import LastObservation, Losses
 from vgp_lightning.data.wording import say_first, say_spread
+from vgp_lightning.recordings.roles import Roles
+from vgp_lightning.recordings.source import Source
+from vgp_lightning.recordings.splitting import LastObservation, Losses
 
 
 def say_keys(source: Source, roles: Roles, no_rewards: bool) -> None:

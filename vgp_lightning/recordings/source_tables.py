@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vgp_lightning.data.source import Column, Format, Piece, Source, in_natural_order
+from vgp_lightning.recordings.source import Column, Format, Piece, Source, in_natural_order
 
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
 

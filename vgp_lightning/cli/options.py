@@ -2,13 +2,15 @@
 
 import ast
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
-from vgp_lightning.failures import fail
-from vgp_lightning.flags import NAMES as FLAGS
-from vgp_lightning.given import Given, shorten
+from vgp_lightning.cli.failures import fail
+from vgp_lightning.cli.flags import NAMES as FLAGS
+from vgp_lightning.cli.given import Given, shorten
+from vgp_lightning.cli.verbs import VERBS, function_of
 
 _TYPES = {
     "int": "a whole number",
@@ -18,9 +20,13 @@ _TYPES = {
     "dict": "a mapping such as '{name: value}'",
     "list": "a list such as '[1, 2]'",
 }
+_OF_FIT = (
+    *("model", "data", "trainer", "ema", "health", "checkpoint", "seed_everything", "ckpt_path", "may_differ"),
+    "output_dir",
+)
 
 
-def error_of(verb: str, given: Sequence[Given], verbs_with: Callable[[str], list[str]]) -> Callable[..., NoReturn]:
+def error_of(verb: str, given: Sequence[Given]) -> Callable[..., NoReturn]:
     """Return what a parser calls in place of its own ``error``: it ends the process with one message in plain words.
 
     It raises no ValueError, since jsonargparse would catch that where it tries one type after the other.
@@ -28,26 +34,23 @@ def error_of(verb: str, given: Sequence[Given], verbs_with: Callable[[str], list
     Args:
         verb: The verb.
         given: Its options.
-        verbs_with: Returns the verbs that have an option of this name.
     """
 
     def error(parser: Any, message: str, ex: Exception | None = None) -> NoReturn:
         del ex
-        fail(f"{_explain(parser, message, verb, given, verbs_with)} (vgp {verb} --help)")
+        fail(f"{_explain(parser, message, verb, given)} (vgp {verb} --help)")
 
     return error
 
 
-def _explain(
-    parser: Any, message: str, verb: str, given: Sequence[Given], verbs_with: Callable[[str], list[str]]
-) -> str:
+def _explain(parser: Any, message: str, verb: str, given: Sequence[Given]) -> str:
     if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
         words = found[1].split(" ")
         options = [word for word in words if re.match(r"--?[^\d.]", word)]
         if not options:
             return _unexpected(parser, words[0], verb)
         key = options[0].lstrip("-").partition("=")[0]
-        return f"unknown option {options[0].partition('=')[0]}{_guess(parser, key, verb, given, verbs_with)}"
+        return f"unknown option {options[0].partition('=')[0]}{_guess(parser, key, verb, given)}"
     if found := re.search(r"ption '([^']*)' is not accepted|does not accept option '([^']*)'", message):
         key = found[1] or found[2]
         one = _find(given, key)
@@ -56,7 +59,7 @@ def _explain(
             if one and one.file
             else f"unknown option --{one.key if one else key}"
         )
-        return f"{name}{_guess(parser, key, verb, given, verbs_with)}"
+        return f"{name}{_guess(parser, key, verb, given)}"
     if found := re.match(r"argument (\S+): expected (?:one|at least one) argument", message):
         options = [option for option in found[1].split("/") if not option.endswith("+")]
         return f"{'/'.join(options)} needs a value; one that begins with '-' is given as {options[-1]}=VALUE"
@@ -67,7 +70,7 @@ def _explain(
     return " ".join(message.split())
 
 
-def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with: Callable[[str], list[str]]) -> str:
+def _guess(parser: Any, key: str, verb: str, given: Sequence[Given]) -> str:
     """Return which option was meant: one of this verb, or of another."""
     names = [*_names(parser, verb), *FLAGS]
     if (found := _find(given, key)) is not None:  # a class's own parser does not know where the class stands
@@ -81,7 +84,7 @@ def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with:
         several = f"one of {', '.join(f'--{name}' for name in longer[:6])}" if len(longer) > 1 else f"--{longer[0]}"
         return f": options are not abbreviated; did you mean {several}?"
     ends = [name for name in (*names, *(one.key for one in given if one.key != key)) if name.rpartition(".")[2] == last]
-    others = verbs_with(key.partition(".")[0])
+    others = _verbs_with(key.partition(".")[0])
     if others and verb not in others and ("." in key or not ends):
         return f": it is an option of vgp {', '.join(others)}"
     # What stands before the last dot is most of a name, and would make all names alike.
@@ -89,6 +92,18 @@ def _guess(parser: Any, key: str, verb: str, given: Sequence[Given], verbs_with:
     near = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
     near = near or (difflib.get_close_matches(key, ends, n=1) if "." in key else ends[:1])
     return f": did you mean --{near[0]}?" if near else ""
+
+
+def _verbs_with(name: str) -> list[str]:
+    """Return the verbs that have an option of this name."""
+    verbs = ["fit", "validate"] if name in _OF_FIT else []
+    for verb, entry in VERBS.items():
+        if not entry.own_parser:
+            parameters = inspect.signature(function_of(verb)).parameters
+            settings = get_args(parameters["settings"].annotation) if "settings" in parameters else ()
+            if name in parameters or any(name in kind.__annotations__ for kind in settings):
+                verbs.append(verb)
+    return verbs
 
 
 def _names(parser: Any, verb: str) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from vgp_lightning.data.source import Column, Format, Piece, Source
+from vgp_lightning.recordings.source import Column, Format, Piece, Source
 
 # What OGBench's files hold, and no rewards: these are computed for a goal.
 _OF_OGBENCH = {"observations", "actions", "terminals", "masks", "qpos", "qvel", "button_states"}

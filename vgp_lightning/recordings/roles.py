@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from vgp_lightning.data.source import Source, in_natural_order
+from vgp_lightning.recordings.source import Source, in_natural_order
 
 Given = str | Sequence[str] | None
 

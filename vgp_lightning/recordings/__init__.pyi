@@ -1,0 +1,1 @@
+from .importing import import_data as import_data
