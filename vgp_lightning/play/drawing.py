@@ -36,7 +36,7 @@ def draw_maze(maze: Maze, path: ArrayLike, plan: ArrayLike, candidates: ArrayLik
         candidates: (K, H, 2).
         goal: (2,).
     """
-    (left, bottom), (right, top) = _bounds(maze)
+    (left, bottom), (right, top) = maze.corners
     unit = _MAZE_WIDTH / (right - left)
 
     def place(points: ArrayLike) -> NDArray[np.float64]:
@@ -65,15 +65,8 @@ def locate(maze: Maze, across: float, down: float) -> tuple[float, float]:
         across: 0 at the left edge, 1 at the right.
         down: 0 at the upper edge, 1 at the lower.
     """
-    (left, bottom), (right, top) = _bounds(maze)
+    (left, bottom), (right, top) = maze.corners
     return left + across * (right - left), top - down * (top - bottom)
-
-
-def _bounds(maze: Maze) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the lower left and the upper right corner of the outer walls."""
-    half = maze.width / 2
-    low, high = maze.walls.min(axis=0) - half, maze.walls.max(axis=0) + half
-    return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))
 
 
 def _square(side: float) -> str:
