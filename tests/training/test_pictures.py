@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.report.names import _NAMES, Names
 from vgp_lightning.training import pictures as drawing
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -83,6 +84,15 @@ def test_the_plans_are_the_averages_and_start_where_the_windows_do(fit_with_pict
         assert names == ["action 0", "observation 0", "observation 1"]
         torch.testing.assert_close(plans[:, 0, 1:], windows[:, 0, 1:], rtol=1e-4, atol=1e-4)
         assert not torch.allclose(plans[:, 1:], windows[:, 1:])
+
+
+@pytest.mark.parametrize("kind", [DenoiserModule, PlannerModule])
+def test_dimensions_have_the_names_of_the_environments_documentation(fit_with_pictures, monkeypatch, kind):
+    drawn, draw = [], drawing.plot_plans
+    monkeypatch.setattr(drawing, "plot_plans", lambda *given: drawn.append(given[2]) or draw(*given))
+    monkeypatch.setitem(_NAMES, "Tiny", Names(("push",), ("height", "speed")))
+    fit_with_pictures(PlanPicture(3), kind=kind)
+    assert drawn == [["push", "height", "speed"]] * 2
 
 
 def test_pictures_change_neither_the_training_nor_any_random_state(fit_with_pictures):

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vgp_lightning.data.windows import Batch
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.report.figures import plot_bars, plot_calibration, plot_plans
+from vgp_lightning.report.names import name_dimensions
 from vgp_lightning.report.statistics import calibrate, rank_correlation
 from vgp_lightning.training.base import LearningModule
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -57,12 +58,13 @@ class PlanPicture(pl.Callback):
             batch_size=1,
             generator=torch.Generator(denoiser.device).manual_seed(0),
         )
-        observations = windows.shape[2] - denoiser.action_dim
-        names = [f"action {i}" for i in range(denoiser.action_dim)] + [f"observation {i}" for i in range(observations)]
+        names = name_dimensions(
+            denoiser.hparams["task"].get("env_id"), denoiser.action_dim, windows.shape[2] - denoiser.action_dim
+        )
         figure = plot_plans(
             torch.cat([plan.actions, plan.observations], dim=2).cpu(),
             windows.cpu(),
-            names,
+            [*names.actions, *names.observations],
             f"step {trainer.global_step}: plans and the windows that start where they do",
         )
         logger.experiment.add_figure("plan/denoised", figure, trainer.global_step)
