@@ -55,10 +55,10 @@ def images(logger):
 def test_each_validation_draws_one_picture_of_plans_but_the_sanity_check_none(fit_with_pictures):
     _, logger, _ = fit_with_pictures(PlanPicture(3), num_sanity_val_steps=1)
     drawn = images(logger)
-    assert list(drawn) == ["plan/denoised"]
-    assert [picture.step for picture in drawn["plan/denoised"]] == [2, 4]
-    assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in drawn["plan/denoised"])
-    assert len({picture.encoded_image_string for picture in drawn["plan/denoised"]}) == 2
+    assert list(drawn) == ["val_pictures/plans"]
+    assert [picture.step for picture in drawn["val_pictures/plans"]] == [2, 4]
+    assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in drawn["val_pictures/plans"])
+    assert len({picture.encoded_image_string for picture in drawn["val_pictures/plans"]}) == 2
 
 
 def test_the_plans_are_the_averages_and_start_where_the_windows_do(fit_with_pictures, monkeypatch):
@@ -122,7 +122,7 @@ def test_without_a_denoiser_or_without_tensorboard_there_is_no_picture(fit_with_
 def test_each_validation_draws_the_values_calibration_but_the_sanity_check_none(fit_with_pictures):
     _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=ValueModule, num_sanity_val_steps=1)
     drawn = images(logger)
-    assert set(drawn) == {"value/calibration", "value/rank_by_level"}
+    assert set(drawn) == {"val_pictures/calibration", "val_pictures/rank_by_level"}
     for found in drawn.values():
         assert [picture.step for picture in found] == [2, 4]
         assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in found)
@@ -182,7 +182,7 @@ def test_the_value_function_inside_a_planner_is_drawn_and_a_denoiser_is_not(
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     options = {"max_steps": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "logger": logger}
     make_trainer(**options, callbacks=[CalibrationPicture()]).fit(module, make_data(validation_share=0.25))
-    assert set(images(logger)) == {"value/calibration", "value/rank_by_level"}
+    assert set(images(logger)) == {"val_pictures/calibration", "val_pictures/rank_by_level"}
 
     monkeypatch.setattr(drawing, "plot_calibration", None)  # must not be called
     _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=DenoiserModule)
@@ -222,4 +222,4 @@ def test_a_device_without_float64_has_a_calibration_too(fit_with_pictures, monke
 
     monkeypatch.setattr(ValueModule, "measured", on_apple)
     _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=ValueModule)
-    assert set(images(logger)) == {"value/calibration", "value/rank_by_level"}
+    assert set(images(logger)) == {"val_pictures/calibration", "val_pictures/rank_by_level"}
