@@ -238,7 +238,9 @@ class Session:
         if not hasattr(inmost, "update_target_site_pos") or not hasattr(inmost, "goal"):
             raise ValueError(f"the goal of {self.deployed.env_id} cannot be moved: it is no maze of gymnasium_robotics")
         inmost.goal = place
-        inmost.update_target_site_pos()  # where it is drawn
+        inmost.update_target_site_pos()
+        # Where it is drawn until the next step, which derives it from the model.
+        inmost.data.site_xpos[inmost.target_site_id] = inmost.model.site_pos[inmost.target_site_id]
         self.observation = self.observation.copy()
         self.observation[maze.goal] = place
         self.goal_moved = True
