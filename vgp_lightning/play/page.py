@@ -85,6 +85,21 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                         label="Dimensions",
                         elem_id="dimensions",
                     )
+                else:
+                    with gr.Row(elem_classes="vgp-row"):
+                        goal = [
+                            gr.Number(
+                                round(float(value), 2),
+                                label=f"Goal {axis}",
+                                info=span,
+                                elem_id=f"goal_{axis}",
+                                min_width=150,
+                            )
+                            for axis, value, span in zip(
+                                "xy", session.observation[maze.goal], _spans(maze), strict=True
+                            )
+                        ]
+                        move = gr.Button("Move the goal", elem_id="move", min_width=150)
         values = gr.HTML(elem_id="values", elem_classes=["vgp", "panels"])
         gr.HTML(join([tag("h2", "How it plans"), tag("p", _NOTE)]), elem_classes="vgp")
         with gr.Row():
@@ -131,14 +146,6 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
         if maze is None:
             listen(dimensions.change, handlers.make(showing(names)), [dimensions], **latest)
         else:
-            with gr.Row(elem_classes="vgp-row"):
-                goal = [
-                    gr.Number(
-                        round(float(value), 2), label=f"Goal {axis}", info=span, elem_id=f"goal_{axis}", min_width=150
-                    )
-                    for axis, value, span in zip("xy", session.observation[maze.goal], _spans(maze), strict=True)
-                ]
-                move = gr.Button("Move the goal", elem_id="move", min_width=150)
             for event in (move.click, *(number.submit for number in goal)):
                 listen(event, handlers.make(aim), goal)
             with gr.Group():
