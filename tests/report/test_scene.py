@@ -51,7 +51,10 @@ def move_goal(environment, place):
     mujoco.mj_forward(inmost.model, inmost.data)
 
 
-@pytest.mark.parametrize("room", ["PointMaze_Medium-v3", "AntMaze_UMaze-v5"], indirect=True)
+MAZES = ["PointMaze_Medium-v3", pytest.param("AntMaze_UMaze-v5", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("room", MAZES, indirect=True)
 def test_a_mark_appears_where_the_simulator_draws_the_goal_at_that_place(room):
     away = [50.0, 50.0]  # out of sight
     move_goal(room[0], away)
