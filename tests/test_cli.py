@@ -172,7 +172,7 @@ def test_tensorboard_shows_the_losses_together_the_settings_beside_the_scores_an
 
 def test_the_picture_of_plans_is_logged(in_world):
     events = EventAccumulator(str(in_world / "runs" / "denoiser" / "version_0")).Reload()
-    assert "plan/denoised" in events.Tags()["images"]
+    assert "val_pictures/plans" in events.Tags()["images"]
 
 
 def test_both_networks_are_trained_in_one_run_and_exported_as_one_planner(in_world, tmp_path, capfd):
@@ -219,7 +219,7 @@ def assert_says_what_it_did_and_what_comes_next(printed, run):
     checkpoint = run / "checkpoints/last.ckpt"
     assert trained.endswith(f"the checkpoint is {checkpoint}")
     assert after == f"next:  vgp export --denoiser {checkpoint} --output exports/planner-0"
-    assert watch == f"watch: tensorboard --logdir {run.parent.parent}, page CUSTOM SCALARS first"
+    assert watch == f"watch: tensorboard --logdir {run.parent.parent}, then open http://localhost:6006/#custom_scalars"
 
 
 # ---------------------------------------------------------------- whose word counts

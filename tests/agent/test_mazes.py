@@ -49,7 +49,9 @@ class Cellar(gymnasium.Env):
 
     observation_space = spaces.Dict(desired_goal=spaces.Box(-1, 1, (2,)), achieved_goal=spaces.Box(-1, 1, (2,)))
     action_space = spaces.Box(-1, 1, (1,))
-    maze = SimpleNamespace(maze_map=[[1, 0]], maze_size_scaling=4.0, cell_rowcol_to_xy=lambda cell: 4.0 * cell)
+    maze = SimpleNamespace(
+        maze_map=[[1, 0]], maze_size_scaling=4.0, maze_height=0.5, cell_rowcol_to_xy=lambda cell: 4.0 * cell
+    )
 
 
 def test_places_are_those_of_the_observations_that_wrappers_leave():

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from fakes import write_tiny
+from fakes import H, write_tiny
 from gymnasium import spaces
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,6 +23,7 @@ from vgp_lightning.diagnostics.diagnosis import diagnose
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.evaluation.scores import Reference
 from vgp_lightning.pipeline.plan import Plan
+from vgp_lightning.report.film import Recorder
 from vgp_lightning.tuning.search import tune
 
 
@@ -191,6 +192,25 @@ def test_in_a_maze_plans_can_end_at_the_goal_and_a_controller_can_follow_their_s
     np.testing.assert_array_equal(last, [[2, 3, np.nan, np.nan, 2, 3, np.nan, np.nan]])
     planned = np.array([[0, 0, 0, 0, 4.5, 5, 6, 9]])
     assert controller(np.arange(8.0)[None], planned).tolist() == [[10 * 0.5 + 0, 0 + 1 * 2]]
+
+
+def test_the_film_of_a_maze_marks_the_positions_of_the_plan_that_is_executed(tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium_robotics")
+    folder = write_tiny(tmp_path / "maze", task={"env_id": "PointMaze_UMaze-v3"}, dimensions=(2, 8), replan_every=3)
+    shown, record = [], Recorder.record
+
+    def seen(self, observation, action, reward, aerial):
+        shown.append((observation, aerial))
+        return record(self, observation, action, reward, aerial)
+
+    monkeypatch.setattr(Recorder, "record", seen)
+    evaluate(str(folder), 1, str(tmp_path / "results"), seed=5, max_episode_steps=7)
+    # Every plan of this planner begins at what is observed, and its first two dimensions are the position.
+    begins = [aerial.points[0] for _, aerial in shown]
+    np.testing.assert_array_equal(begins, [shown[step][0][:2].astype(np.float32) for step in (0, 0, 0, 3, 3, 3, 6)])
+    assert {aerial.points.shape for _, aerial in shown} == {(H, 2)}
+    with Image.open(tmp_path / "results" / "rollout.gif") as film:
+        assert film.width == 480
 
 
 @pytest.mark.parametrize("option", ["reach_goal", "follow_states"])

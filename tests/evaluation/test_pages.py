@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from reports import SPEC, make_evaluation
+from reports import SETTINGS, SPEC, make_evaluation
 
 from vgp_lightning.cli import main
 from vgp_lightning.evaluation import comparison
@@ -41,6 +41,11 @@ def test_the_verdict_comes_first_then_film_returns_worst_episodes_and_origin(tmp
     )
     assert "UniPC" not in text  # which was not used
     assert "D4RL" not in text
+
+
+@pytest.mark.parametrize(("steps", "words"), [(1, "1 gradient step on the noisy plan"), (2, "2 gradient steps on")])
+def test_the_methods_name_the_number_of_guide_steps_in_good_english(tmp_path, steps, words):
+    assert words in read(make_evaluation([5, 1], settings=SETTINGS | {"n_guide_steps": steps}), tmp_path)
 
 
 def test_the_command_of_an_episode_is_the_one_that_played_it(tmp_path):

@@ -4,6 +4,7 @@ Each artefact would leave a mark: a file that its code creates, or a changed or 
 """
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -21,6 +22,7 @@ import tally
 import torch
 import yaml
 from fakes import write_tiny
+from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 
 from vgp_lightning.cli import main
 from vgp_lightning.data.module import MinariDataModule
@@ -437,10 +439,15 @@ def test_new_defaults_are_not_written_through_a_link(planner, world):
 
 # ---------------------------------------------------------------- links in output folders
 
+# What each verb writes at the top of its output folder, besides TensorBoard's events and the episodes.
 OUTPUTS = {
-    "evaluate": ["evaluation.json", "rollout.png", "rollout.gif", "evaluation.json.partial"],
-    "tune": ["tuning.json", "tuning.png", "tuning.json.partial"],
-    "diagnose": ["diagnostics.json", "plans.png", "denoising.png", "diagnostics.json.partial"],
+    "evaluate": ["evaluation.json", "report.html", "rollout.png", "rollout.gif"],
+    "tune": ["tuning.json", "report.html", "tuning.png"],
+    "diagnose": [
+        *("diagnostics.json", "report.html", "rollout.gif", "denoising.gif", "denoising_maze.gif"),
+        *("calibration.png", "ranking.png", "choice.png", "choice_recorded.png", "horizon.png", "dynamics.png"),
+        *("guidance.png", "denoising.png", "denoising_maze.png", "plans.png"),
+    ],
 }
 
 
@@ -448,13 +455,28 @@ OUTPUTS = {
 def test_links_in_an_output_folder_are_replaced_and_their_targets_stay(verb, planner, world):
     out = world.folder / "out"
     out.mkdir()
-    for name in OUTPUTS[verb]:
+    partial = f"{OUTPUTS[verb][0]}.partial"
+    for name in (*OUTPUTS[verb], partial):
         (out / name).symlink_to(world.precious)
-    with tally.case(GROUP, f"{verb}, output folder: {', '.join(OUTPUTS[verb])} are links"):
+    with tally.case(GROUP, f"{verb}, output folder: {', '.join(OUTPUTS[verb])}, {partial} are links"):
         main([verb, str(planner), *VERBS[verb], "--output_dir", str(out)])
         world.hold()
-        assert (out / OUTPUTS[verb][0]).is_file()
-        assert not (out / OUTPUTS[verb][0]).is_symlink()
+        assert [path.name for path in out.iterdir() if path.is_symlink()] == [partial]
+        written = {path.name for path in out.iterdir() if path.is_file() and not path.name.startswith("events.")}
+        assert {*OUTPUTS[verb][:2], partial} <= written <= {*OUTPUTS[verb], partial}  # the lists above are complete
+
+
+@pytest.mark.parametrize("verb", PLAYED)
+def test_a_command_whose_episodes_all_fail_leaves_no_results(verb, planner, world, capfd, monkeypatch):
+    step = Continuous_MountainCarEnv.step
+    monkeypatch.setattr(
+        Continuous_MountainCarEnv, "step", lambda *given: (*step(*given)[:1], math.nan, *step(*given)[2:])
+    )
+    with tally.case(GROUP, f"{verb}: every reward is NaN") as verdict:
+        assert "reward" in refused(capfd, verb, planner, *VERBS[verb], "--output_dir", "out")
+        left = {path.name for path in (world.folder / "work" / "out").iterdir()} & set(OUTPUTS[verb])
+        assert left == ({"tuning.json"} if verb == "tune" else set())  # a search writes down each rung
+        verdict.outcome = "clear"
 
 
 @pytest.mark.parametrize("text", [DEEP, "[" * 100000, "[]", "", "\x00"])

@@ -9,8 +9,9 @@ from fakes import Track, write_tiny
 
 from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.cli import main
-from vgp_lightning.play import page
+from vgp_lightning.play.handlers import Handlers, changing, pause, reset, showing, take_step
 from vgp_lightning.play.session import Session
+from vgp_lightning.play.sliders import list_sliders
 from vgp_lightning.play.visitors import Visit, Visitors
 
 pytestmark = pytest.mark.usefixtures("track")
@@ -34,7 +35,7 @@ def visitors(deployed):
 
 @pytest.fixture
 def handlers(visitors):
-    return page._Handlers(GRADIO, visitors)
+    return Handlers(GRADIO, visitors)
 
 
 def steps(visitors):
@@ -42,7 +43,7 @@ def steps(visitors):
 
 
 def test_a_step_shows_the_environment_the_plans_the_values_and_where_it_stands(handlers):
-    frame, plans, values, status, message, *buttons = handlers.make(page._step)(ANN)
+    frame, plans, values, status, message, *buttons = handlers.make(take_step)(ANN)
     assert frame.startswith('<img alt="The environment at step 1" src="data:image/jpeg;base64,')
     assert plans.count("<svg") == 3
     assert values.count("<svg") == 3
@@ -63,7 +64,7 @@ def test_a_run_goes_on_to_the_end_of_the_episode_with_pictures_on_the_way(handle
 def test_a_run_is_paused_between_two_pictures_and_a_visitor_who_leaves_ends_it(handlers, visitors):
     run = handlers.run(ANN)
     next(run)
-    handlers.make(page._pause)(ANN)
+    handlers.make(pause)(ANN)
     assert next(run)[5:] == [True, True, False]
     assert list(run) == []
     assert steps(visitors) == 5
@@ -75,18 +76,18 @@ def test_a_run_is_paused_between_two_pictures_and_a_visitor_who_leaves_ends_it(h
 
 
 def test_a_setting_out_of_range_and_an_empty_seed_are_messages_on_the_page(handlers, visitors):
-    shown = handlers.make(page._changes("temperature"))(ANN, -1)
+    shown = handlers.make(changing("temperature"))(ANN, -1)
     assert "temperature is -1: a finite number between 0 and inf is needed" in shown[4]
     assert 'role="alert"' in shown[4]
-    assert "the seed is empty" in handlers.make(page._reset)(ANN, None)[4]
-    assert handlers.make(page._step)(ANN)[4] == ""
+    assert "the seed is empty" in handlers.make(reset)(ANN, None)[4]
+    assert handlers.make(take_step)(ANN)[4] == ""
 
 
 def test_an_error_of_the_environments_own_is_a_message_and_stops_a_run(handlers, visitors, monkeypatch, capsys):
     def fail(self, action):
         raise KeyError("<b>lost</b>")
 
-    handlers.make(page._step)(ANN)
+    handlers.make(take_step)(ANN)
     monkeypatch.setattr(Track, "step", fail)
     (shown,) = handlers.run(ANN)
     assert "KeyError: &#x27;&lt;b&gt;lost&lt;/b&gt;&#x27; (the terminal of vgp play has more)" in shown[4]
@@ -95,14 +96,14 @@ def test_an_error_of_the_environments_own_is_a_message_and_stops_a_run(handlers,
 
 
 def test_a_visitor_too_many_sees_a_message_and_nothing_else_changes(handlers):
-    handlers.make(page._step)(ANN)
-    shown = handlers.make(page._step)(SimpleNamespace(session_hash="bob"))
+    handlers.make(take_step)(ANN)
+    shown = handlers.make(take_step)(SimpleNamespace(session_hash="bob"))
     assert "1 visitors are here" in shown.pop(4)
     assert set(shown) == {"as it was"}
 
 
 def test_the_dimensions_that_are_chosen_are_drawn_and_none_is_said(handlers):
-    show = handlers.make(page._shows(["action 0", "observation 0", "observation 1"]))
+    show = handlers.make(showing(["action 0", "observation 0", "observation 1"]))
     assert show(ANN, ["observation 1"])[1].count("<svg") == 1
     assert "No dimension is chosen" in show(ANN, [])[1]
 
@@ -116,16 +117,16 @@ def test_without_gradio_the_message_names_the_extra(tmp_path, monkeypatch, capsy
 
 def test_sliders_have_room_for_the_values_that_hold(deployed):
     session = Session(deployed, 0, 5, scale=3.0, batch_size=80, temperature=4.0, n_guide_steps=7)
-    for slider in page._sliders(session):
+    for slider in list_sliders(session):
         assert slider.low <= session.resolved[slider.name] <= slider.high
-    names = {slider.name for slider in page._sliders(session)}
+    names = {slider.name for slider in list_sliders(session)}
     assert {"scale", "n_guide_steps", "batch_size", "num_inference_steps", "temperature", "replan_every"} == names
     session.close()
 
 
 def test_a_planner_without_a_value_function_has_no_slider_of_guidance(tmp_path):
     session = Session(Deployment(str(write_tiny(tmp_path / "planner", guided=False)), "Track-v0"), 0, 5)
-    sliders = {slider.name: slider for slider in page._sliders(session)}
+    sliders = {slider.name: slider for slider in list_sliders(session)}
     assert not {"scale", "n_guide_steps"} & set(sliders)
     assert "the first is taken" in sliders["batch_size"].info
     assert np.isnan(session.plans[-1].value)

@@ -224,6 +224,42 @@ def test_in_a_maze_a_click_moves_the_goal_and_one_into_a_wall_is_refused(maze, v
 
 
 @pytest.mark.browser
+def test_in_a_maze_the_goal_is_moved_by_the_keyboard_alone(maze, visiting):
+    with visiting(maze) as page:
+        page.focus("#goal_x input")
+        for x, y in (("-1", "1"), ("1", "-1")):  # the seed may have put the goal into either corner
+            for number in (x, y):
+                page.keyboard.press("Control+A")
+                page.keyboard.type(number)
+                page.keyboard.press("Tab")
+            page.keyboard.press("Enter")  # on the button
+            page.wait_for_function(
+                "text => document.querySelector('#status').innerText.includes(text)",
+                arg=f"({float(x):.2f}, {float(y):.2f}), moved by you",
+                timeout=30_000,
+            )
+            label = page.get_attribute("#plans svg", "aria-label")
+            assert f"the goal at ({float(x):.2f}, {float(y):.2f})" in label
+            page.keyboard.press("Shift+Tab")
+            page.keyboard.press("Shift+Tab")
+        assert page.evaluate("document.activeElement.closest('#goal_x') !== null")
+        page.keyboard.type("9")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#message [role=alert]", timeout=30_000)
+        assert "is in a wall" in page.inner_text("#message")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_page_of_a_maze_fits_its_window(maze, visiting, width, scheme, tmp_path):
+    with visiting(maze, width=width, scheme=scheme) as page:
+        assert page.locator("#plans svg").count() == 1
+        shots = os.environ.get("VGP_SCREENSHOTS", tmp_path)
+        page.screenshot(path=f"{shots}/maze-{width}-{scheme}.png", full_page=True)
+
+
+@pytest.mark.browser
 def test_the_page_answers_this_machine_alone_and_forbids_what_is_elsewhere(hopper):
     with urllib.request.urlopen(hopper) as answer:
         policy = answer.headers["content-security-policy"]

@@ -239,6 +239,18 @@ def test_a_controller_may_follow_the_states_of_the_plans(walk):
     assert np.sign(walk.log.actions[0]).tolist() == np.sign(pushed).tolist()
 
 
+def test_the_picture_shows_a_goal_where_it_was_moved_to_before_the_next_step(walk):
+    walk.steer(False, False)
+    centres = []
+    for place in ((-1.0, 1.0), (1.0, -1.0)):
+        walk.aim(*place)
+        frame, _ = walk.draw_frame()
+        red = (frame[..., 0] > 150) & (frame[..., 1] < 60)
+        centres.append(np.argwhere(red).mean(axis=0))
+    # From above, 5 cells in 480 pixels: two cells to the right and two down.
+    np.testing.assert_allclose(centres[1] - centres[0], [184, 184], atol=8)
+
+
 def test_the_goal_of_a_maze_of_another_kind_stays(walk, monkeypatch):
     monkeypatch.setattr(walk.__class__, "environment", SimpleNamespace(unwrapped=object()))
     with pytest.raises(ValueError, match="cannot be moved"):

@@ -33,6 +33,36 @@ def test_rows_have_a_dot_for_each_value_in_proportion_and_the_mean_with_its_inte
     assert (root.get("role"), root.get("aria-label")) == ("img", "Returns of a.")
 
 
+def test_the_line_of_a_reference_is_beside_each_rows_values_and_not_through_its_name():
+    root = ET.fromstring(draw_rows([Row(name, [0.0, 5.0], 2.5, [1, 4]) for name in "ab"], "return", "what", 0.0))
+    dashed = [(float(one.get("y1")), float(one.get("y2"))) for one in root.iter("line") if "dashed" in one.get("class")]
+    names = [float(one.get("y")) for one in root.iter("text") if one.findtext("title") in ("a", "b")]
+    assert len(names) == len(dashed) == 2
+    for name, (first, last) in zip(names, dashed, strict=True):
+        assert name < first < last
+    assert dashed[0][1] < names[1]
+
+
+def test_long_names_keep_the_ends_in_which_they_differ():
+    names = [f"front left ankle angular velocity of leg {i}" for i in range(3)]
+    root = inside(draw_bars([(name, 1.0) for name in names], "error", "what"))
+    shown = [one.text for one in root.iter("text") if one.find("title") is not None]
+    assert len(set(shown)) == 3
+    for name, text in zip(names, shown, strict=True):
+        begin, end = text.split("…")
+        assert name.startswith(begin)
+        assert name.endswith(end)
+
+
+def test_an_interval_that_is_narrower_than_the_dot_of_the_mean_is_seen_by_its_ends():
+    root = ET.fromstring(draw_rows([Row("a", [0.0, 1000.0], 500.0, [499, 501])], "return", "what"))
+    ends = [one for one in root.iter("line") if "orange" in one.get("class") and one.get("x1") == one.get("x2")]
+    dot = next(one for one in root.iter("circle") if "orange" in one.get("class"))
+    assert len(ends) == 2
+    for end in ends:
+        assert float(end.get("y2")) - float(end.get("y1")) > 2 * float(dot.get("r"))
+
+
 @pytest.mark.parametrize("values", [[3.0], [3.0, 3.0], [0.0], [-1e6, 1e6], [1e-9, 2e-9]])
 def test_any_numbers_can_be_drawn(values):
     inside(draw_rows([Row("a", values, values[0], None)], "return", "what", reference=0.0))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vgp_lightning.report import page as page_
-from vgp_lightning.report.markup import Markup, command, figure, number, options, table, tag
+from vgp_lightning.report.markup import Markup, command, figure, interval, number, options, table, tag
 from vgp_lightning.report.page import Page, Section, picture, render, write_page
 from vgp_lightning.report.references import describe_methods, plain
 
@@ -139,3 +139,16 @@ def test_methods_name_only_what_is_used():
     assert "Hesterberg" not in text
     with pytest.raises(KeyError):
         describe_methods(["{nobody}"])
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((995.04, 1866.2), "95 % interval 995 to 1,866"),
+        ((-0.5, 0.123456), "95 % interval -0.5 to 0.123"),
+        ((101.26, 250.0), "95 % interval 101.3 to 250.0"),
+        (None, "no interval: too few episodes"),
+    ],
+)
+def test_both_ends_of_an_interval_are_rounded_alike(ends, words):
+    assert interval(ends) == words

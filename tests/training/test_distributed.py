@@ -111,7 +111,7 @@ def images(tmp_path, name):
     (file,) = (tmp_path / "runs" / name).glob("version_*/events.*")
     events = EventAccumulator(str(file), size_guidance={"images": 0}).Reload()
     found = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
-    assert found.keys() >= {"value/calibration", "value/rank_by_level"}
+    assert found.keys() >= {"val_pictures/calibration", "val_pictures/rank_by_level"}
     assert all(steps == list(range(15, STEPS + 1, 15)) for steps in found.values())
     return found
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
+from vgp_lightning.report.names import _NAMES, Names
 from vgp_lightning.training import pictures as drawing
 from vgp_lightning.training.callbacks import EMA
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -54,10 +55,10 @@ def images(logger):
 def test_each_validation_draws_one_picture_of_plans_but_the_sanity_check_none(fit_with_pictures):
     _, logger, _ = fit_with_pictures(PlanPicture(3), num_sanity_val_steps=1)
     drawn = images(logger)
-    assert list(drawn) == ["plan/denoised"]
-    assert [picture.step for picture in drawn["plan/denoised"]] == [2, 4]
-    assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in drawn["plan/denoised"])
-    assert len({picture.encoded_image_string for picture in drawn["plan/denoised"]}) == 2
+    assert list(drawn) == ["val_pictures/plans"]
+    assert [picture.step for picture in drawn["val_pictures/plans"]] == [2, 4]
+    assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in drawn["val_pictures/plans"])
+    assert len({picture.encoded_image_string for picture in drawn["val_pictures/plans"]}) == 2
 
 
 def test_the_plans_are_the_averages_and_start_where_the_windows_do(fit_with_pictures, monkeypatch):
@@ -83,6 +84,15 @@ def test_the_plans_are_the_averages_and_start_where_the_windows_do(fit_with_pict
         assert names == ["action 0", "observation 0", "observation 1"]
         torch.testing.assert_close(plans[:, 0, 1:], windows[:, 0, 1:], rtol=1e-4, atol=1e-4)
         assert not torch.allclose(plans[:, 1:], windows[:, 1:])
+
+
+@pytest.mark.parametrize("kind", [DenoiserModule, PlannerModule])
+def test_dimensions_have_the_names_of_the_environments_documentation(fit_with_pictures, monkeypatch, kind):
+    drawn, draw = [], drawing.plot_plans
+    monkeypatch.setattr(drawing, "plot_plans", lambda *given: drawn.append(given[2]) or draw(*given))
+    monkeypatch.setitem(_NAMES, "Tiny", Names(("push",), ("height", "speed")))
+    fit_with_pictures(PlanPicture(3), kind=kind)
+    assert drawn == [["push", "height", "speed"]] * 2
 
 
 def test_pictures_change_neither_the_training_nor_any_random_state(fit_with_pictures):
@@ -112,7 +122,7 @@ def test_without_a_denoiser_or_without_tensorboard_there_is_no_picture(fit_with_
 def test_each_validation_draws_the_values_calibration_but_the_sanity_check_none(fit_with_pictures):
     _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=ValueModule, num_sanity_val_steps=1)
     drawn = images(logger)
-    assert set(drawn) == {"value/calibration", "value/rank_by_level"}
+    assert set(drawn) == {"val_pictures/calibration", "val_pictures/rank_by_level"}
     for found in drawn.values():
         assert [picture.step for picture in found] == [2, 4]
         assert all(picture.encoded_image_string.startswith(b"\x89PNG") for picture in found)
@@ -172,7 +182,7 @@ def test_the_value_function_inside_a_planner_is_drawn_and_a_denoiser_is_not(
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     options = {"max_steps": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "logger": logger}
     make_trainer(**options, callbacks=[CalibrationPicture()]).fit(module, make_data(validation_share=0.25))
-    assert set(images(logger)) == {"value/calibration", "value/rank_by_level"}
+    assert set(images(logger)) == {"val_pictures/calibration", "val_pictures/rank_by_level"}
 
     monkeypatch.setattr(drawing, "plot_calibration", None)  # must not be called
     _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=DenoiserModule)
@@ -212,4 +222,4 @@ def test_a_device_without_float64_has_a_calibration_too(fit_with_pictures, monke
 
     monkeypatch.setattr(ValueModule, "measured", on_apple)
     _, logger, _ = fit_with_pictures(CalibrationPicture(), kind=ValueModule)
-    assert set(images(logger)) == {"value/calibration", "value/rank_by_level"}
+    assert set(images(logger)) == {"val_pictures/calibration", "val_pictures/rank_by_level"}

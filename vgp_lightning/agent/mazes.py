@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vgp_lightning.agent.behaviours import WaypointBehaviour
 from vgp_lightning.agent.controllers import Controller, PositionController
 from vgp_lightning.agent.planning import Conditions
+from vgp_lightning.report.scene import Aerial
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Maze:
         position: The two observation dimensions with the position of the body.
         goal: The two with the position of the goal.
         state: The two positions and the two velocities of a point; None: the body is no point.
+        height: Height of the walls.
     """
 
     walls: NDArray[np.float64]
@@ -34,6 +36,13 @@ class Maze:
     position: slice
     goal: slice
     state: tuple[tuple[int, int], tuple[int, int]] | None = None
+    height: float = 0.0
+
+    @property
+    def corners(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The corner of the outer walls with the smallest x and y, and the opposite one; (2,) each."""
+        half = self.width / 2
+        return self.walls.min(axis=0) - half, self.walls.max(axis=0) + half
 
 
 def find_maze(environment: gymnasium.Env[Any, Any]) -> Maze | None:
@@ -63,7 +72,9 @@ def find_maze(environment: gymnasium.Env[Any, Any]) -> Maze | None:
     if hasattr(environment.unwrapped, "point_env") and seen.stop - seen.start == 4:
         x, y, along_x, along_y = range(seen.start, seen.stop)
         state = (x, y), (along_x, along_y)
-    return Maze(walls, float(maze.maze_size_scaling), places["achieved_goal"], places["desired_goal"], state)
+    width = float(maze.maze_size_scaling)
+    height = float(maze.maze_height) * width  # as the walls are built
+    return Maze(walls, width, places["achieved_goal"], places["desired_goal"], state, height)
 
 
 def need_maze(maze: Maze | None, option: str, env_id: str) -> Maze:
@@ -91,6 +102,17 @@ def end_at_goal(maze: Maze) -> Conditions:
         return {-1: last}
 
     return condition
+
+
+def look_down(maze: Maze, observations: NDArray[np.floating] | None) -> Aerial:
+    """Return the view of a maze from above.
+
+    Args:
+        maze: The maze.
+        observations: (H, O), of a plan whose positions are marked; None: there is no plan.
+    """
+    points = np.zeros((0, 2)) if observations is None else observations[:, maze.position]
+    return Aerial(*maze.corners, maze.height, points)
 
 
 def choose_way(

@@ -42,9 +42,10 @@ def describe_planning(report: Mapping[str, Any], settings: Mapping[str, Any]) ->
     ]
     if settings["n_guide_steps"] and settings["scale"]:
         what = "the predicted clean plan" if settings["guide_on"] == "clean" else "the noisy plan"
+        guides = settings["n_guide_steps"]
         sentences.append(
             "Each denoising step is guided by the gradient of a learned return {planning}, after classifier guidance "
-            f"{{guidance}}: {plain(settings['n_guide_steps'])} gradient steps on {what} with scale "
+            f"{{guidance}}: {plain(guides)} gradient step{'s' if guides != 1 else ''} on {what} with scale "
             f"{plain(settings['scale'])}."
         )
     else:

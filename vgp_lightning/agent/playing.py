@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from vgp_lightning.agent.environments import ActingError, Agent, Step, environment_of, step_episodes
 from vgp_lightning.agent.episodes import Log
+from vgp_lightning.agent.mazes import find_maze, look_down
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.agent.played import Played, Times, gather
 from vgp_lightning.agent.store import EpisodeStore, Item, Wanted
@@ -45,7 +46,7 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Film:
-    """Films the episode of one seed.
+    """Films the episode of one seed; in a maze from above, with the positions of the plan that is executed.
 
     Attributes:
         item: The episode.
@@ -125,7 +126,7 @@ def play_claimed(
     """
     table = _Table(agent, environments, store, keeping, film, ends)
     console = Console(stderr=True)
-    planner = agent if keeping.plans and isinstance(agent, PlanningAgent) else None
+    planner = agent if (keeping.plans or film is not None) and isinstance(agent, PlanningAgent) else None
     if planner is not None:
         planner.on_plan = lambda rows, plan: table.made.append((rows, plan))
     try:
@@ -170,6 +171,7 @@ class _Table:
     ended: int = 0
     made: list[tuple[NDArray[np.int64], Plan]] = field(default_factory=list)  # plans since the last step
     times: Times = field(default_factory=Times)  # since the last episode that was stored
+    filmed_plan: NDArray[np.float32] | None = None  # (H, T), which is executed in the episode that is filmed
 
     def play(self, take: Callable[[], Item | None], show: Callable[[], None]) -> list[Item] | None:
         """Play until nothing is left to take.
@@ -197,8 +199,7 @@ class _Table:
                 for row, item in rows.items():
                     if self.film is not None and item == self.film.item:
                         recorder = recorder or [Recorder(environment_of(self.environments, row), seed=item[1])]
-                        paid = float(step.rewards[row])
-                        recorder[0].record(step.observations[row], step.actions[row], paid)
+                        self._record(step, row, recorder[0])
                 if self.ends is not None and time.monotonic() - looked > _LOOK:
                     self.store.update()  # what others have finished decides what is still needed
                     looked = time.monotonic()
@@ -215,6 +216,13 @@ class _Table:
             return []
         return None
 
+    def _record(self, step: Step, row: int, recorder: Recorder) -> None:
+        """Film a step, in a maze from above with the plan that is executed."""
+        maze, planned = find_maze(environment_of(self.environments, row)), self.filmed_plan
+        seen = None if planned is None else planned[:, step.actions.shape[1] :]
+        aerial = None if maze is None else look_down(maze, seen)
+        recorder.record(step.observations[row], step.actions[row], float(step.rewards[row]), aerial)
+
     def _note(self, step: Step, rows: Mapping[int, Item], logs: Mapping[Item, Log]) -> None:
         """Note a step, and the plans that were made for it."""
         ages = np.array([len(logs[item].rewards) for item in rows.values()])
@@ -222,7 +230,11 @@ class _Table:
         for planned, plan in self.made:
             plans, values = plan.trajectories.cpu().numpy(), plan.values.tolist()
             for row, trajectory, value in zip(planned, plans, values, strict=True):
-                logs[rows[int(row)]].add_plan(trajectory, value)
+                item = rows[int(row)]
+                if self.keeping.plans:
+                    logs[item].add_plan(trajectory, value)
+                if self.film is not None and item == self.film.item:
+                    self.filmed_plan = trajectory
         self.made.clear()
         for row, item in rows.items():
             try:

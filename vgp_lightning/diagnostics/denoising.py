@@ -156,7 +156,7 @@ def plot_paths(
     rows = -(-count // columns)
     figure = Figure(figsize=(max(3.2, 2.4 * columns), 0.5 + 2.5 * rows), layout="constrained")
     half = maze.width / 2
-    low, high = maze.walls.min(axis=0) - half, maze.walls.max(axis=0) + half
+    low, high = maze.corners
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for i, panel in enumerate(panels):
         panel.axis("off")

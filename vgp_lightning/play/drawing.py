@@ -9,13 +9,13 @@ Shapes: K candidates, H steps of a plan, L steps of the episode so far, D dimens
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from vgp_lightning.agent.mazes import Maze
+from vgp_lightning.report.markup import Markup, join, tag
 
 _MOST_LINES = 64  # candidates; more would hide each other
 _WIDTH, _HEIGHT = 320, 130  # of a panel
@@ -26,7 +26,7 @@ _MAZE_WIDTH = 400
 # ---------------------------------------------------------------- a maze from above
 
 
-def draw_maze(maze: Maze, path: ArrayLike, plan: ArrayLike, candidates: ArrayLike, goal: ArrayLike) -> str:
+def draw_maze(maze: Maze, path: ArrayLike, plan: ArrayLike, candidates: ArrayLike, goal: ArrayLike) -> Markup:
     """Draw a maze with the path so far, the plan, the candidates and the goal (a star), without a margin.
 
     Args:
@@ -36,7 +36,7 @@ def draw_maze(maze: Maze, path: ArrayLike, plan: ArrayLike, candidates: ArrayLik
         candidates: (K, H, 2).
         goal: (2,).
     """
-    (left, bottom), (right, top) = _bounds(maze)
+    (left, bottom), (right, top) = maze.corners
     unit = _MAZE_WIDTH / (right - left)
 
     def place(points: ArrayLike) -> NDArray[np.float64]:
@@ -44,17 +44,16 @@ def draw_maze(maze: Maze, path: ArrayLike, plan: ArrayLike, candidates: ArrayLik
         return np.stack([(xy[..., 0] - left) * unit, (top - xy[..., 1]) * unit], axis=-1)
 
     side = maze.width * unit
+    size = {"width": f"{side:.1f}", "height": f"{side:.1f}"}
     corners = place(maze.walls) - side / 2
-    walls = "".join(f'<rect class="wall" x="{x:.1f}" y="{y:.1f}" {_square(side)}/>' for x, y in corners)
-    lines = "".join(_line(place(line), "many") for line in np.asarray(candidates)[:_MOST_LINES])
+    walls = [tag("rect", class_="wall", x=f"{x:.1f}", y=f"{y:.1f}", **size) for x, y in corners]
+    lines = [_line(place(line), "many") for line in np.asarray(candidates)[:_MOST_LINES]]
     walked, (star_x, star_y) = place(path), place(goal)
-    x, y = walked[-1]
-    height = (top - bottom) * unit
-    return (
-        f'<svg viewBox="0 0 {_MAZE_WIDTH} {height:.1f}" role="img" aria-label="The maze from above, with the plans">'
-        f"{walls}{lines}{_line(walked, 'past')}{_line(place(plan), 'plan')}"
-        f'<circle class="now" cx="{x:.1f}" cy="{y:.1f}" r="6"/>{_star(star_x, star_y, 13)}</svg>'
-    )
+    parts = [*walls, *lines, _line(walked, "past"), _line(place(plan), "plan")]
+    parts += [_dot(walked[-1], 6, "now"), _star(star_x, star_y, 13)]
+    (x, y), (goal_x, goal_y) = np.asarray(path)[-1], np.asarray(goal)
+    what = f"The maze from above, with the plans from ({x:.2f}, {y:.2f}) and the goal at ({goal_x:.2f}, {goal_y:.2f})"
+    return _svg(parts, _MAZE_WIDTH, (top - bottom) * unit, what)
 
 
 def locate(maze: Maze, across: float, down: float) -> tuple[float, float]:
@@ -65,26 +64,15 @@ def locate(maze: Maze, across: float, down: float) -> tuple[float, float]:
         across: 0 at the left edge, 1 at the right.
         down: 0 at the upper edge, 1 at the lower.
     """
-    (left, bottom), (right, top) = _bounds(maze)
+    (left, bottom), (right, top) = maze.corners
     return left + across * (right - left), top - down * (top - bottom)
 
 
-def _bounds(maze: Maze) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the lower left and the upper right corner of the outer walls."""
-    half = maze.width / 2
-    low, high = maze.walls.min(axis=0) - half, maze.walls.max(axis=0) + half
-    return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))
-
-
-def _square(side: float) -> str:
-    return f'width="{side:.1f}" height="{side:.1f}"'
-
-
-def _star(x: float, y: float, radius: float) -> str:
+def _star(x: float, y: float, radius: float) -> Markup:
     angles = np.pi * (np.arange(10) / 5 - 0.5)
     radii = np.where(np.arange(10) % 2, 0.42 * radius, radius)
     points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
-    return f'<polygon class="goal" points="{_points(points)}"/>'
+    return tag("polygon", class_="goal", points=_points(points))
 
 
 # ---------------------------------------------------------------- numbers over steps
@@ -97,7 +85,7 @@ def draw_steps(
     candidates: ArrayLike,
     made_at: int,
     earlier: tuple[int, NDArray[np.floating]] | None,
-) -> str:
+) -> Markup:
     """Draw dimensions over the steps of the episode: as they were, as they are planned, and as they were planned.
 
     Args:
@@ -122,10 +110,12 @@ def draw_steps(
         panel.add(before, past[first:, i], "past")
         panel.add(ahead, planned[:, i], "plan")
         panels.append(panel.draw())
-    return "".join(panels)
+    return join(panels)
 
 
-def draw_values(values: Sequence[NDArray[np.floating]], chosen: ArrayLike, steps: ArrayLike, rewards: ArrayLike) -> str:
+def draw_values(
+    values: Sequence[NDArray[np.floating]], chosen: ArrayLike, steps: ArrayLike, rewards: ArrayLike
+) -> Markup:
     """Draw the candidates' predicted returns now, those of all plans so far, and the return so far.
 
     Args:
@@ -147,7 +137,7 @@ def draw_values(values: Sequence[NDArray[np.floating]], chosen: ArrayLike, steps
     then.add(made, np.array([np.nanmin(each) for each in values]), "many")
     then.add(made, np.array([np.nanmax(each) for each in values]), "many")
     then.add(made, plans, "plan")
-    return now.draw() + then.draw() + summed.draw()
+    return join([now.draw(), then.draw(), summed.draw()])
 
 
 @dataclass
@@ -172,7 +162,7 @@ class _Panel:
         if inside.any():
             self.lines.append((steps[inside].astype(np.float64), numbers[inside].astype(np.float64), kind))
 
-    def draw(self) -> str:
+    def draw(self) -> Markup:
         """Return the panel as SVG."""
         numbers = np.concatenate([line for _, line, _ in self.lines] or [np.zeros(1)])
         low, high = float(numbers.min()), float(numbers.max())
@@ -187,26 +177,22 @@ class _Panel:
         def down(heights: ArrayLike) -> NDArray[np.float64]:
             return bottom - (np.asarray(heights) - low) / (high - low) * (bottom - _TOP)
 
-        parts = [f'<text class="title" x="4" y="12">{escape(self.title)}</text>']
+        parts = [tag("text", self.title, class_="title", x=4, y=12)]
         for tick in _ticks(low, high, 3):
             y = float(down(tick))
-            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text x="{_LEFT - 4}" y="{y + 3:.1f}" text-anchor="end">{_label(tick)}</text>')
+            parts.append(_rule("grid", (_LEFT, right), (y, y)))
+            parts.append(tag("text", _label(tick), x=_LEFT - 4, y=f"{y + 3:.1f}", text_anchor="end"))
         for tick in _ticks(begin, end, 5):
             if tick == int(tick):
-                x = float(across(tick))
-                parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 5}" text-anchor="middle">{int(tick)}</text>')
+                x = f"{float(across(tick)):.1f}"
+                parts.append(tag("text", int(tick), x=x, y=_HEIGHT - 5, text_anchor="middle"))
         if self.marked is not None:
-            x = float(across(self.marked))
-            parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+            x_marked = float(across(self.marked))
+            parts.append(_rule("mark", (x_marked, x_marked), (_TOP, bottom)))
         for steps, line, kind in self.lines:
             points = np.stack([across(steps), down(line)], axis=1)
-            if "dots" in kind:
-                parts += [f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points]
-            else:
-                parts.append(_line(points, kind))
-        label = escape(self.title, quote=True)
-        return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+            parts += [_dot(point, 2.5, kind) for point in points] if "dots" in kind else [_line(points, kind)]
+        return _svg(parts, _WIDTH, _HEIGHT, self.title)
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
@@ -219,10 +205,23 @@ def _label(tick: float) -> str:
     return "0" if abs(tick) < 1e-12 else f"{tick:,.0f}" if abs(tick) >= 1000 else f"{tick:.4g}"
 
 
-def _line(points: NDArray[np.float64], kind: str) -> str:
+def _svg(parts: Sequence[Markup], width: float, height: float, what: str) -> Markup:
+    return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:.1f}", role="img", aria_label=what)
+
+
+def _line(points: NDArray[np.float64], kind: str) -> Markup:
     """Return a line; of a single point, a dot, as the ends of lines are round."""
     points = np.repeat(points, 2, axis=0) if len(points) == 1 else points
-    return f'<polyline class="{kind}" points="{_points(points)}"/>'
+    return tag("polyline", class_=kind, points=_points(points))
+
+
+def _rule(kind: str, across: tuple[float, float], down: tuple[float, float]) -> Markup:
+    ends = {"x1": across[0], "x2": across[1], "y1": down[0], "y2": down[1]}
+    return tag("line", class_=kind, **{name: f"{end:.1f}" for name, end in ends.items()})
+
+
+def _dot(place: NDArray[np.float64], radius: float, kind: str) -> Markup:
+    return tag("circle", class_=kind, cx=f"{place[0]:.1f}", cy=f"{place[1]:.1f}", r=radius)
 
 
 def _points(points: NDArray[np.float64]) -> str:

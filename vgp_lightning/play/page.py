@@ -1,19 +1,27 @@
 """Page: the controls and pictures in the browser, by Gradio, which is imported here alone."""
 
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vgp_lightning.agent.mazes import need_maze
-from vgp_lightning.pipeline.settings import Settings
-from vgp_lightning.play.drawing import locate
+from vgp_lightning.agent.mazes import Maze
+from vgp_lightning.play.handlers import (
+    Handlers,
+    aim,
+    changing,
+    pause,
+    reset,
+    set_pace,
+    showing,
+    steer,
+    take_step,
+)
 from vgp_lightning.play.session import Session
-from vgp_lightning.play.view import View, list_names, show_message, view
+from vgp_lightning.play.sliders import list_sliders
+from vgp_lightning.play.view import list_names
 from vgp_lightning.play.visitors import Visit, Visitors
+from vgp_lightning.report.markup import Markup, join, tag
 
 _MOST_PACE = 20
 # A click tells where in the picture it was, as shares of its width and height.
@@ -25,31 +33,6 @@ element.addEventListener('click', (event) => {
   trigger('click', {across: (event.clientX - box.left) / box.width, down: (event.clientY - box.top) / box.height});
 });
 """
-_LEGEND = (
-    '<div class="legend"><span class="plan-key">the plan</span><span class="many-key">other candidates</span>'
-    '<span class="past-key">what happened</span>'
-)
-
-
-@dataclass(frozen=True)
-class _Slider:
-    """A setting of planning that the page lets change.
-
-    Attributes:
-        name: Of the setting.
-        label: Above the slider.
-        info: Below the label.
-        low: Its smallest value.
-        high: Its largest.
-        step: From one value to the next.
-    """
-
-    name: str
-    label: str
-    info: str
-    low: float
-    high: float
-    step: float
 
 
 def load_gradio() -> Any:
@@ -72,7 +55,7 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
         first: A visit as each begins, from which the controls take their first values.
     """
     gr, session = load_gradio(), first.session
-    handlers = _Handlers(gr, visitors)
+    handlers = Handlers(gr, visitors)
     maze, names = session.maze, list_names(session.deployed)
     with gr.Blocks(analytics_enabled=False, title=f"{session.deployed.env_id} - vgp play") as page:
         gr.HTML(_head(session), elem_classes="vgp")
@@ -82,12 +65,12 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                 status = gr.HTML(elem_id="status", elem_classes="vgp")
                 message = gr.HTML(elem_id="message", elem_classes="vgp")
                 with gr.Row():
-                    step = gr.Button("Step", elem_id="step", min_width=90)
-                    run = gr.Button("Run", elem_id="run", variant="primary", min_width=90)
-                    pause = gr.Button("Pause", elem_id="pause", interactive=False, min_width=90)
-                with gr.Row(elem_classes="vgp-seed"):
+                    step_button = gr.Button("Step", elem_id="step", min_width=90)
+                    run_button = gr.Button("Run", elem_id="run", variant="primary", min_width=90)
+                    pause_button = gr.Button("Pause", elem_id="pause", interactive=False, min_width=90)
+                with gr.Row(elem_classes="vgp-row"):
                     seed = gr.Number(session.seed, label="Seed", precision=0, elem_id="seed", min_width=150)
-                    reset = gr.Button("Reset", elem_id="reset", min_width=90)
+                    reset_button = gr.Button("Reset", elem_id="reset", min_width=90)
             with gr.Column(scale=5, min_width=320):
                 gr.HTML(_legend(maze is not None), elem_classes="vgp")
                 classes = "vgp aim" if maze is not None else "vgp panels"
@@ -102,8 +85,23 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                         label="Dimensions",
                         elem_id="dimensions",
                     )
+                else:
+                    with gr.Row(elem_classes="vgp-row"):
+                        goal = [
+                            gr.Number(
+                                round(float(value), 2),
+                                label=f"Goal {axis}",
+                                info=span,
+                                elem_id=f"goal_{axis}",
+                                min_width=150,
+                            )
+                            for axis, value, span in zip(
+                                "xy", session.observation[maze.goal], _spans(maze), strict=True
+                            )
+                        ]
+                        move = gr.Button("Move the goal", elem_id="move", min_width=150)
         values = gr.HTML(elem_id="values", elem_classes=["vgp", "panels"])
-        gr.HTML(f"<h2>How it plans</h2><p>{_NOTE}</p>", elem_classes="vgp")
+        gr.HTML(join([tag("h2", "How it plans"), tag("p", _NOTE)]), elem_classes="vgp")
         with gr.Row():
             sliders = {
                 slider.name: gr.Slider(
@@ -117,7 +115,7 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                     min_width=260,
                     buttons=[],
                 )
-                for slider in _sliders(session)
+                for slider in list_sliders(session)
             }
             pace = gr.Slider(
                 *(1, _MOST_PACE, first.pace),
@@ -128,26 +126,28 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                 min_width=260,
                 buttons=[],
             )
-        outputs = [frame, plans, values, status, message, step, run, pause]
+        outputs = [frame, plans, values, status, message, step_button, run_button, pause_button]
 
         def listen(event: Callable[..., Any], handler: Callable[..., Any], inputs: Any = None, **options: Any) -> None:
             quiet = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
             event(handler, inputs, outputs, **quiet | options)
 
         listen(page.load, handlers.make(lambda visit: None))
-        listen(step.click, handlers.make(_step))
-        listen(run.click, handlers.run)
+        listen(step_button.click, handlers.make(take_step))
+        listen(run_button.click, handlers.run)
         # Not behind the steps in the queue.
-        listen(pause.click, handlers.make(_pause), queue=False)
-        listen(reset.click, handlers.make(_reset), [seed])
-        listen(seed.submit, handlers.make(_reset), [seed])
+        listen(pause_button.click, handlers.make(pause), queue=False)
+        listen(reset_button.click, handlers.make(reset), [seed])
+        listen(seed.submit, handlers.make(reset), [seed])
         latest = {"trigger_mode": "always_last"}  # while a slider is drawn, its last place counts
         for name, slider in sliders.items():
-            listen(slider.change, handlers.make(_changes(name)), [slider], **latest)
-        listen(pace.change, handlers.make(_set_pace), [pace], **latest)
+            listen(slider.change, handlers.make(changing(name)), [slider], **latest)
+        listen(pace.change, handlers.make(set_pace), [pace], **latest)
         if maze is None:
-            listen(dimensions.change, handlers.make(_shows(names)), [dimensions], **latest)
+            listen(dimensions.change, handlers.make(showing(names)), [dimensions], **latest)
         else:
+            for event in (move.click, *(number.submit for number in goal)):
+                listen(event, handlers.make(aim), goal)
             with gr.Group():
                 reach = gr.Checkbox(session.reach_goal, label="Plans end at the goal", elem_id="reach_goal")
                 follow = gr.Checkbox(
@@ -158,7 +158,7 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
                     elem_id="follow_states",
                 )
             for box in (reach, follow):
-                listen(box.change, handlers.make(_steer), [reach, follow], **latest)
+                listen(box.change, handlers.make(steer), [reach, follow], **latest)
             listen(plans.click, handlers.click)
         page.unload(handlers.leave)
     return page
@@ -184,164 +184,26 @@ _NOTE = (
 )
 
 
-def _head(session: Session) -> str:
-    env_id, folder = escape(session.deployed.env_id), escape(str(session.deployed.folder))
-    return f"<h1>{env_id}</h1><p>The planner in <code>{folder}</code>, live.</p>"
+def _head(session: Session) -> Markup:
+    where = tag("p", "The planner in ", tag("code", session.deployed.folder), ", live.")
+    return join([tag("h1", session.deployed.env_id), where])
 
 
-def _legend(maze: bool) -> str:
+def _legend(maze: bool) -> Markup:
+    keys = {"plan-key": "the plan", "many-key": "other candidates", "past-key": "what happened"}
+    keys |= {"past-key star": "the goal"} if maze else {"plan-key dashed": "an earlier plan"}
+    entries = [tag("span", text, class_=kind) for kind, text in keys.items()]
     if not maze:
-        earlier = '<span class="plan-key dashed">an earlier plan</span>'
-        return f"{_LEGEND}{earlier}<span>over the steps of the episode</span></div>"
-    click = "Click a free place: the goal moves there, in the environment too, and plans go there."
-    return f'{_LEGEND}<span class="past-key star">the goal</span></div><p>{click}</p>'
+        return tag("div", *entries, tag("span", "over the steps of the episode"), class_="legend")
+    how = (
+        "Click a free place, or give its numbers below: the goal moves there, in the environment too, and plans go "
+        "there."
+    )
+    return join([tag("div", *entries, class_="legend"), tag("p", how)])
 
 
-def _sliders(session: Session) -> list[_Slider]:
-    """Return the settings to show, with ranges around those that hold."""
-    pipeline, resolved = session.deployed.pipeline, session.resolved
-    levels, horizon = pipeline.scheduler.config["num_train_timesteps"], resolved["planning_horizon"]
-    ranked = pipeline.value_function is not None or resolved["rank_by"] == "critic"
-    choice = "plans to choose from" if ranked else "plans; nothing ranks them, so the first is taken"
-    sliders = [
-        _Slider("batch_size", "Candidates", choice, 1, max(64, resolved["batch_size"]), 1),
-        _Slider("num_inference_steps", "Denoising steps", "more are slower", 1, levels, 1),
-        _Slider("temperature", "Temperature", "factor on the noise", 0, max(2.0, resolved["temperature"]), 0.05),
-        _Slider("replan_every", "Replanning interval", "steps of a plan; 0: one plan an episode", 0, horizon, 1),
-    ]
-    if pipeline.value_function is None:
-        return sliders
-    widest = max(1.0, 10 * abs(resolved["scale"]))
-    scale = _Slider("scale", "Guidance scale", "how far a guide step climbs the value", 0, widest, widest / 100)
-    most = max(5, resolved["n_guide_steps"])
-    guide = _Slider("n_guide_steps", "Guide steps", "per denoising step; 0: no guidance", 0, most, 1)
-    return [scale, guide, *sliders]
-
-
-# ---------------------------------------------------------------- what the controls do
-
-
-def _step(visit: Visit) -> None:
-    visit.running = False
-    visit.session.step()
-
-
-def _pause(visit: Visit) -> None:
-    visit.running = False
-
-
-def _reset(visit: Visit, seed: int | None) -> None:
-    if seed is None:
-        raise ValueError("the seed is empty: a whole number from 0 on is needed")
-    visit.session.reset(seed)
-
-
-def _set_pace(visit: Visit, pace: int) -> None:
-    visit.pace = int(pace)
-
-
-def _steer(visit: Visit, reach_goal: bool, follow_states: bool) -> None:
-    visit.session.steer(reach_goal, follow_states)
-
-
-def _changes(name: str) -> Callable[[Visit, float], None]:
-    def change(visit: Visit, value: float) -> None:
-        settings: Settings = {name: value}  # type: ignore[misc]
-        visit.session.change(**settings)
-
-    return change
-
-
-def _shows(names: list[str]) -> Callable[[Visit, list[str]], None]:
-    def show(visit: Visit, chosen: list[str]) -> None:
-        visit.dimensions = [names.index(name) for name in chosen]
-
-    return show
-
-
-class _Handlers:
-    """Gradio's handlers: each does something for the visitor who calls, and returns what the page then shows."""
-
-    def __init__(self, gr: Any, visitors: Visitors) -> None:
-        self._gr = gr
-        self._visitors = visitors
-        for handler in (self.run, self.click, self.leave):
-            handler.__annotations__["request"] = gr.Request  # by these types Gradio knows what to give
-        self.click.__annotations__["event"] = gr.EventData
-
-    def make(self, act: Callable[..., None]) -> Callable[..., list[Any]]:
-        """Return the handler that does something with a visit and the values of the inputs."""
-
-        def handler(request: Any, *values: Any) -> list[Any]:
-            return self._show(request.session_hash, lambda visit: act(visit, *values))[1]
-
-        handler.__annotations__["request"] = self._gr.Request
-        return handler
-
-    def run(self, request: Any) -> Iterator[list[Any]]:
-        """Play on until the episode ends, somebody pauses it or the visitor leaves."""
-        visitor, begun = request.session_hash, False
-
-        def play_on(visit: Visit) -> None:
-            if visit.running or not begun:
-                visit.running = True
-                for _ in range(visit.pace):
-                    if visit.session.ended is None:
-                        visit.session.step()
-                visit.running = visit.session.ended is None
-
-        while not begun or self._visitors.has(visitor):
-            running, shown = self._show(visitor, play_on)
-            begun = True
-            yield shown
-            if not running:
-                return
-
-    def click(self, request: Any, event: Any) -> list[Any]:
-        """Move the goal of the maze to where the picture was clicked."""
-
-        def aim(visit: Visit) -> None:
-            maze = need_maze(visit.session.maze, "a goal", visit.session.deployed.env_id)
-            visit.session.aim(*locate(maze, float(event.across), float(event.down)))
-
-        return self._show(request.session_hash, aim)[1]
-
-    def leave(self, request: Any) -> None:
-        """Close the session of a visitor who has left."""
-        self._visitors.leave(request.session_hash)
-
-    def _show(self, visitor: str, act: Callable[[Visit], None]) -> tuple[bool, list[Any]]:
-        """Do something for a visitor. What goes wrong is a message on the page; the server goes on.
-
-        Returns:
-            Whether the episode goes on by itself, and what the page shows: the outputs.
-        """
-
-        def use(visit: Visit) -> tuple[View, str]:
-            try:
-                act(visit)
-                text = ""
-            except Exception as error:  # environments and rewards raise any type
-                visit.running = False
-                text = _explain(error)
-            return view(visit), text
-
-        try:
-            shown, text = self._visitors.call(visitor, use)
-        except Exception as error:
-            text = _explain(error)
-            skip = self._gr.skip
-            return False, [*(skip() for _ in range(4)), show_message(text), *(skip() for _ in range(3))]
-        buttons = [not (shown.running or shown.ended), not (shown.running or shown.ended), shown.running]
-        return shown.running, [
-            *(shown.frame, shown.plans, shown.values, shown.status, show_message(text)),
-            *(self._gr.update(interactive=on) for on in buttons),
-        ]
-
-
-def _explain(error: Exception) -> str:
-    """Return the message of an error; one that is not the visitor's is printed with its traceback too."""
-    if isinstance(error, ValueError):
-        return str(error)
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {error} (the terminal of vgp play has more)"
+def _spans(maze: Maze) -> list[str]:
+    """Return where x and y of places inside the outer walls lie, as text."""
+    low, high = (corner.tolist() for corner in maze.corners)
+    inner = [(a + maze.width, b - maze.width) for a, b in zip(low, high, strict=True)]
+    return [f"from {a:g} to {b:g}" for a, b in inner]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment, first_of
 from vgp_lightning.agent.environments import Step, check_seed
 from vgp_lightning.agent.episodes import Log
-from vgp_lightning.agent.mazes import choose_way, find_maze, need_maze
+from vgp_lightning.agent.mazes import choose_way, find_maze, look_down, need_maze
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.pipeline.plan import Plan
 from vgp_lightning.pipeline.settings import Settings
@@ -173,8 +173,14 @@ class Session:
         return np.stack(self.log.observations or [self.observation])
 
     def draw_frame(self) -> tuple[NDArray[np.uint8] | None, str | None]:
-        """Return the environment as a picture (height, width, 3), or None and why there is none."""
-        return draw_frame(self.environment, FRAME_WIDTH)
+        """Return the environment as a picture (height, width, 3), or None and why there is none.
+
+        A maze is seen from above, with the positions of the present plan.
+        """
+        if self.maze is None:
+            return draw_frame(self.environment, FRAME_WIDTH)
+        seen = self.plans[-1].plan[:, self.deployed.pipeline.action_dim :] if self.plans else None
+        return draw_frame(self.environment, FRAME_WIDTH, look_down(self.maze, seen))
 
     # ------------------------------------------------------------ how it plans
 
@@ -232,7 +238,9 @@ class Session:
         if not hasattr(inmost, "update_target_site_pos") or not hasattr(inmost, "goal"):
             raise ValueError(f"the goal of {self.deployed.env_id} cannot be moved: it is no maze of gymnasium_robotics")
         inmost.goal = place
-        inmost.update_target_site_pos()  # where it is drawn
+        inmost.update_target_site_pos()
+        # Where it is drawn until the next step, which derives it from the model.
+        inmost.data.site_xpos[inmost.target_site_id] = inmost.model.site_pos[inmost.target_site_id]
         self.observation = self.observation.copy()
         self.observation[maze.goal] = place
         self.goal_moved = True

@@ -7,7 +7,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from vgp_lightning.agent.deployment import Deployment
 from vgp_lightning.play.drawing import draw_maze, draw_steps, draw_values
 from vgp_lightning.play.session import Session
 from vgp_lightning.play.visitors import Visit
+from vgp_lightning.report.markup import Markup, tag
 from vgp_lightning.report.names import name_dimensions
 
 _PANELS, _ACTIONS = 6, 2  # dimensions that are shown first, and how many of them are actions
@@ -26,7 +26,7 @@ class View:
     """What the page shows.
 
     Attributes:
-        frame: The environment; this and the next three are HTML.
+        frame: The environment.
         plans: The plans in the maze, or the dimensions over the steps.
         values: Predicted returns, and the return so far.
         status: Step, return and the duration of the last planning call.
@@ -34,10 +34,10 @@ class View:
         ended: Whether the episode has ended.
     """
 
-    frame: str
-    plans: str
-    values: str
-    status: str
+    frame: Markup
+    plans: Markup
+    values: Markup
+    status: Markup
     running: bool
     ended: bool
 
@@ -68,24 +68,29 @@ def view(visit: Visit) -> View:
     )
 
 
-def show_message(text: str) -> str:
+def show_message(text: str) -> Markup:
     """Return a message for the visitor; of no text, nothing."""
-    return f'<p class="message" role="alert">{escape(text)}</p>' if text else ""
+    return tag("p", text, class_="message", role="alert") if text else Markup()
 
 
-def _show_frame(session: Session) -> str:
+def _notice(text: str) -> Markup:
+    return tag("p", text, class_="notice")
+
+
+def _show_frame(session: Session) -> Markup:
     frame, error = session.draw_frame()
     if frame is None:
-        return f'<p class="notice">There is no picture of the environment: {escape(error or "")}.</p>'
+        return _notice(f"There is no picture of the environment: {error}.")
     stream = io.BytesIO()
     Image.fromarray(frame).save(stream, format="JPEG", quality=88)
     data = base64.b64encode(stream.getvalue()).decode()
-    return f'<img alt="The environment at step {len(session.log.rewards)}" src="data:image/jpeg;base64,{data}">'
+    alt = f"The environment at step {len(session.log.rewards)}"
+    return tag("img", alt=alt, src=f"data:image/jpeg;base64,{data}")
 
 
-def _show_plans(session: Session, dimensions: Sequence[int]) -> str:
+def _show_plans(session: Session, dimensions: Sequence[int]) -> Markup:
     if not session.plans:
-        return '<p class="notice">There is no plan yet.</p>'
+        return _notice("There is no plan yet.")
     planned, actions = session.plans[-1], session.deployed.pipeline.action_dim
     if session.maze is not None:
         place = session.maze.position
@@ -97,7 +102,7 @@ def _show_plans(session: Session, dimensions: Sequence[int]) -> str:
             session.observation[session.maze.goal],
         )
     if not dimensions:
-        return '<p class="notice">No dimension is chosen.</p>'
+        return _notice("No dimension is chosen.")
     observations = session.observations()
     done = np.array(session.log.actions, dtype=np.float64).reshape(-1, actions)
     done = np.vstack([done, np.full((1, actions), np.nan)])  # what is done now is not done yet
@@ -115,9 +120,9 @@ def _show_plans(session: Session, dimensions: Sequence[int]) -> str:
     )
 
 
-def _show_values(session: Session) -> str:
+def _show_values(session: Session) -> Markup:
     if not session.plans:
-        return ""
+        return Markup()
     plans = session.plans
     return draw_values(
         [planned.values for planned in plans],
@@ -127,7 +132,7 @@ def _show_values(session: Session) -> str:
     )
 
 
-def _show_status(session: Session) -> str:
+def _show_status(session: Session) -> Markup:
     parts = {"seed": f"{session.seed}", "step": f"{len(session.log.rewards)}"}
     parts["return so far"] = f"{session.log.total_reward:,.4g}"
     if session.plans:
@@ -138,9 +143,10 @@ def _show_status(session: Session) -> str:
     if session.log.reports_success:
         first = session.log.first_success
         parts["success"] = "not yet" if first is None else f"at step {first}"
-    if session.goal_moved:
-        parts["goal"] = "moved by you: reward and success are for it"
+    if session.maze is not None:
+        x, y = session.observation[session.maze.goal]
+        parts["goal"] = f"({x:.2f}, {y:.2f})" + ", moved by you: reward and success are for it" * session.goal_moved
     if session.ended is not None:
         parts["ended"] = session.ended
-    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in parts.items())
-    return f'<dl class="status" role="status">{rows}</dl>'
+    rows = [tag("div", tag("dt", name), tag("dd", text)) for name, text in parts.items()]
+    return tag("dl", *rows, class_="status", role="status")

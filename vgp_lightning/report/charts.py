@@ -64,10 +64,10 @@ def draw_rows(rows: Sequence[Row], axis: str, what: str, reference: float | None
     scale = _Scale(ends if reference is None else [*ends, reference], _LEFT + 6, WIDTH - _RIGHT - 6)
     bottom = _ROW * len(rows) + 4
     parts = _ticks_below(scale, bottom, axis)
-    if reference is not None:
-        parts.append(_line(scale(reference), 0, scale(reference), bottom, "stroke dashed ink"))
     for i, row in enumerate(rows):
         top = _ROW * i
+        if reference is not None:  # not through the name
+            parts.append(_line(scale(reference), top + 16, scale(reference), top + _ROW, "stroke dashed ink"))
         parts.append(tag("text", _clip(row.name, WIDTH - 2 * _LEFT), tag("title", row.name), x=_LEFT, y=top + 12))
         shown = np.unique(np.linspace(0, len(row.values) - 1, min(len(row.values), _MOST_DOTS)).round().astype(int))
         for j in shown.tolist() if len(row.values) else []:
@@ -77,7 +77,10 @@ def draw_rows(rows: Sequence[Row], axis: str, what: str, reference: float | None
             parts.append(tag("circle", title, cx=scale(row.values[j]), cy=y, r=3, class_="fill faint blue"))
         y = top + (38 if row.values else 26)
         if row.ends is not None:
-            parts.append(_line(scale(row.ends[0]), y, scale(row.ends[1]), y, "stroke orange"))
+            first, last = map(scale, row.ends)
+            # With bars at its ends, because it may be narrower than the dot.
+            for line in ((first, y, last, y), (first, y - 5, first, y + 5), (last, y - 5, last, y + 5)):
+                parts.append(_line(*line, "stroke orange"))
         parts.append(tag("circle", cx=scale(row.mean), cy=y, r=4, class_="fill orange"))
     return _svg(parts, bottom + 34, what)
 
@@ -91,7 +94,7 @@ def draw_bars(bars: Sequence[tuple[str, float | None]], axis: str, what: str, re
         what: The drawing in words.
         reference: A number to compare with, drawn as a dashed line; None: there is none.
     """
-    names = min(150, 8 + round(6.2 * max(len(name) for name, _ in bars)))
+    names = min(170, 8 + round(6.2 * max(len(name) for name, _ in bars)))
     numbers = [value for _, value in bars if value is not None]
     scale = _Scale([0.0, *numbers, *([] if reference is None else [reference])], _LEFT + names, WIDTH - _RIGHT - 30)
     bottom = _BAR * len(bars) + 4
@@ -140,7 +143,7 @@ def draw_curves(curves: Sequence[Curve], axes: tuple[str, str], what: str, zero:
     """
     known = [(x, y) for curve in curves for x, y in curve.points if y is not None]
     legend = [curve for curve in curves if curve.name]
-    top, bottom = 10 + 15 * len(legend), 230 + 15 * len(legend)
+    top, bottom = 26 + 15 * len(legend), 246 + 15 * len(legend)
     vertical = _Scale([y for _, y in known] + ([0.0] if zero else []), bottom, top)
     left = 14 + round(6.2 * max((len(f"{tick:,.6g}") for tick in vertical.ticks), default=1))
     across = _Scale([x for x, _ in known], left, WIDTH - _RIGHT)
@@ -148,6 +151,7 @@ def draw_curves(curves: Sequence[Curve], axes: tuple[str, str], what: str, zero:
     for tick in vertical.ticks:
         parts.append(_line(left, vertical(tick), WIDTH - _RIGHT, vertical(tick), "grid"))
         parts.append(tag("text", f"{tick:,.6g}", x=left - 5, y=vertical(tick) + 4, text_anchor="end", class_="soft"))
+    parts.append(tag("text", axes[1], x=_LEFT, y=top - 10, class_="soft"))
     for i, curve in enumerate(legend):
         parts.append(_line(left, 15 * i + 8, left + 18, 15 * i + 8, f"stroke {curve.kind}"))
         parts.append(tag("text", curve.name, x=left + 24, y=15 * i + 12))
@@ -159,8 +163,7 @@ def draw_curves(curves: Sequence[Curve], axes: tuple[str, str], what: str, zero:
                 dots = [(across(x), vertical(y), f"{number(x)}, {number(y)}") for x, y in run]
                 kind = f"fill {curve.kind.split()[0]}"
                 parts += [tag("circle", tag("title", text), cx=x, cy=y, r=3.5, class_=kind) for x, y, text in dots]
-    parts.append(tag("text", axes[1], x=left, y=bottom + 48, class_="soft"))
-    return _svg(parts, bottom + 54, f"{what} Vertical axis: {axes[1]}.")
+    return _svg(parts, bottom + 34, f"{what} Vertical axis: {axes[1]}.")
 
 
 def curves_of(named: Mapping[str, Sequence[float | None]]) -> list[Curve]:
@@ -200,9 +203,10 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 
 def _clip(name: str, width: float) -> str:
-    """Return a name that fits into a width."""
+    """Return a name that fits into a width: of a long one the beginning and the end, in which names differ."""
     most = max(4, int(width / 6.2))
-    return name if len(name) <= most else name[: most - 1] + "…"
+    end = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
 
 
 def _svg(parts: Sequence[Markup], height: float, what: str) -> Markup:

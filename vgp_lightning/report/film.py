@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vgp_lightning.report.board import add_summary
 from vgp_lightning.report.files import replace_file
 from vgp_lightning.report.folders import naming
+from vgp_lightning.report.scene import Aerial, set_scene
 
 Frames = Sequence[NDArray[np.uint8]]
 _COLOURS = 64  # of a GIF: half as many bytes as with 256, and no difference that is seen
@@ -166,24 +167,38 @@ class Recorder:
             self.error = f"the environment's {name} is {seconds!r}: a number above 0 is needed"
         return 1 / fps
 
-    def record(self, observation: NDArray[np.floating], action: NDArray[np.float32], reward: float = 0.0) -> None:
-        """Record a step; call it after each step, before the environment is reset."""
+    def record(
+        self,
+        observation: NDArray[np.floating],
+        action: NDArray[np.float32],
+        reward: float = 0.0,
+        aerial: Aerial | None = None,
+    ) -> None:
+        """Record a step; call it after each step, before the environment is reset.
+
+        Args:
+            observation: (O,), before the action.
+            action: (A,).
+            reward: Of the step.
+            aerial: What is seen from above, and the plan that is marked; None: the environment's own camera is used.
+        """
         self._total += reward
         if self.error is None and len(self.actions) % self._every == 0 and len(self.frames) < self._max_frames:
-            self._draw()
+            self._draw(aerial)
         self.observations.append(np.array(observation))  # a copy, as the caller may reuse the array
         self.actions.append(np.array(action))
 
-    def _say_progress(self) -> str:
+    def _say_progress(self, aerial: Aerial | None) -> str:
         seed = "" if self._seed is None else f"    seed {self._seed}"
+        dots = "    dots: the plan" if aerial is not None and len(aerial.points) else ""
         total = f"{self._total:,.0f}" if abs(self._total) >= 100 else f"{self._total:.2f}"
-        return f"step {len(self.actions) + 1}    return {total}{seed}"
+        return f"step {len(self.actions) + 1}    return {total}{seed}{dots}"
 
-    def _draw(self) -> None:
+    def _draw(self, aerial: Aerial | None) -> None:
         """Keep a frame of the present state, or the reason why there is none."""
-        frame, self.error = draw_frame(self._environment, self._width)
+        frame, self.error = draw_frame(self._environment, self._width, aerial)
         if frame is not None:
-            frame = put_caption(frame, self._say_progress())
+            frame = put_caption(frame, self._say_progress(aerial))
             if not self.frames or frame.shape == self.frames[0].shape:
                 self.frames.append(frame)
                 return
@@ -191,12 +206,15 @@ class Recorder:
         self.frames.clear()
 
 
-def draw_frame(environment: gymnasium.Env[Any, Any], width: int) -> tuple[NDArray[np.uint8], None] | tuple[None, str]:
+def draw_frame(
+    environment: gymnasium.Env[Any, Any], width: int, aerial: Aerial | None = None
+) -> tuple[NDArray[np.uint8], None] | tuple[None, str]:
     """Draw the present state of an environment that was made with ``render_mode="rgb_array"``.
 
     Args:
         environment: The environment.
         width: Width in pixels to which a wider frame is scaled down.
+        aerial: What is seen from above, and marked; None: the environment's own camera is used.
 
     Returns:
         The frame and None; or None and why there is none.
@@ -212,8 +230,8 @@ def draw_frame(environment: gymnasium.Env[Any, Any], width: int) -> tuple[NDArra
     # A viewer of gymnasium that failed in its constructor fails again when it is deleted, and prints a traceback.
     sys.unraisablehook = lambda _: None
     try:
-        _follow(environment)
-        frame: Any = environment.render()
+        with set_scene(environment, aerial):
+            frame: Any = environment.render()
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
             found = (frame.shape, frame.dtype) if isinstance(frame, np.ndarray) else type(frame).__name__
             raise ValueError(f"a frame is {found}: an array (height, width, 3) of uint8 is needed")
@@ -239,13 +257,3 @@ def _find_mode_fault(environment: gymnasium.Env[Any, Any]) -> str | None:
         return None
     modes = environment.metadata.get("render_modes", [])
     return f"the environment has render_mode {environment.render_mode}, of {modes}: rgb_array is needed"
-
-
-def _follow(environment: gymnasium.Env[Any, Any]) -> None:
-    """Let MuJoCo's camera follow the body: gymnasium 1.4 uses the model's tracking camera only if it is selected."""
-    renderer = getattr(environment.unwrapped, "mujoco_renderer", None)
-    if renderer is None:
-        return
-    names = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
-    if "track" in names and renderer.camera_id == -1:
-        renderer.camera_id = names.index("track")

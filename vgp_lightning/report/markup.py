@@ -80,7 +80,11 @@ def number(value: Any) -> str:
 
 def interval(ends: Sequence[float] | None) -> str:
     """Return a 95 % interval as text, or that there is none."""
-    return "no interval: too few episodes" if ends is None else f"95 % interval {number(ends[0])} to {number(ends[1])}"
+    if ends is None:
+        return "no interval: too few episodes"
+    rounded = max(map(abs, ends)) >= 1000  # both: 995 to 1,866
+    low, high = (f"{end:,.0f}" if rounded else number(end) for end in ends)
+    return f"95 % interval {low} to {high}"
 
 
 def details(summary: str, *parts: object) -> Markup:

@@ -1,4 +1,7 @@
-"""PlanPicture and CalibrationPicture: plans and the calibration of values, drawn at each validation."""
+"""PlanPicture and CalibrationPicture: plans and the calibration of values, drawn at each validation.
+
+TensorBoard sorts the groups of its first page by name and opens two: ``train`` and ``val``. Pictures come after them.
+"""
 
 from typing import Any
 
@@ -9,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vgp_lightning.data.windows import Batch
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.report.figures import plot_bars, plot_calibration, plot_plans
+from vgp_lightning.report.names import name_dimensions
 from vgp_lightning.report.statistics import calibrate, rank_correlation
 from vgp_lightning.training.base import LearningModule
 from vgp_lightning.training.denoiser import DenoiserModule
@@ -16,7 +20,7 @@ from vgp_lightning.training.value import ValueModule
 
 
 class PlanPicture(pl.Callback):
-    """Draws denoised plans beside real windows at each validation, as the figure ``plan/denoised``."""
+    """Draws denoised plans beside real windows at each validation, as the figure ``val_pictures/plans``."""
 
     def __init__(self, plans: int = 8) -> None:
         """Set the number.
@@ -57,23 +61,25 @@ class PlanPicture(pl.Callback):
             batch_size=1,
             generator=torch.Generator(denoiser.device).manual_seed(0),
         )
-        observations = windows.shape[2] - denoiser.action_dim
-        names = [f"action {i}" for i in range(denoiser.action_dim)] + [f"observation {i}" for i in range(observations)]
+        names = name_dimensions(
+            denoiser.hparams["task"].get("env_id"), denoiser.action_dim, windows.shape[2] - denoiser.action_dim
+        )
         figure = plot_plans(
             torch.cat([plan.actions, plan.observations], dim=2).cpu(),
             windows.cpu(),
-            names,
+            [*names.actions, *names.observations],
             f"step {trainer.global_step}: plans and the windows that start where they do",
         )
-        logger.experiment.add_figure("plan/denoised", figure, trainer.global_step)
+        logger.experiment.add_figure("val_pictures/plans", figure, trainer.global_step)
 
 
 class CalibrationPicture(pl.Callback):
     """Draws predicted against true returns at each validation of a value function.
 
-    The figure ``value/calibration`` shows held-out windows at the lowest noise level, ``value/rank_by_level`` the rank
-    correlation at each validation level. It reuses the predictions that the validation metrics already hold. Of several
-    processes the first draws its own share of the windows, which is evenly spaced in all of them.
+    The figure ``val_pictures/calibration`` shows held-out windows at the lowest noise level,
+    ``val_pictures/rank_by_level`` the rank correlation at each validation level. It reuses the predictions that the
+    validation metrics already hold. Of several processes the first draws its own share of the windows, which is evenly
+    spaced in all of them.
     """
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,13 +101,13 @@ class CalibrationPicture(pl.Callback):
             return
         step = trainer.global_step
         figures = {
-            "value/calibration": plot_calibration(
+            "val_pictures/calibration": plot_calibration(
                 predicted,
                 true,
                 calibrate(predicted, true).curve,
                 f"step {step}: held-out windows; on the line: promised = got",
             ),
-            "value/rank_by_level": plot_bars(
+            "val_pictures/rank_by_level": plot_bars(
                 {"held-out windows": [rank_correlation(*pair) for pair in pairs.values()]},
                 list(pairs),
                 "rank correlation",

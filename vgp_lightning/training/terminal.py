@@ -18,6 +18,8 @@ from vgp_lightning.training.checkpoints import run_folder
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.value import ValueModule
 
+# Where TensorBoard, started without options, shows training and validation in one chart.
+_LOSSES = "http://localhost:6006/#custom_scalars"
 _EVERY = 300.0  # seconds between two lines of progress, where validations are rarer
 # Warnings that a user can do nothing about.
 _NOT_FOR_USERS = (
@@ -139,7 +141,7 @@ def say_next(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) ->
     if isinstance(module, LearningModule):
         print(f"next:  {_export(module, checkpoint, run)}")
     if trainer.logger is not None and trainer.logger.save_dir is not None:
-        print(f"watch: tensorboard --logdir {trainer.logger.save_dir}, page CUSTOM SCALARS first", flush=True)
+        print(f"watch: tensorboard --logdir {trainer.logger.save_dir}, then open {_LOSSES}", flush=True)
 
 
 def _export(module: LearningModule, checkpoint: Path, run: Path) -> str:
