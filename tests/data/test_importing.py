@@ -1,4 +1,4 @@
-"""import-data: each format by its layout, and what is refused; test_libraries.py has files of the formats' libraries."""
+"""import-data: each format by its layout, and what is refused. test_libraries.py has files of other libraries."""
 
 import json
 import sys
