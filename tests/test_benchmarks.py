@@ -6,6 +6,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import gymnasium
 import latency
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from benchmarks import (
     plan_returns,
     plan_rows,
     pointmaze,
+    search_gaits,
     threads,
     train_throughput,
 )
@@ -56,6 +58,38 @@ def write_planner(folder, env_id, actions, observations, guided):
 @pytest.mark.parametrize("module", MODULES)
 def test_a_benchmark_can_be_imported_and_has_a_main_function(module):
     assert callable(import_module(f"benchmarks.{module}").main)
+
+
+def test_a_random_search_climbs_to_the_best_weights(monkeypatch):
+    search = search_gaits.Search("HalfCheetah-v5", 0, 0.05)
+    best = np.random.default_rng(1).normal(size=search.weights.shape)
+
+    def distance(weights, *_):
+        return -float(np.square(weights - best).sum())
+
+    monkeypatch.setattr(search, "try_out", distance)
+    before = distance(search.weights)
+    for _ in range(60):
+        search.improve(directions=16, best=8, step_size=0.1, exploration=0.04, length=1, survival_bonus=0)
+    assert distance(search.weights) > 0.1 * before
+
+
+def test_a_search_plays_what_its_weights_say_and_learns_the_observations(monkeypatch):
+    search = search_gaits.Search("HalfCheetah-v5", 0, 0.0)
+    search.weights = np.random.default_rng(1).normal(size=search.weights.shape)
+    search.mean, search.std = np.full(17, 0.1), np.full(17, 2.0)
+    weights, bias = search.raw(search.weights)
+    environment = gymnasium.make("HalfCheetah-v5").unwrapped
+    observation, _ = environment.reset(seed=3)
+    total, seen = 0.0, []
+    for step in range(30):
+        action = search.weights @ np.append((observation - 0.1) / 2, 1)
+        np.testing.assert_allclose(bias + weights @ observation, action)
+        observation, reward, *_ = environment.step(np.clip(action, -1, 1))
+        total += reward
+        seen += [observation] * (step % 10 == 0)
+    assert search.try_out(search.weights, 3, 30, survival_bonus=2.0) == pytest.approx(total - 60)
+    np.testing.assert_allclose(search.mean, (1000 * np.full(17, 0.1) + np.sum(seen, axis=0)) / 1003)
 
 
 def test_the_maze_benchmark_measures_both_actors_planning_once_and_repeatedly(tmp_path, monkeypatch):

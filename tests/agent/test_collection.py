@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler
 from gymnasium.spaces import Box
 
 from vgp_lightning.agent import collection as module
-from vgp_lightning.agent.behaviours import RandomBehaviour, make_behaviour
+from vgp_lightning.agent.behaviours import ASSETS, RandomBehaviour, make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments, rollout
 from vgp_lightning.pipeline.networks import make_denoiser
@@ -172,12 +172,18 @@ def test_a_linear_behaviour_is_the_clipped_linear_function_of_the_observation(tm
         np.testing.assert_allclose(episode.actions[:, 0], expected, atol=1e-5)
 
 
-def test_the_bundled_gait_hops_through_most_episodes():
-    environments = make_environments("Hopper-v5", 4)
-    returns = np.zeros(4)
-    for step in rollout(make_behaviour("hopper-linear", environments), environments, range(4)):
+GAITS = [path.stem for path in sorted(ASSETS.glob("*.json"))]
+
+
+@pytest.mark.parametrize("gait", GAITS)
+def test_a_bundled_gait_returns_most_of_what_its_file_says(gait):
+    about = json.loads((ASSETS / f"{gait}.json").read_text())
+    environments = make_environments(about["env_id"], 3)
+    returns = np.zeros(3)
+    for step in rollout(make_behaviour(gait, environments), environments, range(3)):
         np.add.at(returns, step.episode[step.episode >= 0], step.rewards[step.episode >= 0])
-    assert returns.mean() > 2500
+    assert about["return_mean"] > 1900
+    assert returns.mean() > 0.6 * about["return_mean"]
 
 
 def test_noise_mixes_the_quality_of_the_episodes():

@@ -1,4 +1,4 @@
-"""import-data: each format by a file that its own library writes; what comes out are the numbers that went in."""
+"""import-data: each format by its layout, and what is refused. test_libraries.py has files of other libraries."""
 
 import json
 import sys
@@ -237,7 +237,7 @@ def test_columns_are_named_by_option_in_the_order_that_counts(tmp_path):
 
 
 def write_lerobot(folder, episodes, version):
-    """Write the layout that LeRobot's documentation describes; its own library does not install beside this one."""
+    """Write the layout that LeRobot's documentation describes; data_path of its info.json leads out of the folder."""
     (folder / "meta").mkdir(parents=True)
     (folder / "data/chunk-000").mkdir(parents=True)
     features = {
@@ -276,6 +276,28 @@ def write_lerobot(folder, episodes, version):
         for number, table in enumerate(tables):
             pyarrow.parquet.write_table(table, folder / f"data/chunk-000/episode_{number:06d}.parquet")
     return folder
+
+
+def test_lists_of_different_lengths_matter_only_in_columns_that_are_used(tmp_path):
+    table = {
+        "obs": pyarrow.array([[1.0, 2.0], [3.0, 4.0]]),
+        "action": [0.5, -0.5],
+        "reward": [1.0, 2.0],
+        "episode": [0, 0],
+        "contacts": pyarrow.array([None, [1.0]]),
+        "words": pyarrow.array([["push"], ["push", "the", "cube"]]),
+        "matrix": pyarrow.array([[[1.0, 2.0]], [[3.0], [4.0]]]),
+    }
+    path = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    assert import_data(str(path), dataset_id="me/log-v0").total_steps == 1
+    for key, problem in (
+        ("contacts", "column contacts has no value in row 0"),
+        ("words", "words holds no numbers"),
+        ("matrix", "lists of column matrix have lengths from 1 to 2"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            import_data(str(path), dataset_id="me/log-v1", observations=key)
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])

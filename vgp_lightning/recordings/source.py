@@ -26,7 +26,7 @@ class Column(NamedTuple):
     def problem(self) -> str | None:
         """Return why the column is no vector of numbers a row; None: it is one."""
         if self.dtype.kind not in "biuf":
-            return f"type {self.dtype}"
+            return "no numbers" if self.dtype.kind == "O" else f"type {self.dtype}"
         if not self.shape:
             return "a single number"
         if int(np.prod(self.shape[1:], dtype=np.int64)) > _IMAGE:

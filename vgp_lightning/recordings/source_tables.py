@@ -72,8 +72,10 @@ def _piece(name: str, files: Sequence[Path], kind: Format) -> Piece:
     columns = {}
     for key in names:
         dtype, is_list = _type(tables[0].schema.field(key).type)
-        # All lists of a column have the same length, which is checked when they are read.
-        shape = _numbers(tables[0].column(key), key, files[0]).shape[1:] if is_list else ()
+        shape: tuple[int, ...] = ()
+        if is_list and dtype.kind != "O":
+            # By the first row. That all rows are alike, and none is missing, is checked where they are read.
+            shape = _numbers(tables[0].column(key).drop_null().slice(0, 1), key, files[0]).shape[1:]
         columns[key] = Column((count, *shape), dtype, _reader(tables, key))
     return Piece(name, columns)
 
@@ -104,13 +106,18 @@ def _open(file: Path, kind: Format) -> _Table:
     return _Table(file, schema, rows, lambda key: parquet.read_table(file, columns=[key]).column(key))
 
 
-def _type(kind: Any) -> tuple[np.dtype[Any], bool]:
-    """Return the type of a column's numbers (object: it has none), and whether a row of it is a list."""
+def _is_list(kind: Any) -> bool:
     types = import_module("pyarrow.types")
-    is_list = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
-    one = kind.value_type if is_list else kind
-    if types.is_floating(one) or types.is_integer(one) or types.is_boolean(one):
-        return np.dtype(one.to_pandas_dtype()), is_list
+    return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
+
+
+def _type(kind: Any) -> tuple[np.dtype[Any], bool]:
+    """Return the type of a column's numbers (object: it has none), and whether its rows are lists."""
+    types, is_list = import_module("pyarrow.types"), _is_list(kind)
+    while _is_list(kind):
+        kind = kind.value_type
+    if types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind):
+        return np.dtype(kind.to_pandas_dtype()), is_list
     return np.dtype(object), False
 
 
@@ -119,7 +126,7 @@ def _reader(tables: Sequence[_Table], key: str) -> Callable[[], NDArray[Any]]:
 
 
 def _numbers(column: Any, key: str, file: Path) -> NDArray[Any]:
-    """Return the numbers of a column: (n,), or (n, k) where its rows are lists.
+    """Return the numbers of a column: (n,), or (n, k) where its rows are lists of k numbers, also in lists of lists.
 
     Raises:
         ValueError: If values are missing, or lists have different lengths.
@@ -127,15 +134,20 @@ def _numbers(column: Any, key: str, file: Path) -> NDArray[Any]:
     if column.null_count:
         row = np.asarray(column.is_null()).argmax()
         raise ValueError(f"{file}: column {key} has no value in row {row}: fill it, or remove the row's episode")
-    _, is_list = _type(column.type)
-    if not is_list:
+    if not _is_list(column.type):
         return np.asarray(column)
-    found = column.type
-    if import_module("pyarrow.types").is_fixed_size_list(found):
-        lengths = {found.list_size}
-    else:
-        lengths = {int(length) for chunk in column.chunks for length in np.unique(np.asarray(chunk.value_lengths()))}
-    if len(lengths) > 1:
-        raise ValueError(f"{file}: the lists of column {key} have lengths from {min(lengths)} to {max(lengths)}")
-    flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
-    return np.concatenate(flat).reshape(len(column), -1) if flat else np.zeros((0, 1))
+    chunks = list(column.chunks)
+    while chunks and _is_list(chunks[0].type):
+        lengths = {int(length) for chunk in chunks for length in _lengths(chunk)}
+        if len(lengths) > 1:
+            raise ValueError(f"{file}: the lists of column {key} have lengths from {min(lengths)} to {max(lengths)}")
+        chunks = [chunk.flatten() for chunk in chunks]
+    return (
+        np.concatenate([np.asarray(chunk) for chunk in chunks]).reshape(len(column), -1) if chunks else np.zeros((0, 1))
+    )
+
+
+def _lengths(chunk: Any) -> NDArray[Any]:
+    """Return the different lengths of the lists in an array."""
+    fixed = import_module("pyarrow.types").is_fixed_size_list(chunk.type)
+    return np.array([chunk.type.list_size]) if fixed else np.unique(np.asarray(chunk.value_lengths()))
