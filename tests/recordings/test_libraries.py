@@ -11,7 +11,7 @@ import minari
 import numpy as np
 import pytest
 
-from vgp_lightning.data.importing import import_data
+from vgp_lightning.recordings.importing import import_data
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "formats.tar.xz"
 
