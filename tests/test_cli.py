@@ -534,6 +534,17 @@ def test_help_answers_at_once_and_names_every_verb():
     assert min(seconds) < 1
 
 
+@pytest.mark.parametrize("verb", ["describe", "import-data"])
+def test_verbs_about_data_wait_for_no_network_library(verb):
+    code = (
+        f"import atexit, sys; from vgp_lightning.cli import main; "
+        f"atexit.register(lambda: print([name for name in ('torch', 'diffusers') if name in sys.modules])); "
+        f"main(['{verb}', '--help'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
 def test_help_is_what_one_gets_without_a_verb(arguments, capsys):
     main(arguments)

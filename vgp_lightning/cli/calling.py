@@ -1,5 +1,6 @@
 """The call of a verb: its options are read, checked, and given to its function."""
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
@@ -59,8 +60,6 @@ def _call(
     verb: str, function: Callable[..., Any], args: list[str], parse_error: Callable[..., NoReturn], flags: Flags
 ) -> Any:
     """Call a verb's function with its parameters as options, and return what it returns."""
-    from diffusers.utils import logging
-
     from vgp_lightning.cli.parser import parser_of
 
     entry = VERBS[verb]
@@ -72,7 +71,10 @@ def _call(
             fail(f"{name} is empty: give a value, or leave it out (is a variable of the shell not set?)")
     _refuse_trust_by_file(options, args)
     find_here(options.get("env_id"))  # typed, as the line before makes sure
-    logging.disable_progress_bar()  # of the three files of a folder
+    if "diffusers" in sys.modules:  # it takes seconds to import, which verbs about data can do without
+        from diffusers.utils import logging
+
+        logging.disable_progress_bar()  # of the three files of a folder
     if flags.dry_run:
         from vgp_lightning.cli.rehearsal import rehearse
 
