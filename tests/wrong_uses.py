@@ -693,7 +693,7 @@ FLAGS = [
     Row(
         f"{VERBS['diagnose']} --dry_run",
         "vgp diagnose has no --dry_run: it is for vgp collect, fit, evaluate, ",
-        "These can be measured on a small part of their work; the parts of the others do not grow together.",
+        "These can be measured on a small part of their work. The others cannot know beforehand how much they have.",
     ),
     Row("play DIR --dry-run", "vgp play has no --dry_run: it is for vgp collect, fit, evaluate, "),
     Row("configs --dry_run", "vgp configs has no --dry_run: it is for vgp collect, fit, evaluate, "),

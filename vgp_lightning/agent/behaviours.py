@@ -186,7 +186,10 @@ def describe_behaviours() -> str:
     lines = {
         "random": "uniform actions, in any environment with bounded actions",
         "waypoint": "from cell to cell to the goal, in PointMaze; takes action_noise",
-        **{path.stem: "a bundled gait; takes weight_noise and action_noise" for path in sorted(ASSETS.glob("*.json"))},
+        **{
+            path.stem: f"a gait of {read_json(path)['env_id']}; takes weight_noise and action_noise"
+            for path in sorted(ASSETS.glob("*.json"))
+        },
         "FILE.json": "a linear policy of yours: weights, a list for each action, and bias",
         "FOLDER": "an exported planner, by its pipeline folder",
     }

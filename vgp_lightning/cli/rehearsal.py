@@ -1,7 +1,7 @@
 """``--dry_run``: what a verb would do, and what it would take, from a small part of the same work.
 
 Everything goes into a temporary folder. What is measured is the verb itself with less to do, so that the estimate knows
-the machine, the settings and the environment. Where the parts of a verb do not grow together, each is measured alone.
+the machine, the settings and the environment. Parts that grow differently are measured alone.
 """
 
 import math
