@@ -1,6 +1,6 @@
 """Make the planner that ships with the package: collect, train two small networks, export, evaluate.
 
-    python -m benchmarks.shipped runs/shipped                      # some minutes of one core
+    python -m benchmarks.shipped runs/shipped                      # less than half an hour on two cores
     python -m benchmarks.shipped runs/shipped --install            # and replace planners/hopper-example by it
 
 What is there already is taken, so an interrupted command goes on where it was. The planner is evaluated as it ships, in
@@ -30,8 +30,8 @@ from vgp_lightning.report.files import write_report
 from vgp_lightning.shipped import EXAMPLE, PLANNERS
 
 DATASET, STEPS, EPISODES = "example/hopper/mixed-v0", 80_000, 20
-# So small that both fit into 600 kB in half precision. More steps would help; these take some minutes of one core.
-TRAININGS: dict[str, tuple[str, int]] = {"denoiser": ("[32,48]", 2000), "value": ("[16,64]", 1500)}
+# So small that both fit into 600 kB in half precision; less than half an hour on two cores.
+TRAININGS: dict[str, tuple[str, int]] = {"denoiser": ("[32,48]", 8000), "value": ("[16,64]", 4000)}
 DATA = f"""Its data are {STEPS} steps of `vgp collect --env_id {ENVIRONMENT} --behaviour {BEHAVIOUR}
 --weight_noise {WEIGHT_NOISE} --action_noise {ACTION_NOISE}`: episodes from a good gait down to immediate falls.
 `python -m benchmarks.shipped FOLDER` makes it anew."""
