@@ -89,9 +89,10 @@ def need_maze(maze: Maze | None, option: str, env_id: str) -> Maze:
 
 
 def end_at_goal(maze: Maze) -> Conditions:
-    """Return the condition that plans end at the goal, at any velocity.
+    """Return the condition that plans end at the goal, a point at rest there, as in the paper's code.
 
     The observation of a point has its position twice, as what was achieved and in its state: both are at the goal.
+    What follows the plan's states holds the last one, so that any other velocity would drive it away from the goal.
     """
 
     def condition(observations: NDArray[np.floating]) -> dict[int, NDArray[np.floating]]:
@@ -99,6 +100,7 @@ def end_at_goal(maze: Maze) -> Conditions:
         last[:, maze.position] = observations[:, maze.goal]
         if maze.state is not None:
             last[:, maze.state[0]] = observations[:, maze.goal]
+            last[:, maze.state[1]] = 0
         return {-1: last}
 
     return condition
