@@ -51,7 +51,7 @@ demo: install
 # As many processes as cores, with one thread each: the tests' tensors are small. More threads, which some tests take, wait
 # without holding the cores of the other processes.
 test: install
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -117,6 +117,7 @@ def test_the_training_benchmark_measures_the_evaluation_that_a_row_names(
     assert json.loads((tmp_path / "report.json").read_text()).keys() == {"wall", "cpu"}
 
 
+@pytest.mark.slow
 def test_the_endurance_benchmark_calls_loads_and_resumes(tmp_path, monkeypatch):
     report = tmp_path / "report.json"
     counts = ["--calls", "20", "--pipelines", "2", "--trainings", "2"]
@@ -129,6 +130,7 @@ def test_the_endurance_benchmark_calls_loads_and_resumes(tmp_path, monkeypatch):
     assert all(row["ms"]["p50"] <= row["ms"]["max"] for row in rows.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
 def test_the_control_loop_counts_deadlines_of_each_rate_and_agent(own, tmp_path, monkeypatch):
     report = tmp_path / "report.json"
@@ -173,6 +175,7 @@ def test_a_loop_counts_each_deadline_that_its_agent_misses_once():
     assert measured["act_ms"]["longest"] == pytest.approx(400, abs=150)
 
 
+@pytest.mark.slow
 def test_the_composition_benchmark_plays_with_and_without_each_rule(tmp_path, monkeypatch):
     hopper = write_planner(tmp_path / "hopper", "Hopper-v5", 3, 11, guided=True)
     maze = write_planner(tmp_path / "maze", "PointMaze_UMaze-v3", 2, 8, guided=False)
@@ -202,6 +205,7 @@ def small(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_the_latency_benchmark_measures_each_row_beside_another_version(tmp_path, monkeypatch, small):
     report = tmp_path / "report.json"
     monkeypatch.setattr(plan_latency, "ROWS", small)
@@ -337,6 +341,7 @@ def test_the_machine_is_described():
     assert described["cpu"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_threads_measures_idle_and_beside_a_busy_process(tmp_path, monkeypatch, small):
     report = tmp_path / "report.json"
     # By default threads wait such that this test would take minutes beside others.

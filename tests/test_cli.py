@@ -605,28 +605,22 @@ def test_the_help_of_collect_lists_the_behaviours_with_an_example_and_the_page(c
     assert shown.startswith("usage: vgp collect [options]\n")
 
 
-@pytest.fixture(scope="module")
-def all_options():
-    """What ``vgp fit --help_all`` prints, in one line."""
+def test_the_short_help_of_fit_names_options_that_are_there_with_their_defaults():
     code = "import sys; from vgp_lightning.cli import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, "fit", "--help_all"], capture_output=True, text=True, check=True)
-    return " ".join(done.stdout.split())
-
-
-@pytest.mark.parametrize(("name", "value", "meaning"), FIT_OPTIONS)
-def test_the_short_help_of_fit_names_options_that_are_there_with_their_defaults(name, value, meaning, all_options):
-    if name.startswith("model.init_args."):
-        parser = ArgumentParser()
-        parser.add_class_arguments(DenoiserModule, "model")
-        assert f"model.{name.rpartition('.')[2]}" in parser.get_defaults()
-        return
-    # The list of options names it last, after the usage.
-    *_, listed = re.split(rf" --{name}\+? ", all_options)
-    explained = listed.split(" --")[0]
-    assert listed != all_options
-    if default := re.search(r"default: (\S+)$", meaning):
-        written = {"32-true": "null"}.get(default[1], default[1])  # what Lightning's null means
-        assert re.search(rf"default: {written}[,)]", explained)
+    all_options = " ".join(done.stdout.split())
+    parser = ArgumentParser()
+    parser.add_class_arguments(DenoiserModule, "model")
+    for name, _, meaning in FIT_OPTIONS:
+        if name.startswith("model.init_args."):
+            assert f"model.{name.rpartition('.')[2]}" in parser.get_defaults()
+            continue
+        # The list of options names it last, after the usage.
+        *_, listed = re.split(rf" --{name}\+? ", all_options)
+        assert listed != all_options, name
+        if default := re.search(r"default: (\S+)$", meaning):
+            written = {"32-true": "null"}.get(default[1], default[1])  # what Lightning's null means
+            assert re.search(rf"default: {written}[,)]", listed.split(" --")[0]), name
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate"])

@@ -60,6 +60,7 @@ def evaluate(folder, output, **environment):
     return json.loads((output / "evaluation.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_program_chooses_unless_the_user_has_and_the_numbers_are_the_same(folder, tmp_path):
     chosen = evaluate(folder, tmp_path / "chosen")
     given = evaluate(folder, tmp_path / "given", OMP_NUM_THREADS="2")  # which also wait passively

@@ -517,6 +517,7 @@ for name in ("test/small-v0", "test/large-v0"):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not report a peak")
 @pytest.mark.parametrize(("small", "large", "steps"), [(2, 60, 20_000), (200, 2000, 2)])
+@pytest.mark.slow
 def test_a_much_larger_dataset_is_built_in_the_same_memory(make_dataset, make_episode, cache, small, large, steps):
     space = spaces.Box(-np.inf, np.inf, (16,), np.float32)
     for name, count in (("small", small), ("large", large)):

@@ -158,6 +158,7 @@ def test_a_diagnosis_tells_whether_choosing_chooses(track, tmp_path, capsys):
     assert "choice_steps is 0" in report["missing"]["choice"]
 
 
+@pytest.mark.slow
 def test_all_that_can_rank_is_judged_by_the_same_trials_also_where_the_planner_makes_one_plan(track, tmp_path):
     task = {"env_id": "Track-v0", "discount": 0.9}
     folder = write_tiny(tmp_path / "tiny", task=task, planning_horizon=4, **ONE_PLAN)
@@ -176,6 +177,7 @@ def test_all_that_can_rank_is_judged_by_the_same_trials_also_where_the_planner_m
     assert "batch_size is 1" in missing["choice"]
 
 
+@pytest.mark.slow
 def test_candidates_are_tried_in_states_of_the_training_data_too(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     options = {"env_id": "Pendulum-v1", "behaviour": "random", "max_episode_steps": 5}

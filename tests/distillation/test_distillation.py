@@ -83,6 +83,7 @@ def test_a_folder_gets_a_habit_that_is_evaluated_and_compared_with_its_teacher(f
     assert compared["differs"] == {"habit": [None, reports[1]["habit"]]}
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_habit_to_the_bit(folder, tmp_path):
     written = []
     for _ in range(2):

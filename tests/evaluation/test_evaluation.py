@@ -189,7 +189,7 @@ def test_in_a_maze_plans_can_end_at_the_goal_and_a_controller_can_follow_their_s
     # The flat observation: achieved goal, desired goal, position, velocity.
     ((step, last),) = conditions(np.arange(8.0)[None]).items()
     assert step == -1
-    np.testing.assert_array_equal(last, [[2, 3, np.nan, np.nan, 2, 3, np.nan, np.nan]])
+    np.testing.assert_array_equal(last, [[2, 3, np.nan, np.nan, 2, 3, 0, 0]])
     planned = np.array([[0, 0, 0, 0, 4.5, 5, 6, 9]])
     assert controller(np.arange(8.0)[None], planned).tolist() == [[10 * 0.5 + 0, 0 + 1 * 2]]
 

@@ -41,6 +41,7 @@ def test_evaluate_goes_on_after_kills(slow, folder, tmp_path, kills):
         check()
 
 
+@pytest.mark.slow
 @times(15)
 def test_tune_goes_on_after_kills(slow, folder, tmp_path, kills):
     command = ["tune", folder, "--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK]
@@ -96,6 +97,7 @@ def test_collect_goes_on_after_kills(slow, tmp_path, monkeypatch, kills):
         assert hidden == [] or len(done) > 1  # killed between writing the dataset and removing the store
 
 
+@pytest.mark.slow
 @times(10)
 def test_diagnose_goes_on_after_kills(slow, folder, tmp_path, kills):
     command = ["diagnose", folder, "--episodes", 6, "--starts", 2, "--env_id", TRACK, "--output_dir"]

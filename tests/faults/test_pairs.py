@@ -34,6 +34,7 @@ def test_evaluate_is_shared(slow, folder, tmp_path, count):
         assert list((tmp_path / "shared" / "episodes").glob("*.process")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_tune_is_shared(slow, folder, tmp_path, count):
     command = ["tune", folder, "--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK]
@@ -82,6 +83,7 @@ def test_collect_of_two_different_datasets_under_one_id_makes_one_of_them(slow, 
         verdict.outcome = "clear"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_diagnose_is_shared(slow, folder, tmp_path, count):
     command = ["diagnose", folder, "--episodes", 6, "--starts", 2, "--env_id", TRACK, "--output_dir"]

@@ -209,7 +209,7 @@ def test_weights_are_those_of_real_time_chunking():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize("guide_on", ["noisy", "clean"])
+@pytest.mark.parametrize("guide_on", ["noisy", pytest.param("clean", marks=pytest.mark.slow)])
 def test_a_compiled_pipeline_commits_as_an_accelerated_one_does(guide_on):
     options = {"num_inference_steps": 3, "n_guide_steps": 1, "scale": 0.01, "guide_on": guide_on, "sampler": "ddim"}
     committed = (previous(), commitment_weights(H, 2, H - 2))
@@ -244,6 +244,7 @@ print(json.dumps({"actions": plan.actions.tolist()}))
 """
 
 
+@pytest.mark.slow
 def test_the_one_file_of_an_exported_folder_commits_too(tmp_path):
     actions = run_elsewhere(tmp_path, ELSEWHERE, write_tiny(tmp_path / "folder"))["actions"]
     assert [step[0] for step in actions[0][:2]] == [0.125, 0.125]

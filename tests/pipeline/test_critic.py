@@ -98,6 +98,7 @@ print(json.dumps(pipeline([0.5, -0.5], generator=torch.Generator().manual_seed(7
 """
 
 
+@pytest.mark.slow
 def test_without_this_package_the_folder_s_code_ranks_alike(tmp_path):
     folder = write_tiny(tmp_path / "planner", batch_size=6)
     add_critic(folder)

@@ -790,12 +790,17 @@ def make_backend():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"sampler": "ddim"},
-        {"sampler": "ddim", "guide_on": "clean"},
-        {"sampler": "dpmsolver", "guide_on": "clean"},
         {"sampler": "unipc", "n_guide_steps": 0},
         {"sampler": "ddpm", "n_guide_steps": 2, "warm_start": np.zeros((1, H, T)), "warm_start_strength": 0.7},
-        {"sampler": "unipc", "guide_on": "clean", "n_guide_steps": 2, "max_grad_norm": 1.0},
+        *(
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in (
+                {"sampler": "ddim"},
+                {"sampler": "ddim", "guide_on": "clean"},
+                {"sampler": "dpmsolver", "guide_on": "clean"},
+                {"sampler": "unipc", "guide_on": "clean", "n_guide_steps": 2, "max_grad_norm": 1.0},
+            )
+        ),
     ],
     ids=lambda settings: "-".join(settings),
 )

@@ -55,6 +55,7 @@ def test_the_interquartile_mean_is_the_mean_of_the_middle_half():
         (skewed, np.exp(0.5), 0.84, 0.93),  # too often too low, as every interval of so few skewed values
     ],
 )
+@pytest.mark.slow
 def test_the_interval_of_20_episodes_covers_the_true_mean_as_often_as_the_docs_say(draw, mean, low, high):
     rng = np.random.default_rng(0)
     intervals = [bootstrap_interval(draw(rng, 20)) for _ in range(300)]
@@ -115,6 +116,7 @@ def test_the_interval_of_10_normal_values_is_about_as_wide_as_students():
 
 
 @pytest.mark.parametrize(("draw", "iqm"), [(normal, 100.0), (bimodal, 1650.0)])
+@pytest.mark.slow
 def test_the_interval_of_the_middle_half_covers_its_true_value(draw, iqm):
     rng = np.random.default_rng(1)
     intervals = [bootstrap_interval(draw(rng, 20), interquartile_mean) for _ in range(150)]
@@ -258,6 +260,7 @@ def spread(n, mean):
     return values / values.std(ddof=1) + mean
 
 
+@pytest.mark.slow
 def test_as_many_pairs_as_are_needed_tell_the_difference_in_80_of_100_cases():
     # 2.8016^2 / 0.25 + 1.96^2 / 2 = 33.3
     assert pairs_needed(spread(12, 0.5)) == 34

@@ -252,6 +252,7 @@ def test_a_default_dtype_of_64_bits_changes_no_bit_of_training(make_data, make_t
     assert differences(*found) == []
 
 
+@pytest.mark.slow
 def test_both_networks_compiled_stay_below_the_limit_of_compilations(make_data, make_trainer, tmp_path, monkeypatch):
     graphs, compiler = [], torch.compile
 

@@ -112,7 +112,14 @@ def run(make_data, make_trainer, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "every"),
-    [(STEPS, 1), (STEPS, 8), (EPOCHS, 1), (SECOND_EPOCHS, 3), (BOTH, 3), (ACCUMULATED, 1)],
+    [
+        (STEPS, 8),
+        (BOTH, 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((STEPS, 1), (EPOCHS, 1), (SECOND_EPOCHS, 3), (ACCUMULATED, 1))
+        ),
+    ],
 )
 def test_a_run_that_is_stopped_and_resumed_repeatedly_equals_one_that_was_not(run, tmp_path, options, every):
     whole = run("whole", **options)
@@ -199,7 +206,9 @@ def test_a_run_resumes_where_another_callback_has_ended_it_with_raw_weights_and_
     assert differences({name: resumed[name] for name in names}, {name: whole[name] for name in names}) == []
 
 
-@pytest.mark.parametrize("options", [STEPS, EPOCHS, BOTH])
+@pytest.mark.parametrize(
+    "options", [BOTH, pytest.param(STEPS, marks=pytest.mark.slow), pytest.param(EPOCHS, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("step", [3, 4, 8])  # 4 and 8 are the last steps of an epoch
 def test_a_checkpoint_of_version_0_1_resumes_which_has_the_order_of_windows_in_lightnings_loops_alone(
     run, tmp_path, options, step

@@ -195,7 +195,13 @@ def unexpected(found):
 
 @pytest.mark.parametrize(
     ("kind", "on_device"),
-    [(PlannerModule, "auto"), (PlannerModule, True), (DenoiserModule, "auto"), (ValueModule, True)],
+    [
+        (PlannerModule, "auto"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((PlannerModule, True), (DenoiserModule, "auto"), (ValueModule, True))
+        ),
+    ],
 )
 def test_a_fit_leaves_nothing_on_the_host_and_waits_for_what_is_listed_alone(fit_there, tmp_path, kind, on_device):
     widths = {"widths": [16, 16], "value_widths": [16, 64]} if kind is PlannerModule else {}

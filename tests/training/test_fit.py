@@ -308,6 +308,7 @@ def plain_start(fit):
     return Start.weights, Start.windows
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_leaves_weights_and_order_as_they_were(fit, plain_start, tmp_path, monkeypatch):
     found = []
     search = LearningRateFinder.lr_find
@@ -331,6 +332,7 @@ def test_the_learning_rate_finder_leaves_weights_and_order_as_they_were(fit, pla
     assert Start.rates == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_batch_size_finder_leaves_weights_as_they_were(fit, plain_start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--trainer.callbacks+=lightning.pytorch.callbacks.BatchSizeFinder"]
