@@ -13,7 +13,6 @@ same form.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.train_behaviours import CHOOSING, TESTING, TRAINING, play
+from benchmarks.train_behaviours import CHOOSING, TESTING, TRAINING, play, six_digits, write
 
 
 class Search:
@@ -139,42 +138,14 @@ def search(
             best = chosen
             words = " ".join(f"--{name} {value}" for name, value in ({"action_noise": action_noise} | how).items())
             start = f" --clone {clone} --gain {gain}" if clone else ""
-            write(
-                output,
-                whole,
-                (weights, bias),
-                f"benchmarks.search_gaits --env_id {env_id} --seed {seed}{start} {words}, iteration {iteration}",
-                seed,
+            how_found = (
+                "found by augmented random search: "
+                f"benchmarks.search_gaits --env_id {env_id} --seed {seed}{start} {words}, iteration {iteration}. "
+                "The returns are of 50 episodes without noise, on seeds that the search never saw"
             )
-
-
-def write(
-    output: Path,
-    env: gymnasium.Env[Any, Any],
-    policy: tuple[NDArray[np.float64], NDArray[np.float64]],
-    how: str,
-    seed: int,
-) -> None:
-    """Round the weights, test them in 50 episodes and write them, as train_behaviours does."""
-    weights, bias = (np.array([[float(f"{value:.6g}") for value in row] for row in np.atleast_2d(p)]) for p in policy)
-    tests = [play(env, weights, bias[0], TESTING + episode) for episode in range(50)]
-    returns = [total for total, *_ in tests]
-    content = {
-        "env_id": env.spec.id if env.spec else None,
-        "kind": "linear",
-        "description": "action = clip(bias + weights @ observation), found by augmented random search: "
-        f"{how}. The returns are of 50 episodes without noise, on seeds that the search never saw",
-        "seed": seed,
-        "episodes": len(tests),
-        "return_mean": round(float(np.mean(returns)), 1),
-        "return_std": round(float(np.std(returns)), 1),
-        "length_mean": round(float(np.mean([steps for _, steps, _, _ in tests])), 1),
-        "jerk_mean": round(float(np.mean([jerk / steps for _, steps, _, jerk in tests])), 4),
-        "survived": float(np.mean([survived for _, _, survived, _ in tests])),
-        "weights": weights.tolist(),
-        "bias": bias[0].tolist(),
-    }
-    output.write_text(json.dumps(content, indent=1) + "\n")
+            weights, bias = six_digits(weights), six_digits(bias)  # what is tested is what is written
+            tests = [play(whole, weights, bias, TESTING + episode) for episode in range(50)]
+            write(output, env_id, how_found, seed, tests, weights, bias)
 
 
 def main() -> None:

@@ -70,6 +70,39 @@ def observation_statistics(env: gymnasium.Env[Any, Any], seed: int, steps: int =
     return np.mean(seen, axis=0), np.maximum(np.std(seen, axis=0), 1e-3)
 
 
+def write(
+    output: Path,
+    env_id: str,
+    how: str,
+    seed: int,
+    tests: list[tuple[float, int, bool, float]],
+    weights: NDArray[np.float64],
+    bias: NDArray[np.float64],
+) -> None:
+    """Write a behaviour as JSON, with how it was found and what ``play`` returned in each test."""
+    returns = [total for total, *_ in tests]
+    content = {
+        "env_id": env_id,
+        "kind": "linear",
+        "description": f"action = clip(bias + weights @ observation), {how}",
+        "seed": seed,
+        "episodes": len(tests),
+        "return_mean": round(float(np.mean(returns)), 1),
+        "return_std": round(float(np.std(returns)), 1),
+        "length_mean": round(float(np.mean([steps for _, steps, _, _ in tests])), 1),
+        "jerk_mean": round(float(np.mean([jerk / steps for _, steps, _, jerk in tests])), 4),
+        "survived": float(np.mean([survived for _, _, survived, _ in tests])),
+        "weights": six_digits(weights).tolist(),
+        "bias": six_digits(bias).tolist(),
+    }
+    output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def six_digits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values rounded to six significant digits, as a behaviour's file has them."""
+    return np.array([float(f"{value:.6g}") for value in values.flat]).reshape(values.shape)
+
+
 def train(
     env_id: str,
     seed: int,
@@ -134,29 +167,14 @@ def train(
             continue
         best = chosen
         tests = [play(env, weights, bias, TESTING + e) for e in range(50)]
-        returns = [total for total, _, _, _ in tests]
-        text = json.dumps(
-            {
-                "env_id": env_id,
-                "kind": "linear",
-                "description": f"action = clip(bias + weights @ observation), trained by CMA-ES: "
-                f"benchmarks/train_behaviours.py --env_id {env_id} --seed {seed} --iterations {iterations} "
-                f"--population {population} --episodes {episodes} --action_noise {action_noise} "
-                f"--survival_bonus {survival_bonus} --smoothness {smoothness} --step_size {step_size}"
-                f"{f' --start {start.name} --gain {gain}' if start else ''}, generation {generation + 1}",
-                "seed": seed,
-                "episodes": len(tests),
-                "return_mean": round(float(np.mean(returns)), 1),
-                "return_std": round(float(np.std(returns)), 1),
-                "length_mean": round(float(np.mean([steps for _, steps, _, _ in tests])), 1),
-                "jerk_mean": round(float(np.mean([jerk / steps for _, steps, _, jerk in tests])), 4),
-                "survived": float(np.mean([survived for _, _, survived, _ in tests])),
-                "weights": [[float(f"{w:.6g}") for w in row] for row in weights],
-                "bias": [float(f"{b:.6g}") for b in bias],
-            },
-            indent=1,
+        how = (
+            "trained by CMA-ES: "
+            f"benchmarks/train_behaviours.py --env_id {env_id} --seed {seed} --iterations {iterations} "
+            f"--population {population} --episodes {episodes} --action_noise {action_noise} "
+            f"--survival_bonus {survival_bonus} --smoothness {smoothness} --step_size {step_size}"
+            f"{f' --start {start.name} --gain {gain}' if start else ''}, generation {generation + 1}"
         )
-        output.write_text(text + "\n")
+        write(output, env_id, how, seed, tests, weights, bias)
     env.close()
 
 
