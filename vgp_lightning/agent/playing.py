@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from vgp_lightning.agent.environments import ActingError, Agent, Step, environment_of, step_episodes
 from vgp_lightning.agent.episodes import Log
-from vgp_lightning.agent.mazes import find_maze, look_down
+from vgp_lightning.agent.mazes import Maze, find_maze, look_down
 from vgp_lightning.agent.planning import PlanningAgent
 from vgp_lightning.agent.played import Played, Times, gather
 from vgp_lightning.agent.store import EpisodeStore, Item, Wanted
@@ -182,6 +182,7 @@ class _Table:
         taken: list[Item] = []
         logs: dict[Item, Log] = {}
         recorder: list[Recorder] = []  # of this time: an episode that is played again is filmed again
+        maze: Maze | None = None  # that is filmed
 
         looked = time.monotonic()
 
@@ -198,8 +199,10 @@ class _Table:
                 self._note(step, rows, logs)
                 for row, item in rows.items():
                     if self.film is not None and item == self.film.item:
-                        recorder = recorder or [Recorder(environment_of(self.environments, row), seed=item[1])]
-                        self._record(step, row, recorder[0])
+                        if not recorder:
+                            environment = environment_of(self.environments, row)
+                            recorder, maze = [Recorder(environment, seed=item[1])], find_maze(environment)
+                        self._record(step, row, recorder[0], maze)
                 if self.ends is not None and time.monotonic() - looked > _LOOK:
                     self.store.update()  # what others have finished decides what is still needed
                     looked = time.monotonic()
@@ -216,10 +219,9 @@ class _Table:
             return []
         return None
 
-    def _record(self, step: Step, row: int, recorder: Recorder) -> None:
+    def _record(self, step: Step, row: int, recorder: Recorder, maze: Maze | None) -> None:
         """Film a step, in a maze from above with the plan that is executed."""
-        maze, planned = find_maze(environment_of(self.environments, row)), self.filmed_plan
-        seen = None if planned is None else planned[:, step.actions.shape[1] :]
+        seen = None if self.filmed_plan is None else self.filmed_plan[:, step.actions.shape[1] :]
         aerial = None if maze is None else look_down(maze, seen)
         recorder.record(step.observations[row], step.actions[row], float(step.rewards[row]), aerial)
 

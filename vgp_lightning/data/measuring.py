@@ -69,10 +69,8 @@ def measure_episodes(episodes: Episodes, action_dim: int) -> Measures:
     is_step[ends - 1] = False
     rewards = np.asarray(episodes.rewards, dtype=np.float64)[is_step]
     sizes = np.abs(rewards[rewards != 0])
-    statistics = measure(_chunks(episodes.rows, is_step[:, None], action_dim))
-    final = measure(_chunks(episodes.rows, None, action_dim))
-    actions = Statistics(*(values[:action_dim] for values in vars(statistics).values()))
-    observations = Statistics(*(values[action_dim:] for values in vars(final).values()))
+    actions = measure(_chunks(episodes.rows, slice(action_dim), is_step))
+    observations = measure(_chunks(episodes.rows, slice(action_dim, None)))
     chosen = np.unique(np.linspace(0, len(lengths) - 1, _EPISODES).astype(int))
     return Measures(
         lengths=lengths,
@@ -99,13 +97,13 @@ def measure_episodes(episodes: Episodes, action_dim: int) -> Measures:
 
 
 def _chunks(
-    rows: NDArray[np.float32], chosen: NDArray[np.bool_] | None, action_dim: int
+    rows: NDArray[np.float32], columns: slice, chosen: NDArray[np.bool_] | None = None
 ) -> Iterator[NDArray[np.floating]]:
-    """Yield parts of the rows, or of the chosen ones."""
+    """Yield parts of some columns of the rows, or of the chosen rows."""
     count = max(CHUNK // rows.shape[1], 1)
     for i in range(0, len(rows), count):
-        part = rows[i : i + count]
-        yield part if chosen is None else part[chosen[i : i + count, 0]]
+        part = rows[i : i + count, columns]
+        yield part if chosen is None else part[chosen[i : i + count]]
 
 
 def correlation_lengths(series: list[NDArray[np.float32]], mean: NDArray[np.float64]) -> NDArray[np.float64]:
