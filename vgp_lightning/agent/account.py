@@ -65,12 +65,17 @@ def show_worst(episodes: Sequence[Mapping[str, Any]], verb: str, report: Mapping
     for one in sorted(episodes, key=lambda one: one["return"])[:_WORST]:
         parts.append(tag("h3", f"Seed {one['seed']}: return {number(float(one['return']))}, {one['length']} steps"))
         parts.append(tag("p", f"{say_end(one).capitalize()}. Played again by:"))
-        seeds = [("seed", one["seed"])]
-        if one.get("sampler_seed", one["seed"]) != one["seed"]:
-            seeds.append(("sampler_seed", one["sampler_seed"]))
-        parts.append(repeat(verb, report, ("episodes", 1), *seeds, ("output_dir", f"runs/seed-{one['seed']}")))
+        output = ("output_dir", f"runs/seed-{one['seed']}")
+        parts.append(repeat(verb, report, ("episodes", 1), *name_seeds(one), output))
     title = "The worst episode" if len(episodes) == 1 else f"The worst {min(_WORST, len(episodes))} episodes"
     return Section(title, parts)
+
+
+def name_seeds(played: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the options that name the seeds of an episode or an evaluation; the planner's only if it is another."""
+    seed = played["seed"]
+    sampler_seed = played.get("sampler_seed", seed)
+    return [("seed", seed), *([("sampler_seed", sampler_seed)] if sampler_seed != seed else [])]
 
 
 def find_given(

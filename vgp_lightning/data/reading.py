@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from vgp_lightning.data.hdf5 import CURE, check_memory, is_too_large, member, readable
 from vgp_lightning.data.spaces import one_line
+from vgp_lightning.data.wording import say_first
 
 _FILE = "main_data.hdf5"
 _OPEN = 100  # episodes read before the file is opened again: until then HDF5 keeps 28 kB for each
@@ -158,25 +159,21 @@ def _boxes(space: spaces.Space[Any], stored: Any, key: str, name: str) -> Iterat
     if isinstance(space, spaces.Dict | spaces.Tuple):
         expected = space.spaces if isinstance(space, spaces.Dict) else _parts(space.spaces, name) or {}
         if parts is None:
-            raise ValueError(f"{name}: {key} is one array, but its space has the parts {_few(expected)}. {CURE}")
+            raise ValueError(f"{name}: {key} is one array, but its space has the parts {say_first(expected)}. {CURE}")
         for problem, keys in (("lacks", expected.keys() - parts.keys()), ("has also", parts.keys() - expected.keys())):
             if keys:
                 raise ValueError(
-                    f"{name}: {key} {problem} {_few(sorted(keys))}; its space has the parts {_few(expected)}. {CURE}"
+                    f"{name}: {key} {problem} {say_first(sorted(keys))}; "
+                    f"its space has the parts {say_first(expected)}. {CURE}"
                 )
         for part, box in expected.items():
             yield from _boxes(box, parts[part], f"{key}/{part}", name)
     elif parts is not None:
         raise ValueError(
-            f"{name}: {key} is a group of {_few(parts)}, but its space is {one_line(space)}, one array. {CURE}"
+            f"{name}: {key} is a group of {say_first(parts)}, but its space is {one_line(space)}, one array. {CURE}"
         )
     else:
         yield key, space, stored
-
-
-def _few(keys: Any) -> str:
-    names = list(keys)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "")
 
 
 def _checked(name: str, arrays: dict[str, Any], dataset: minari.MinariDataset) -> Recording:

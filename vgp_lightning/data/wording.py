@@ -1,6 +1,6 @@
 """Wording: how the numbers of a dataset are printed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ def say_spread(values: NDArray[Any]) -> str:
     return f"{values.min():.6g} minimum, {np.median(values):.6g} median, {values.max():.6g} maximum"
 
 
-def say_first(words: Sequence[str], most: int = 8) -> str:
+def say_first(words: Iterable[str], most: int = 8) -> str:
     """Return the first words of a list, and how many others there are."""
-    return ", ".join(words[:most]) + (f" and {len(words) - most} others" if len(words) > most else "")
+    found = list(words)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} others" if len(found) > most else "")

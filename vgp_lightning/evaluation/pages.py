@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vgp_lightning.agent.account import list_episodes, repeat, show_film, show_origin, show_worst
+from vgp_lightning.agent.account import list_episodes, name_seeds, repeat, show_film, show_origin, show_worst
 from vgp_lightning.agent.methods import INTERVALS, PAIRS, describe_planning
 from vgp_lightning.report.charts import Row, draw_rows
 from vgp_lightning.report.markup import Markup, command, details, figure, interval, number, table, tag
@@ -90,11 +90,7 @@ def _table_numbers(report: Mapping[str, Any]) -> Markup:
         ("share ended by the environment", report["terminated_share"], None),
         ("milliseconds of a planning call", report["plan_ms"], None),
     ]
-    shown = [
-        (name, value, "" if ends is None else f"{number(ends[0])} to {number(ends[1])}")
-        for name, value, ends in rows
-        if value is not None
-    ]
+    shown = [(name, value, "" if ends is None else _ends(ends)) for name, value, ends in rows if value is not None]
     return table("Statistics of the episodes", ("", "value", "95 % interval"), shown)
 
 
@@ -106,13 +102,11 @@ def _table_failed(failed: Sequence[Mapping[str, Any]]) -> Markup:
 def repeat_evaluation(report: Mapping[str, Any], output: str = "runs/again") -> Markup:
     """Return the command that repeats an evaluation into an output folder."""
     count = len(report["episodes"]) + len(report.get("failed_episodes", ()))
-    seeds = [("episodes", count), ("seed", report["seed"])]
-    if report["sampler_seed"] != report["seed"]:
-        seeds.append(("sampler_seed", report["sampler_seed"]))
+    first = [("episodes", count), *name_seeds(report)]
     reference = report["reference"]
     if reference is not None and reference["name"] == "user":
-        seeds += [("ref_min_score", reference["min"]), ("ref_max_score", reference["max"])]
-    return repeat("evaluate", report, *seeds, ("output_dir", output))
+        first += [("ref_min_score", reference["min"]), ("ref_max_score", reference["max"])]
+    return repeat("evaluate", report, *first, ("output_dir", output))
 
 
 def describe_statistics(report: Mapping[str, Any]) -> list[str]:
@@ -281,8 +275,6 @@ def _replay(first: Mapping[str, Any], second: Mapping[str, Any], seeds: Sequence
     for seed in seeds:
         for name, report in (("a", first), ("b", second)):
             played = next(one for one in report["episodes"] if one["seed"] == seed)
-            words = [("episodes", 1), ("seed", seed)]
-            if played.get("sampler_seed", seed) != seed:
-                words.append(("sampler_seed", played["sampler_seed"]))
-            lines.append(repeat("evaluate", report, *words, ("output_dir", f"runs/seed-{seed}-{name}")))
+            output = ("output_dir", f"runs/seed-{seed}-{name}")
+            lines.append(repeat("evaluate", report, ("episodes", 1), *name_seeds(played), output))
     return details("The commands that play these seeds again", *lines)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from vgp_lightning.data.wording import say_first
 from vgp_lightning.recordings.source import Source, in_natural_order
 
 Given = str | Sequence[str] | None
@@ -68,7 +69,7 @@ def find_roles(source: Source, given: Mapping[str, Given]) -> Roles:
         if not found[role]:
             raise ValueError(
                 f"{source.path}: which key holds the {role}? Give it: --{role} KEY (or '[KEY, KEY]', or a pattern such "
-                f"as 'obs_*'). It has {_few(source)}"
+                f"as 'obs_*'). It has {say_first(source.keys, 20)}"
             )
     roles = Roles(**found)
     if not (source.is_episode or roles.episode or roles.terminals or roles.timeouts):
@@ -82,7 +83,7 @@ def find_roles(source: Source, given: Mapping[str, Given]) -> Roles:
         raise ValueError(
             f"{source.path}: nothing says where an episode ends. {hint}Name a key: --terminals KEY (true where an "
             f"episode ends in a terminal state), --timeouts KEY (true where it is cut), or --episode KEY (its number). "
-            f"It has {_few(source)}"
+            f"It has {say_first(source.keys, 20)}"
         )
     return roles
 
@@ -118,7 +119,7 @@ def _chosen(source: Source, role: str, given: Given) -> list[str]:
     for name in [given] if isinstance(given, str) else given or []:
         matching = source.matching(name)
         if not matching:
-            raise ValueError(f"--{role} {name}: {source.path} has no such key; it has {_few(source)}")
+            raise ValueError(f"--{role} {name}: {source.path} has no such key; it has {say_first(source.keys, 20)}")
         keys += matching
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
@@ -129,8 +130,3 @@ def _chosen(source: Source, role: str, given: Given) -> list[str]:
     if role not in _VECTORS and len(keys) > 1:
         raise ValueError(f"--{role} names {', '.join(keys)}: it takes one key")
     return keys
-
-
-def _few(source: Source) -> str:
-    keys = source.keys
-    return ", ".join(keys[:20]) + (f" and {len(keys) - 20} others" if len(keys) > 20 else "")
