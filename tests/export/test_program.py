@@ -113,6 +113,23 @@ def test_guidance_is_inside(settings):
     assert (actions - unguided(*program.draw_inputs(3).values())[0]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_stride_is_inside(warm):
+    torch.manual_seed(0)
+    networks = make_denoiser(2 * A + O, H // 2, [16, 64]), make_value_function(2 * A + O, H // 2, [16, 64])
+    pipeline = planner(
+        *networks,
+        noise_schedule(),
+        BOUNDED | {"stride": 2},
+        **{"sampler": "ddim", "num_inference_steps": 2, "n_guide_steps": 1, "warm_start_strength": 0.5},
+    )
+    program = PlanProgram(pipeline, pipeline.resolve_settings(), warm).eval()
+    assert program.inputs["noise"] == (1, 3, H // 2, 2 * A + O)
+    assert program.outputs == {"actions": (H, A), "observations": (H, O), "value": (1,)}
+    check_same(pipeline, program)
+    check_traced(program, tuple(program.draw_inputs(0).values()))
+
+
 def check_traced(module, inputs):
     """Trace a module, and look for what is not an operation of torch, and for time embeddings, evaluated beforehand."""
     traced = trace(module, inputs)

@@ -92,13 +92,13 @@ def sample_candidates(
     trajectories = torch.cat(ends)
     values, frame = None, pipeline.frame.to(trajectories.device)
     if pipeline.value_function is not None:
-        value = pipeline.learned_value.prepared(trajectories.shape[2], frame)
+        value = pipeline.learned_value.prepared(trajectories.shape[2] * frame.stride, frame)
         with torch.no_grad():
             parts = [value.values(plans.flatten(0, 1), 0, frame) for plans in ends]
         values = torch.cat(parts).view(trajectories.shape[:2]).cpu().numpy()
     advantages = None
     if pipeline.has_critic:
-        observed, actions = frame.to_raw(trajectories[:, :, 0])  # of the first step
+        observed, actions = (part[:, :, 0] for part in frame.to_raw(trajectories))  # of the first step
         with torch.no_grad():
             advantages = pipeline.load_critic().rank(observed, frame.clip_actions(actions)).cpu().numpy()
     scores = advantages if pipeline.resolve_settings(**settings)["rank_by"] == "critic" else values
@@ -118,6 +118,6 @@ def known(numbers: NDArray[np.float32] | None) -> NDArray[np.float32]:
 
 
 def to_raw(pipeline: ValueGuidedPlannerPipeline, trajectories: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return normalised trajectories (..., T) in the environment's units."""
+    """Return normalised trajectories in the environment's units, (..., H, T)."""
     raw: NDArray[np.float64] = pipeline.frame.denormalise(torch.as_tensor(trajectories).double()).numpy()
     return raw

@@ -30,7 +30,7 @@ def draw_denoising(findings: Findings, pipeline: ValueGuidedPlannerPipeline, can
     """Draw the first observation's candidates as they lose their noise, over the steps of the plan."""
     actions, levels, best = pipeline.action_dim, candidates.levels, int(candidates.best[0])
     # The observation dimensions that the chosen plan changes most.
-    changes = candidates.chosen[0, :, actions:].std(axis=0)
+    changes = candidates.chosen[0, :, pipeline.frame.action_entries :].std(axis=0)
     dimensions = np.sort(np.argsort(-changes, kind="stable")[:_STRIP_OBSERVATIONS])
     shown_actions = range(min(actions, _STRIP_ACTIONS))
     called = name_dimensions(pipeline.task.get("env_id"), actions, pipeline.observation_dim)

@@ -60,7 +60,7 @@ def _one_step_error(
     places: Sequence[tuple[Episode, int]],
 ) -> float | None:
     """Return the error of the chosen candidates' first step as a share of the change; None: it cannot be executed."""
-    plans = to_raw(pipeline, candidates.chosen[:, :2])
+    plans = to_raw(pipeline, candidates.chosen[:, :2])[:, :2]
     actions, planned = plans[..., : pipeline.action_dim], plans[:, 1, pipeline.action_dim :]
     observed = execute_plans(replays, places, pipeline.frame.clip_actions(torch.as_tensor(actions)).numpy())
     if observed is None:

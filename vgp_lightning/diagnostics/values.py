@@ -135,7 +135,8 @@ def rank_executed(
     for level in np.linspace(0, trained - 1, min(_LEVELS, trained)).round().astype(int).tolist():
         alpha = float(value.alphas_cumprod[level]) if level else 1.0
         noised = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise
-        noised[:, 0, pipeline.action_dim :] = clean[:, 0, pipeline.action_dim :]  # pinned, as in planning
+        seen = slice(frame.action_entries, None)
+        noised[:, 0, seen] = clean[:, 0, seen]  # pinned, as in planning
         with torch.no_grad():
             predicted = value.values(noised, level, frame).cpu().numpy()
         ranked.append(

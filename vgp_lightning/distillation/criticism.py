@@ -196,14 +196,14 @@ def take_steps(windows: WindowDataset, frame: Frame) -> Steps:
     """Return all steps of the episodes of windows of one step, normalised by a planner's frame."""
     first, last = windows.bounds_of_all()
     following = np.minimum(first + 1, last)
-    rows, next_rows = (frame.normalise(torch.from_numpy(np.array(windows.rows[part]))) for part in (first, following))
+    rows, next_rows = (torch.from_numpy(np.array(windows.rows[part])) for part in (first, following))
     returns, next_returns = (torch.from_numpy(np.array(windows.returns[part])) for part in (first, following))
     actions = frame.action_dim
     return Steps(
-        rows[:, actions:],
-        rows[:, :actions],
+        frame.normalise_observations(rows[:, actions:]),
+        frame.normalise_actions(rows[:, :actions]),
         returns,
-        next_rows[:, actions:],
+        frame.normalise_observations(next_rows[:, actions:]),
         next_returns,
         torch.from_numpy(first + 1 < last),
     )

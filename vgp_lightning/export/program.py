@@ -50,12 +50,12 @@ class PlanProgram(nn.Module):
                 f"code of diffusers: choose one of {sorted(ETAS)}, such as --sampler ddim"
             )
         self.settings, self.warm = settings, warm
-        horizon = settings["planning_horizon"]
+        horizon, steps_of_networks = settings["planning_horizon"], settings["planning_horizon"] // pipeline.frame.stride
         self.frame, self.action_dim = pipeline.frame, pipeline.action_dim
-        self.denoiser = as_products(pipeline.unet, horizon)
+        self.denoiser = as_products(pipeline.unet, steps_of_networks)
         objectives: Weighted = []
         if pipeline.value_function is not None:
-            self.value_function = as_products(pipeline.value_function, horizon)
+            self.value_function = as_products(pipeline.value_function, steps_of_networks)
             shift, scale = pipeline.normalization["return_shift"], pipeline.normalization["return_scale"]
             alphas = pipeline.scheduler.alphas_cumprod
             objectives = [(1.0, LearnedValue(self.value_function, self.frame, shift, scale, alphas))]
@@ -70,13 +70,13 @@ class PlanProgram(nn.Module):
         # Nothing but a value or a critic tells candidates apart; the mean of all of them needs neither.
         several = objectives or self.critic is not None or settings["choice_temperature"] > 0
         candidates = settings["batch_size"] if several else 1
-        dimensions, observations = len(self.frame.shift), pipeline.observation_dim
+        self.previous, observations = (horizon, len(self.frame.shift)), pipeline.observation_dim
         self.inputs: dict[str, tuple[int, ...]] = {
             "observation": (observations,),
-            "noise": (draws, candidates, horizon, dimensions),
+            "noise": (draws, candidates, steps_of_networks, self.frame.channels),
         }
         if warm:
-            self.inputs["previous"] = (horizon, dimensions)
+            self.inputs["previous"] = self.previous
         self.outputs: dict[str, tuple[int, ...]] = {
             "actions": (horizon, self.action_dim),
             "observations": (horizon, observations),
@@ -90,10 +90,11 @@ class PlanProgram(nn.Module):
 
         Args:
             observation: (O,), in the environment's units.
-            noise: (D, K, H, T), standard normal: what sampling begins from, then what each step adds.
+            noise: (D, K, H, T), standard normal: what sampling begins from, then what each step adds; folded where the
+                planner has a stride.
             previous: (H, T), the plan that a warm start begins from, in the environment's units, action first.
         """
-        horizon, dimensions = noise.shape[2:]
+        horizon, dimensions = self.previous
         free = noise.new_full((1, 1, 1, dimensions), math.nan)
         first = torch.cat((free[..., : self.action_dim], observation.view(1, 1, 1, -1)), dim=3)
         raw_conditions = torch.cat((first, free.expand(1, 1, horizon - 1, -1)), dim=2)  # (1, 1, H, T)
@@ -142,7 +143,7 @@ class PlanProgram(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         shift, scale = self.frame.shift, self.frame.scale
         observation = (torch.randn(len(shift), generator=generator) * scale + shift)[self.action_dim :]
-        previous = torch.randn(self.inputs["noise"][2:], generator=generator) * scale + shift
+        previous = torch.randn(self.previous, generator=generator) * scale + shift
         generator.manual_seed(seed)
         draws, *shape = self.inputs["noise"]
         noise = torch.cat([torch.randn(1, *shape, generator=generator) for _ in range(draws)])

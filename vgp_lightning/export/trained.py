@@ -114,7 +114,7 @@ def _load(denoiser: str, value: str | None) -> tuple[DenoiserModule, ValueModule
 
 def _check_pair(denoiser: DenoiserModule, value: ValueModule) -> None:
     """Refuse two networks that were not trained on the same data in the same way."""
-    for name in ("transition_dim", "action_dim", "horizon", "num_train_timesteps", "beta_schedule"):
+    for name in ("transition_dim", "action_dim", "horizon", "stride", "num_train_timesteps", "beta_schedule"):
         ours, theirs = denoiser.hparams[name], value.hparams[name]
         if ours != theirs:
             raise ValueError(

@@ -27,11 +27,13 @@ class Commitment:
 
     Attributes:
         raw: (N, H, T), in the environment's units, actions within their bounds.
-        plans: (N, 1, H, T), normalised; any number where the weight is 0.
-        weights: (N, 1, H, T), between 0 and 1; 0 where a condition or NaN stands.
+        exact: (N, H, T), whether the weight is 1.
+        plans: (N, 1, H, T), normalised and folded; any number where the weight is 0.
+        weights: (N, 1, H, T), folded, between 0 and 1; 0 where a condition or NaN stands.
     """
 
     raw: torch.Tensor
+    exact: torch.Tensor
     plans: torch.Tensor
     weights: torch.Tensor
 
@@ -48,7 +50,7 @@ class Commitment:
 
     def fix(self, conditions: torch.Tensor) -> torch.Tensor:
         """Return conditions (N, H, T) in the environment's units with the previous plans where the weight is 1."""
-        return torch.where(self.weights[:, 0] == 1, self.raw, conditions)
+        return torch.where(self.exact, self.raw, conditions)
 
 
 def place_commitment(committed: Committed | None, conditions: torch.Tensor, frame: Frame) -> Commitment | None:
@@ -94,7 +96,8 @@ def place_commitment(committed: Committed | None, conditions: torch.Tensor, fram
     actions, observations = plans[..., : frame.action_dim], plans[..., frame.action_dim :]
     raw = torch.cat([frame.clip_actions(actions), observations], dim=-1)
     weights = weights.expand(shape[:2])[..., None].masked_fill(free, 0)
-    return Commitment(raw, frame.normalise(raw).masked_fill(free, 0)[:, None], weights[:, None])
+    normalised = frame.normalise(raw).masked_fill(frame.fold(free), 0)
+    return Commitment(raw, weights == 1, normalised[:, None], frame.fold(weights)[:, None])
 
 
 def commitment_weights(horizon: int, delay: int, overlap: int) -> list[float]:

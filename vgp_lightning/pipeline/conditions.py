@@ -22,17 +22,20 @@ def place_conditions(
     action_dim: int,
     observation_dim: int,
     device: torch.device,
+    stride: int = 1,
 ) -> torch.Tensor:
     """Return what the plans must pass through as (N, H, T) in the environment's units, NaN where they are free.
 
     Args:
         observation: The present one, (O,) or (N, O): step 0 of the plans.
         conditions: Further ones, ``{step: (O,) or (N, O)}``; negative steps count from the end, NaN leaves a dimension
-            free. None: no further ones.
+            free. None: no further ones. With a stride above 1 a plan is free at every stride-th step, and the last
+            stride steps are one.
         horizon: H.
         action_dim: A.
         observation_dim: O.
         device: The planner's.
+        stride: s, the steps of the environment that one step of the networks stands for.
 
     Raises:
         ValueError: If something is no array of numbers, a shape or a step does not fit, or a number is not finite.
@@ -62,7 +65,14 @@ def place_conditions(
                 f"condition at step {shorten(step)}: it must lie between 1 and {horizon - 1}, or {1 - horizon} and -1 "
                 "from the end; step 0 is the observation itself"
             )
-        if not placed[:, step].isnan().all():
+        row = step % horizon
+        last = row >= horizon - stride  # of the networks' steps, whose observation the plan keeps to its end
+        if row % stride and not last:
+            raise ValueError(
+                f"condition at step {step}: this planner has a stride of {stride}, so a multiple of {stride} is "
+                f"needed, or one of the last {stride} steps"
+            )
+        if not placed[:, row].isnan().all():
             raise ValueError(f"condition at step {step} meets another one of the same step")
         condition = as_floats(given, f"condition at step {step}", device).to(first.device)
         if condition.shape not in ((observation_dim,), (len(first), observation_dim)):
@@ -74,7 +84,10 @@ def place_conditions(
             raise ValueError(
                 f"condition at step {step} is not finite in float32: {shorten(given)}. NaN leaves a dimension free"
             )
-        placed[:, step, action_dim:] = condition
+        if last:
+            placed[:, horizon - stride :, action_dim:] = condition[..., None, :]
+        else:
+            placed[:, row, action_dim:] = condition
     placed[:, 0, action_dim:] = first
     return placed
 

@@ -1,6 +1,7 @@
 """Units: the environment's, and the normalised ones of the networks; and the bounds of actions.
 
-Shapes: A action and O observation dimensions, T = A + O, action first. ``normalised = (raw - shift) / scale``.
+Shapes: H steps, A action and O observation dimensions, T = A + O, action first. ``normalised = (raw - shift) / scale``.
+Normalised trajectories are folded by the stride s, (..., H / s, s * A + O); with a stride of 1 that is (..., H, T).
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any, Self, cast
 import torch
 
 from .inputs import as_number, shorten
+from .stride import fold, unfold
 
 _KEYS = {*("action_dim", "shift", "scale", "return_shift", "return_scale", "action_low", "action_high")}
 # Beyond these float32 has no room left for a product of two; no dataset comes near.
@@ -28,6 +30,7 @@ class Frame:
         scale: (T,).
         action_low: (A,), minus infinity where there is no bound.
         action_high: (A,), infinity where there is no bound.
+        stride: s, the steps of the environment that one step of the networks stands for.
     """
 
     action_dim: int
@@ -35,6 +38,7 @@ class Frame:
     scale: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
+    stride: int = 1
     _copies: "dict[torch.device, Frame]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -43,27 +47,33 @@ class Frame:
 
         Args:
             normalization: As ``model_index.json`` holds it; None stands for no action bound.
-            channels: T, those of the networks.
+            channels: s * A + O, those of the networks.
 
         Raises:
             ValueError: If a key is missing, there are more or fewer numbers than dimensions, a number is not finite, a
-                scale is not positive, or bounds are swapped.
+                scale is not positive, bounds are swapped, or the stride is not a whole number of at least 1.
         """
         if not isinstance(normalization, Mapping):
             raise ValueError(f"normalization is {shorten(normalization)}: the dataset's statistics by name are needed")
         if missing := _KEYS - set(normalization):
             raise ValueError(f"normalization lacks {sorted(missing)}")
+        stride = cast(int | None, as_number(normalization.get("stride", 1), whole=True))  # 0.1 had none
+        if stride is None or stride < 1:
+            raise ValueError(
+                f"stride of normalization is {shorten(normalization['stride'])}: a whole number from 1 on is needed"
+            )
         actions = cast(int | None, as_number(normalization["action_dim"], whole=True))
-        if actions is None or not 1 <= actions < channels:
+        if actions is None or not stride <= stride * actions < channels:
             raise ValueError(
                 f"action_dim of normalization is {shorten(normalization['action_dim'])}: a whole number between 1 and "
-                f"{channels - 1} is needed, as the networks have {channels} channels for actions and observations"
+                f"{(channels - 1) // stride} is needed, as the networks have {channels} channels for the actions of "
+                f"{stride} steps and an observation"
             )
         shift, scale = (_take_vector(normalization, name) for name in ("shift", "scale"))
-        if not len(shift) == len(scale) == channels:
+        if not len(shift) == len(scale) == channels - (stride - 1) * actions:
             raise ValueError(
                 f"normalization has {len(shift)} shifts and {len(scale)} scales, but the denoiser has {channels} "
-                "channels"
+                f"channels for the actions of {stride} steps and an observation"
             )
         for name, entries in (("shift", shift), ("scale", scale)):
             for i, entry in enumerate(entries):
@@ -81,7 +91,8 @@ class Frame:
                 )
         vectors = (shift, scale, low, high)
         with torch.inference_mode(False):  # else gradients could not be taken with these tensors
-            return cls(actions, *(torch.tensor(vector, dtype=torch.float32) for vector in vectors))
+            tensors = [torch.tensor(vector, dtype=torch.float32) for vector in vectors]
+        return cls(actions, tensors[0], tensors[1], tensors[2], tensors[3], stride)
 
     def to(self, device: torch.device) -> "Frame":
         """Return the frame on a device: this one, or the copy there, which is made once."""
@@ -91,12 +102,26 @@ class Frame:
             vectors = (self.shift, self.scale, self.action_low, self.action_high)
             with torch.inference_mode(False):
                 shift, scale, low, high = (vector.to(device) for vector in vectors)
-            self._copies[device] = Frame(self.action_dim, shift, scale, low, high)
+            self._copies[device] = Frame(self.action_dim, shift, scale, low, high, self.stride)
         return self._copies[device]
 
+    @property
+    def action_entries(self) -> int:
+        """Number of entries of a folded step that are actions, s * A."""
+        return self.stride * self.action_dim
+
+    @property
+    def channels(self) -> int:
+        """Number of entries of a folded step, s * A + O."""
+        return len(self.shift) + self.action_entries - self.action_dim
+
+    def fold(self, steps: torch.Tensor) -> torch.Tensor:
+        """Return trajectories (..., H, T) folded, in the same units."""
+        return fold(steps, self.stride, self.action_dim)
+
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return trajectories (..., T) of the environment's units in normalised ones."""
-        return (raw - self.shift) / self.scale
+        """Return trajectories (..., H, T) of the environment's units in normalised ones, folded."""
+        return self.fold((raw - self.shift) / self.scale)
 
     def normalise_actions(self, raw: torch.Tensor) -> torch.Tensor:
         """Return actions (..., A) of the environment's units in normalised ones."""
@@ -107,11 +132,11 @@ class Frame:
         return (raw - self.shift[self.action_dim :]) / self.scale[self.action_dim :]
 
     def denormalise(self, trajectories: torch.Tensor) -> torch.Tensor:
-        """Return normalised trajectories (..., T) in the environment's units."""
-        return trajectories * self.scale + self.shift
+        """Return normalised trajectories in the environment's units, (..., H, T)."""
+        return unfold(trajectories, self.stride, self.action_dim) * self.scale + self.shift
 
     def to_raw(self, trajectories: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the observations (..., O) and actions (..., A) of normalised trajectories (..., T)."""
+        """Return the observations (..., H, O) and actions (..., H, A) of normalised trajectories."""
         raw = self.denormalise(trajectories)
         return raw[..., self.action_dim :], raw[..., : self.action_dim]
 
@@ -122,7 +147,8 @@ class Frame:
     def agrees(self, other: "Frame") -> bool:
         """Tell whether both normalise alike. Identical vectors are not compared: a GPU would have to be waited for."""
         pairs = ((self.shift, other.shift), (self.scale, other.scale))
-        return all(ours is theirs or torch.equal(ours, theirs) for ours, theirs in pairs)
+        alike = all(ours is theirs or torch.equal(ours, theirs) for ours, theirs in pairs)
+        return alike and self.stride == other.stride
 
 
 def _take_vector(normalization: Mapping[str, Any], name: str) -> Sequence[Any]:

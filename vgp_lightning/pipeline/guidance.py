@@ -95,7 +95,8 @@ class LearnedValue:
 
         Where its own frame agrees with the plans' it takes that one, so that no step has to compare them.
         """
-        fast, own = accelerate_value_function(self.network, horizon), self.frame.to(frame.shift.device)
+        fast = accelerate_value_function(self.network, horizon // self.frame.stride)
+        own = self.frame.to(frame.shift.device)
         return replace(self, fast=fast, frame=frame if own.agrees(frame) else own)
 
     def values(self, trajectories: torch.Tensor, timestep: int, frame: Frame) -> torch.Tensor:
@@ -106,7 +107,10 @@ class LearnedValue:
     def gradient(self, trajectories: torch.Tensor, timestep: int, frame: Frame) -> torch.Tensor:
         """Return the gradient (B, H, T) of the predicted return."""
         gradient = value_gradient(self.network, self._own(trajectories, frame), timestep, self.fast) * self.return_scale
-        return gradient if self.frame.agrees(frame) else gradient * (frame.scale / self.frame.scale)
+        if self.frame.agrees(frame):
+            return gradient
+        ratio = (frame.scale / self.frame.scale).expand(frame.stride, -1)  # of as many steps as a folded one has
+        return gradient * frame.fold(ratio)
 
     def _own(self, trajectories: torch.Tensor, frame: Frame) -> torch.Tensor:
         """Return the trajectories as this value function was trained to see them."""
@@ -263,7 +267,7 @@ def check_objectives(
         if isinstance(objective, LearnedValue):
             _check_learned_value(number, objective, frame, alphas_cumprod, guided and guide_on == "noisy")
             continue
-        plans = frame.shift.new_zeros(2, horizon, len(frame.shift))
+        plans = frame.shift.new_zeros(2, horizon // frame.stride, frame.channels)
         if guided:
             _differentiate(number, objective, plans, frame)
         else:
@@ -283,6 +287,11 @@ def _check_learned_value(
         raise ValueError(
             f"objective {number} is a value function of {dimensions[0]} actions in {dimensions[1]} dimensions, but "
             f"this pipeline has {frame.action_dim} in {len(frame.shift)}"
+        )
+    if value.frame.stride != frame.stride:
+        raise ValueError(
+            f"objective {number} is a value function with a stride of {value.frame.stride}, but this pipeline has "
+            f"{frame.stride}: train both with the same model.init_args.stride"
         )
     if noisy and not value.frame.agrees(frame):
         raise ValueError(

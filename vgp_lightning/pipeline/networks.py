@@ -23,6 +23,7 @@ def check_horizon(
     value_widths: Sequence[int] = (),
     name: str = "data.horizon",
     remedy: str = "model.widths",
+    stride: int = 1,
 ) -> None:
     """Refuse a horizon that a network does not accept, naming the nearest that it does.
 
@@ -36,45 +37,48 @@ def check_horizon(
         value_widths: Those of a value function that has to accept it.
         name: What the user calls the horizon.
         remedy: What the user calls the widths; empty where they cannot change.
+        stride: Steps of the horizon that one step of the networks stands for.
 
     Raises:
         ValueError: If the horizon does not fit.
     """
+    with_stride = f" with a stride of {stride}" * (stride > 1)
     if denoiser_widths:
-        multiple = 2 ** (len(denoiser_widths) - 1)
+        multiple = stride * 2 ** (len(denoiser_widths) - 1)
         if horizon < 1 or horizon % multiple:
             nearest = max(round(horizon / multiple), 1) * multiple
             raise ValueError(
-                f"{name} {horizon} does not fit a denoiser of {len(denoiser_widths)} widths: it must be a multiple of "
-                f"{multiple}. Set {name} to {nearest}" + f", or give {remedy} fewer entries" * bool(remedy)
+                f"{name} {horizon} does not fit a denoiser of {len(denoiser_widths)} widths{with_stride}: it must be a "
+                f"multiple of {multiple}. Set {name} to {nearest}" + f", or give {remedy} fewer entries" * bool(remedy)
             )
     if value_widths:
-        limit = 2 ** (len(value_widths) + 2)
-        if not 1 <= horizon <= limit:
+        limit = stride * 2 ** (len(value_widths) + 2)
+        if not stride <= horizon <= limit or horizon % stride:
+            nearest = min(max(round(horizon / stride) * stride, stride), limit)
+            kind = f"be a multiple of {stride} from {stride} to" if stride > 1 else "lie between 1 and"
             raise ValueError(
-                f"{name} {horizon} does not fit a value function of {len(value_widths)} widths: it must lie between 1 "
-                f"and {limit}. Set {name} to {min(max(horizon, 1), limit)}"
-                + f", or give {remedy} more entries"
-                * bool(remedy)
+                f"{name} {horizon} does not fit a value function of {len(value_widths)} widths{with_stride}: it must "
+                f"{kind} {limit}. Set {name} to {nearest}" + f", or give {remedy} more entries" * bool(remedy)
             )
 
 
-def make_denoiser(transition_dim: int, horizon: int, widths: Sequence[int]) -> UNet1DModel:
+def make_denoiser(channels: int, horizon: int, widths: Sequence[int], stride: int = 1) -> UNet1DModel:
     """Return the temporal U-Net that predicts a trajectory (or its noise) from its noised form.
 
     Args:
-        transition_dim: T.
-        horizon: H, a multiple of 2 ** (len(widths) - 1).
+        channels: Of a trajectory: T, with a stride of s s * A + O.
+        horizon: H, a multiple of s * 2 ** (len(widths) - 1).
         widths: Channels of each level, multiples of 16.
+        stride: s, the steps of the horizon that one step of the network stands for.
 
     Raises:
         ValueError: If the horizon or a width does not fit.
     """
     _check_widths(widths)
-    check_horizon(horizon, denoiser_widths=widths)
+    check_horizon(horizon, denoiser_widths=widths, stride=stride)
     return _make(
-        transition_dim,
-        horizon,
+        channels,
+        horizon // stride,
         widths,
         up_block_types=("UpResnetBlock1D",) * (len(widths) - 1),
         mid_block_type="MidResTemporalBlock1D",
@@ -83,13 +87,14 @@ def make_denoiser(transition_dim: int, horizon: int, widths: Sequence[int]) -> U
     )
 
 
-def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]) -> UNet1DModel:
+def make_value_function(channels: int, horizon: int, widths: Sequence[int], stride: int = 1) -> UNet1DModel:
     """Return the half U-Net that predicts one number, the normalised return, from a noised trajectory.
 
     Args:
-        transition_dim: T.
-        horizon: H, at most 2 ** (len(widths) + 2).
+        channels: Of a trajectory: T, with a stride of s s * A + O.
+        horizon: H, a multiple of s, at most s * 2 ** (len(widths) + 2).
         widths: Channels of each level, multiples of 16, the last of 64 (the middle block halves it twice).
+        stride: s, the steps of the horizon that one step of the network stands for.
 
     Raises:
         ValueError: If the horizon or a width does not fit.
@@ -97,10 +102,10 @@ def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]
     _check_widths(widths)
     if widths[-1] % (4 * _MULTIPLE):
         raise ValueError(f"the value function's last width is {widths[-1]}: it must be a multiple of {4 * _MULTIPLE}")
-    check_horizon(horizon, value_widths=widths)
+    check_horizon(horizon, value_widths=widths, stride=stride)
     return _make(
-        transition_dim,
-        horizon,
+        channels,
+        horizon // stride,
         widths,
         up_block_types=(),
         mid_block_type="ValueFunctionMidBlock1D",
@@ -109,12 +114,12 @@ def make_value_function(transition_dim: int, horizon: int, widths: Sequence[int]
     )
 
 
-def _make(transition_dim: int, horizon: int, widths: Sequence[int], **parts: Any) -> UNet1DModel:
+def _make(channels: int, steps: int, widths: Sequence[int], **parts: Any) -> UNet1DModel:
     """Return a network of what both recipes share and the parts in which they differ."""
     return UNet1DModel(
-        sample_size=horizon,
-        in_channels=transition_dim,
-        out_channels=transition_dim,
+        sample_size=steps,
+        in_channels=channels,
+        out_channels=channels,
         down_block_types=("DownResnetBlock1D",) * len(widths),
         block_out_channels=tuple(widths),
         layers_per_block=1,

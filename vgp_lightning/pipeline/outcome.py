@@ -101,13 +101,14 @@ def find_cause(
 
 
 def _find_largest(name: str, plans: torch.Tensor, rows: list[int], frame: Frame) -> tuple[float, str]:
-    """Return the size of the largest entry of normalised plans (n, H, T), and where it stands."""
+    """Return the size of the largest entry of normalised plans, folded, and where it stands."""
     sizes = plans.abs().nan_to_num(nan=math.inf, posinf=math.inf)
-    row, step, dimension = (int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape))
-    part, entry = (
-        ("action", dimension) if dimension < frame.action_dim else ("observation", dimension - frame.action_dim)
-    )
-    size = float(sizes[row, step, dimension])
+    row, folded, dimension = (int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape))
+    size, step = float(sizes[row, folded, dimension]), folded * frame.stride
+    if dimension < frame.action_entries:
+        part, entry, step = "action", dimension % frame.action_dim, step + dimension // frame.action_dim
+    else:
+        part, entry = "observation", dimension - frame.action_entries
     return size, (
         f"in {name} of row {rows[row]}: entry {entry} of the {part} at step {step}, {size:.3g} standard deviations "
         "from the mean of the training data"

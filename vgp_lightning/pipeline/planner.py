@@ -51,7 +51,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         normalization: The dataset's statistics, as the folder holds them.
         planner: The folder's defaults of the settings.
         task: What the folder was trained for: environment, datasets, discount, reference scores.
-        frame: The normaliser and the action bounds, on the CPU.
+        frame: The normaliser, the action bounds and the stride, on the CPU.
         action_dim: A.
         observation_dim: O.
     """
@@ -78,7 +78,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             scheduler: Noise schedule of its training; swap it as for any diffusers pipeline.
             value_function: Predicts the normalised return of a noised trajectory; without one there is no guidance.
             normalization: ``action_dim``, ``shift`` and ``scale`` (T numbers each, action first), ``return_shift``,
-                ``return_scale``, ``action_low`` and ``action_high`` (A numbers each, None for no bound).
+                ``return_scale``, ``action_low`` and ``action_high`` (A numbers each, None for no bound), and
+                ``stride``, the steps of a plan that one step of the networks stands for; without it 1.
             planner: Defaults of the settings.
             task: What the folder was trained for.
 
@@ -103,7 +104,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.planner: dict[str, Any] = planner or {}
         self.task: dict[str, Any] = task or {}
         self.action_dim: int = self.frame.action_dim
-        self.observation_dim: int = channels - self.action_dim
+        self.observation_dim: int = len(self.frame.shift) - self.action_dim
         self._critic: Critic | None = None
         # The folder's sampler stands for the noise schedule of its training. A scheduler that somebody puts in the
         # place of that one is used as it is.
@@ -136,8 +137,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             if local and (folder / "model_index.json").is_file():
                 check_folder(folder, kwargs)
             pipeline: Self = super().from_pretrained(str(folder), **options)
-            horizon = pipeline.resolve_settings()["planning_horizon"]
-            try_networks(pipeline.unet, pipeline.value_function, horizon)
+            steps = pipeline.resolve_settings()["planning_horizon"] // pipeline.frame.stride
+            try_networks(pipeline.unet, pipeline.value_function, steps)
         if "scheduler" in kwargs:
             pipeline._trained_scheduler = None
         return pipeline
@@ -203,7 +204,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             ValueError: If a setting is unknown or cannot work with these networks.
         """
-        check_components(self.unet, self.value_function, len(self.frame.shift))
+        check_components(self.unet, self.value_function, self.frame.channels)
         if self.scheduler is not self._checked_scheduler:
             check_schedule(self.scheduler)
             self._checked_scheduler = self.scheduler
@@ -215,6 +216,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             self.scheduler,
             has_objectives=objectives is not None,
             samples_as_trained=self.scheduler is self._trained_scheduler,
+            stride=self.frame.stride,
         )
 
     @property
@@ -306,7 +308,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
             generator: One, or one for each observation: then a plan does not depend on the others in the batch.
             return_candidates: Keep all candidates in ``Plan.candidates``.
             callback_on_step_end: Called with the pipeline, index, timestep and ``{"trajectories": (N, K, H, T)}``,
-                copies of the normalised samples; what it returns is ignored, and what it raises ends the call.
+                copies of the normalised samples, folded where the planner has a stride; what it returns is ignored,
+                and what it raises ends the call.
             settings: Those of ``Settings``; the folder's defaults hold for what is not given.
 
         Raises:
@@ -332,9 +335,9 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         settings["replan_every"] = 0  # an agent's, so a call may plan fewer steps than the folder's agents execute
         resolved = self.resolve_settings(objectives=objectives, **settings)
         frame = self.frame.to(device)
-        raw_conditions = place_conditions(
-            observation, conditions, resolved["planning_horizon"], self.action_dim, self.observation_dim, device
-        ).to(device)  # (N, H, T)
+        horizon, dimensions = resolved["planning_horizon"], (self.action_dim, self.observation_dim)
+        placed = place_conditions(observation, conditions, horizon, *dimensions, device, frame.stride)
+        raw_conditions = placed.to(device)  # (N, H, T)
         generator = check_generators(generator, len(raw_conditions), device)
         start = place_warm_start(warm_start, resolved, tuple(raw_conditions.shape), frame)
         commitment = place_commitment(committed, raw_conditions, frame)
@@ -342,7 +345,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance = Guidance(self._prepare(objectives, resolved, frame), frame, resolved)
 
         trajectories = denoise(
-            as_function(self.unet, accelerate_denoiser(self.unet, resolved["planning_horizon"])),
+            as_function(self.unet, accelerate_denoiser(self.unet, horizon // frame.stride)),
             make_stepper(
                 self.scheduler, resolved["sampler"], cast(int, resolved["num_inference_steps"]), guidance.moves_samples
             ),
@@ -392,7 +395,7 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         for weight, objective in objectives:
             if isinstance(objective, LearnedValue):
                 widths = objective.network.config["block_out_channels"]
-                check_horizon(horizon, value_widths=widths, name="planning_horizon", remedy="")
+                check_horizon(horizon, value_widths=widths, name="planning_horizon", remedy="", stride=frame.stride)
                 objective = objective.prepared(horizon, frame)
             prepared.append((float(weight), objective))
         return prepared

@@ -16,7 +16,7 @@ def check_components(unet: UNet1DModel, value_function: UNet1DModel | None, chan
     Args:
         unet: The denoiser.
         value_function: The value function; None: there is none.
-        channels: T, of the statistics.
+        channels: Those of a folded trajectory, by the statistics and the stride.
 
     Raises:
         ValueError: If a network has another number of channels.
@@ -38,6 +38,7 @@ def resolve(
     *,
     has_objectives: bool,
     samples_as_trained: bool,
+    stride: int,
 ) -> Settings:
     """Return all settings of planning.
 
@@ -49,6 +50,7 @@ def resolve(
         scheduler: The noise schedule.
         has_objectives: Whether the call has objectives of its own.
         samples_as_trained: Whether the scheduler is that of the training, for which the folder's sampler stands.
+        stride: s, the steps of a plan that one step of the networks stands for.
 
     Raises:
         ValueError: If a setting is unknown or cannot work with these networks.
@@ -82,5 +84,6 @@ def resolve(
         value_widths=() if value_function is None else value_function.config["block_out_channels"],
         name="planning_horizon",
         remedy="",
+        stride=stride,
     )
     return cast(Settings, settings)

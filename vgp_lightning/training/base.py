@@ -39,6 +39,7 @@ class Part(Protocol):
         compile_network: Whether ``torch.compile`` was asked for.
         compiled: The compiled network, which training calls, or None.
         accelerated: Whether ``fast.forward`` replaces the call of the network.
+        folded: The shape of the trajectories that the network sees, (H, T) folded by the stride.
         loss_name: Name of the loss in the logs.
         short_name: Name of the network in the logs, where there are two.
         metrics: What validation measures, by the names in the logs.
@@ -52,14 +53,11 @@ class Part(Protocol):
     compile_network: bool
     compiled: Callable[[Tensor, Tensor], Any] | None
     accelerated: bool
+    folded: tuple[int, int]
     loss_name: str
     short_name: str
     metrics: list[MetricCollection]
     validation_loss: MeanMetric
-
-    @property
-    def hparams(self) -> Any:
-        """The hyper-parameters, ``horizon`` among them."""
 
     def take_statistics(self, normalization: dict[str, Any]) -> None:
         """Copy the data module's statistics into the buffers."""
@@ -134,7 +132,7 @@ class LearningModule(pl.LightningModule):
     def _choose_forward(self) -> None:
         """Decide whether ``fast.forward`` may replace the networks: it calls none of their hooks."""
         for part in self.parts:
-            part.accelerated = part.compiled is None and can_forward(part.network, part.hparams["horizon"])
+            part.accelerated = part.compiled is None and can_forward(part.network, part.folded[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of the losses: no weight contributes to two of them, so each is minimised by itself."""

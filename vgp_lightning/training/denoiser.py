@@ -34,7 +34,8 @@ class DenoiserModule(TrajectoryModule):
         Args:
             prediction_type: What the network predicts: the clean ``sample`` as in the paper, ``epsilon`` (the noise),
                 or ``v_prediction``.
-            action_weight: Weight of the first action in the loss: it is the only one that is executed.
+            action_weight: Weight of the first action in the loss: it is the only one that is executed. With a stride,
+                of the actions of the first step of the network.
             loss_discount: Weight of each further step relative to the one before it.
             settings: The arguments of TrajectoryModule.
 
@@ -48,11 +49,11 @@ class DenoiserModule(TrajectoryModule):
         if not 0 < loss_discount < math.inf:
             raise ValueError(f"model.init_args.loss_discount is {loss_discount}: it must be a finite number above 0")
         super().__init__(predicts=prediction_type, **settings)
-        horizon, transition_dim, action_dim = self.hparams["horizon"], len(self.shift), self.action_dim
-        weights = loss_discount ** torch.arange(horizon, dtype=torch.float32)
-        weights = (weights / weights.mean())[:, None].repeat(1, transition_dim)  # (H, T)
-        weights[0, :action_dim] = action_weight
-        weights[0, action_dim:] = 0  # pinned: nothing to predict
+        (steps, channels), actions = self.folded, self.stride * self.action_dim
+        weights = loss_discount ** (self.stride * torch.arange(steps, dtype=torch.float32))
+        weights = (weights / weights.mean())[:, None].repeat(1, channels)  # (H, T), folded
+        weights[0, :actions] = action_weight
+        weights[0, actions:] = 0  # pinned: nothing to predict
         self.register_buffer("loss_weights", weights, persistent=False)
         # "disable": looking for NaN would wait for the device at each update; a NaN shows in the mean.
         self.level_losses = MetricCollection(

@@ -57,6 +57,7 @@ _CHECKS: dict[str, tuple[str, Check]] = {
     "transition_dim": _whole(1, 10**6),
     "action_dim": _whole(1, 10**6),
     "horizon": _whole(1, 10**6),
+    "stride": _whole(1, 10**6),
     "widths": _WIDTHS,
     "value_widths": (_WIDTHS[0], lambda value: value is None or _widths(value)),
     "num_train_timesteps": _whole(1, MOST_LEVELS),
@@ -134,7 +135,8 @@ def _parameters(kind: type[LearningModule]) -> set[str]:
 
 def _check_size(kind: type[LearningModule], arguments: Mapping[str, Any], largest: int, path: object) -> None:
     """Refuse networks that take more memory than the checkpoint that is said to hold them."""
-    sizes = arguments["transition_dim"], arguments["horizon"]
+    horizon, stride = arguments["horizon"], arguments.get("stride", 1)
+    wide = arguments["transition_dim"] + (stride - 1) * arguments["action_dim"]
     own = arguments.get("widths", inspect.signature(TrajectoryModule).parameters["widths"].default)
     widths = {make_denoiser: own, make_value_function: arguments.get("value_widths") or own}
     if kind in (DenoiserModule, ValueModule):
@@ -143,7 +145,7 @@ def _check_size(kind: type[LearningModule], arguments: Mapping[str, Any], larges
     try:
         with torch.device("meta"):  # shapes without memory
             for make, channels in widths.items():
-                numbers += sum(weight.numel() for weight in make(*sizes, channels).parameters())
+                numbers += sum(weight.numel() for weight in make(wide, horizon, channels, stride).parameters())
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} has hyper_parameters that describe no network: {error}") from error
     if numbers > largest:

@@ -1,7 +1,8 @@
 """TrajectoryModule: one network, the noise it is trained with, and the normaliser.
 
 Shapes: B windows, H steps, A action and O observation dimensions, T = A + O. Batches are in physical units;
-trajectories inside the module are normalised, (B, H, T), action first.
+trajectories inside the module are normalised, (B, H, T), action first. With a stride of s they are folded, (B, H / s,
+s * A + O), as pipeline/stride.py says.
 """
 
 import math
@@ -17,6 +18,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from vgp_lightning.data.windows import Batch
 from vgp_lightning.pipeline.networks import PredictionType, make_noise_scheduler
+from vgp_lightning.pipeline.stride import fold
 from vgp_lightning.training.base import STATISTICS, LearningModule
 from vgp_lightning.training.fast import forward
 
@@ -28,7 +30,7 @@ class TrajectoryModule(LearningModule):
 
     Attributes:
         network: The UNet1DModel.
-        make_network: Builds it from T, H and widths.
+        make_network: Builds it from the channels of a folded step, H, widths and the stride.
         noise_scheduler: The noise schedule.
         loss_name: Name of the loss in the logs.
         short_name: Name of the network in the logs, where there are two.
@@ -38,7 +40,7 @@ class TrajectoryModule(LearningModule):
 
     loss_name: str
     short_name: str
-    make_network: Callable[[int, int, list[int]], UNet1DModel]
+    make_network: Callable[[int, int, list[int], int], UNet1DModel]
     metrics: list[MetricCollection]
     validation_loss: MeanMetric
     shift: Tensor  # (T,)
@@ -54,6 +56,7 @@ class TrajectoryModule(LearningModule):
         action_dim: int,
         horizon: int,
         task: dict[str, Any],
+        stride: int = 1,
         widths: list[int] = [32, 64, 128, 256],  # noqa: B006 (jsonargparse reads it; never changed)
         num_train_timesteps: int = 20,
         beta_schedule: str = "squaredcos_cap_v2",
@@ -71,8 +74,11 @@ class TrajectoryModule(LearningModule):
             action_dim: A; linked from the data.
             horizon: H; linked from the data.
             task: Description of environment and datasets; linked from the data.
-            widths: Channels of the levels. A denoiser's horizon must be a multiple of 2 ** (number - 1), a value
-                function's may be at most 2 ** (number + 2).
+            stride: Steps of a plan that one step of the network stands for: it sees every stride-th observation, and
+                all actions between two of them as one vector. A plan of as many steps costs less, so that it can look
+                further ahead.
+            widths: Channels of the levels. A denoiser's horizon must be a multiple of stride * 2 ** (number - 1), a
+                value function's may be at most stride * 2 ** (number + 2).
             num_train_timesteps: Number of noise levels; the same for both networks.
             beta_schedule: Noise schedule, by diffusers' name; the paper's is the cosine, ``squaredcos_cap_v2``.
             learning_rate: The highest learning rate, reached after the warm-up.
@@ -85,9 +91,10 @@ class TrajectoryModule(LearningModule):
             ValueError: If horizon or widths do not fit, or the optimizer's numbers are out of range.
         """
         super().__init__()
-        _check_options(num_train_timesteps, learning_rate, weight_decay, warmup_steps)
+        _check_options(num_train_timesteps, learning_rate, weight_decay, warmup_steps, stride)
         self.save_hyperparameters(ignore="predicts")
-        self.network = self.make_network(transition_dim, horizon, widths)
+        channels = transition_dim + (stride - 1) * action_dim
+        self.network = self.make_network(channels, horizon, widths, stride)
         try:
             self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
         except NotImplementedError as error:  # diffusers' word for a name that it does not know
@@ -100,7 +107,7 @@ class TrajectoryModule(LearningModule):
         self.compile_network = compile
         self.compiled: Callable[[Tensor, Tensor], Any] | None = None
         self.accelerated = False
-        self.action_dim = action_dim
+        self.action_dim, self.stride, self.folded = action_dim, stride, (horizon // stride, channels)
         for name, initial in (
             ("shift", torch.zeros(transition_dim)),
             ("scale", torch.ones(transition_dim)),
@@ -141,10 +148,10 @@ class TrajectoryModule(LearningModule):
             name: [bound if math.isfinite(bound) else None for bound in getattr(self, name).tolist()]
             for name in ("action_low", "action_high")
         }
-        return {"action_dim": self.action_dim, **vectors, **bounds}
+        return {"action_dim": self.action_dim, "stride": self.stride, **vectors, **bounds}
 
     def draw(self, batch: Batch, level: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return noise levels (B,) and noise (B, H, T), which depend on the batch's seed alone.
+        """Return noise levels (B,) and noise (B, H, T), folded, which depend on the batch's seed alone.
 
         They are drawn for the whole global batch, of which each process takes the rows of its own windows: the number
         of processes changes nothing.
@@ -153,7 +160,7 @@ class TrajectoryModule(LearningModule):
             batch: The windows.
             level: One noise level for all windows, for validation; default: uniformly drawn levels.
         """
-        draw, (_, *shape) = batch.draw, batch.trajectories.shape
+        draw, shape = batch.draw, self.folded
         # Each network and each validation level has a stream of its own.
         seed = (draw.seed + crc32(f"{self.loss_name} {level}".encode())) % 2**64
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -168,12 +175,13 @@ class TrajectoryModule(LearningModule):
     def noised(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """Return trajectories (B, H, T) at the noise levels (B,), with the current observation pinned."""
         noised: Tensor = self.noise_scheduler.add_noise(clean, noise, timesteps)
-        noised[:, 0, self.action_dim :] = clean[:, 0, self.action_dim :]
+        seen = slice(self.stride * self.action_dim, None)
+        noised[:, 0, seen] = clean[:, 0, seen]
         return noised
 
     def normalise(self, batch: Batch) -> Tensor:
-        """Return the batch's trajectories in normalised units."""
-        return (batch.trajectories - self.shift) / self.scale
+        """Return the batch's trajectories in normalised units, folded."""
+        return fold((batch.trajectories - self.shift) / self.scale, self.stride, self.action_dim)
 
     def evaluate(self, trajectories: Tensor, timesteps: Tensor) -> Tensor:
         """Return the network's output, in the dtype of the trajectories: (B, T, H), or (B, 1) of a value function."""
@@ -191,8 +199,10 @@ class TrajectoryModule(LearningModule):
         return {f"t{level:02d}": level for level in levels}
 
 
-def _check_options(levels: int, learning_rate: float, weight_decay: float, warmup_steps: int) -> None:
+def _check_options(levels: int, learning_rate: float, weight_decay: float, warmup_steps: int, stride: int) -> None:
     """Refuse numbers with which nothing is learned, or the wrong thing."""
+    if stride < 1:
+        raise ValueError(f"model.init_args.stride is {stride}: it must be at least 1")
     if levels < 1:
         raise ValueError(f"model.init_args.num_train_timesteps is {levels}: it must be at least 1")
     if not 0 < learning_rate < math.inf:
