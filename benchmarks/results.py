@@ -5,9 +5,10 @@ python -m benchmarks.results [RECIPE ...] [--seeds 0 1 2] [--machine cpu|gpu] [-
 A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu (on a GPU the paper's, with
 configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate. For each recipe and each seed of training:
 `vgp fit` of both networks, `vgp export`, `vgp critic`, the planners on the same seeds, `vgp diagnose`, and the time of
-a planning call when nothing else runs. A step whose result exists is not repeated, so the same command goes on after an
-interruption, also days later. The results go to benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made
-again (benchmarks.results_page).
+a planning call when nothing else runs. In mazes plans end at the goal (configs/inpainting): `vgp fit` of the denoiser
+alone, and what acts are the plans' own actions or a controller that follows their states. A step whose result exists is
+not repeated, so the same command goes on after an interruption, also days later. The results go to
+benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made again (benchmarks.results_page).
 """
 
 import argparse
@@ -42,22 +43,26 @@ from vgp_lightning.report.statistics import summarize
 
 CONFIGS = results_page.ROOT / "configs"
 UNGUIDED = results_page.UNGUIDED  # neither guided nor chosen: what the others have to return more than
-PLANNERS = results_page.PLANNERS
+PLANNERS, MAZE_PLANNERS = results_page.PLANNERS, results_page.MAZE_PLANNERS
 FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of manual trials
 AT_ONCE = 20  # environments that are stepped together
 EPISODES = {"pointmaze": 50}  # of evaluation, where they are short
 DIAGNOSED = 5  # episodes
+_NETWORK = ("widths", "stride", "learning_rate", "num_train_timesteps")
 
 
 def overlays(recipe: str, machine: str) -> list[Path]:
     """Return the recipe's training configs, base first."""
-    environment = recipe.split("-")[0]
+    environment, name = recipe.split("-", 1)
     sizes = CONFIGS / "cpu" / f"{environment}.yaml" if machine == "cpu" else CONFIGS / "hardware" / "gpu.yaml"
-    return [CONFIGS / "planner.yaml", CONFIGS / "data" / f"{recipe}.yaml", sizes]
+    data = CONFIGS / "data" / f"{recipe}.yaml"
+    if results_page.is_maze(recipe):
+        return [CONFIGS / "denoiser.yaml", data, CONFIGS / "inpainting" / f"{name}.yaml", sizes]
+    return [CONFIGS / "planner.yaml", data, sizes]
 
 
 def train(recipe: str, machine: str, seed: int, folder: Path) -> Path:
-    """Train both networks, or resume an interrupted run, and return the last checkpoint."""
+    """Train the networks, or resume an interrupted run, and return the last checkpoint."""
     with (folder / "fit.log").open("a") as log:
         subprocess.run(
             [
@@ -70,21 +75,22 @@ def train(recipe: str, machine: str, seed: int, folder: Path) -> Path:
             stdout=log,
             stderr=log,
         )
-    return last_checkpoint(folder)
+    return last_checkpoint(recipe, folder)
 
 
-def last_checkpoint(folder: Path) -> Path:
+def last_checkpoint(recipe: str, folder: Path) -> Path:
     """Return the path of a recipe's last checkpoint."""
-    return folder / "planner" / "version_0" / "checkpoints" / "last.ckpt"
+    name = "denoiser" if results_page.is_maze(recipe) else "planner"
+    return folder / name / "version_0" / "checkpoints" / "last.ckpt"
 
 
-def describe_training(folder: Path) -> dict[str, Any]:
+def describe_training(recipe: str, folder: Path) -> dict[str, Any]:
     """Return what was trained, an estimate of its time, and the last validation.
 
     ``minutes`` are the training steps divided by the median rate of training steps. The time of validation,
     checkpoints and the start of the run is left out.
     """
-    run = last_checkpoint(folder).parent.parent
+    run = last_checkpoint(recipe, folder).parent.parent
     config = yaml.safe_load((run / "config.yaml").read_text())
     events = EventAccumulator(str(run))
     events.Reload()
@@ -97,7 +103,7 @@ def describe_training(folder: Path) -> dict[str, Any]:
         "minutes": steps / statistics.median(scalars["train/steps_per_second"]) / 60,
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {threads} thread{'s' * (threads > 1)}",
         **{name: config["data"][name] for name in ("horizon", "discount", "batch_size")},
-        **{name: config["model"]["init_args"][name] for name in ("widths", "learning_rate", "num_train_timesteps")},
+        **{name: config["model"]["init_args"][name] for name in _NETWORK},
         "validation": {tag: values[-1] for tag, values in sorted(scalars.items()) if tag.startswith("val")},
     }
 
@@ -117,12 +123,13 @@ def run(recipe: str, machine: str, seed: int, folder: Path) -> None:
     if not pipeline.exists():
         settings = yaml.safe_load((CONFIGS / "evaluate" / f"{recipe}.yaml").read_text())
         export(str(train(recipe, machine, seed, folder)), str(pipeline), **settings)
-    if not has_companion(pipeline, CRITIC):
+    maze = results_page.is_maze(recipe)
+    if not maze and not has_companion(pipeline, CRITIC):
         train_critic(str(pipeline), str(folder / "critic"), seed=seed)
     if not (folder / "training.json").exists():
-        write_report(describe_training(folder), folder / "training.json")
+        write_report(describe_training(recipe, folder), folder / "training.json")
     episodes = EPISODES.get(recipe.split("-")[0], 20)
-    for name, settings in PLANNERS.items():
+    for name, settings in (MAZE_PLANNERS if maze else PLANNERS).items():
         output = folder_of(name, folder)
         if not (output / "evaluation.json").exists():
             evaluate(
@@ -134,7 +141,7 @@ def run(recipe: str, machine: str, seed: int, folder: Path) -> None:
                 video=False,
                 **settings,
             )
-    if not (folder / "diagnosis" / "diagnostics.json").exists():
+    if not maze and not (folder / "diagnosis" / "diagnostics.json").exists():
         guided = PLANNERS["guided, best by value"]
         diagnose(str(pipeline), DIAGNOSED, str(folder / "diagnosis"), seed=FIRST_SEED, video=False, **guided)
 
@@ -146,11 +153,11 @@ def folder_of(planner: str, folder: Path) -> Path:
 
 def gather(recipe: str, machine: str, seed: int, folder: Path) -> dict[str, Any]:
     """Time the planners, and return all results of a recipe with one seed."""
-    pipeline = load_pipeline(folder / "pipeline")
-    reports = {name: json.loads((folder_of(name, folder) / "evaluation.json").read_text()) for name in PLANNERS}
-    default = pipeline.resolve_settings()
-    anyone = reports[UNGUIDED]
-    return {
+    pipeline, maze = load_pipeline(folder / "pipeline"), results_page.is_maze(recipe)
+    names = list(MAZE_PLANNERS if maze else PLANNERS)  # the first is what the others are compared with
+    reports = {name: json.loads((folder_of(name, folder) / "evaluation.json").read_text()) for name in names}
+    anyone = reports[names[0]]
+    results = {
         "recipe": recipe,
         "machine": machine,
         "seed": seed,
@@ -159,10 +166,15 @@ def gather(recipe: str, machine: str, seed: int, folder: Path) -> dict[str, Any]
         "training": json.loads((folder / "training.json").read_text()),
         "first_seed": anyone["seed"],
         **{name: anyone[name] for name in ("env_id", "reference", "checkpoints", "weights_sha256", "versions")},
+        "planners": {name: shorten(report) for name, report in reports.items()},
+        "pairs": {name: compared(folder_of(names[0], folder), folder_of(name, folder)) for name in names[1:]},
+    }
+    if maze:
+        return results | {"latency_ms": dict.fromkeys(names, measure_latency(pipeline))}  # either acts on such a plan
+    default = pipeline.resolve_settings()
+    return results | {
         # The planner that a user of the folder gets.
         "default": next((name for name, report in reports.items() if report["settings"] == default), None),
-        "planners": {name: shorten(report) for name, report in reports.items()},
-        "pairs": {name: compared(folder_of(UNGUIDED, folder), folder_of(name, folder)) for name in list(PLANNERS)[1:]},
         "latency_ms": {name: measure_latency(pipeline, **settings) for name, settings in PLANNERS.items()},
         "diagnosis": {
             name: value
@@ -175,8 +187,8 @@ def gather(recipe: str, machine: str, seed: int, folder: Path) -> dict[str, Any]
 def shorten(report: dict[str, Any]) -> dict[str, Any]:
     """Return of an evaluation what is kept, the episodes in the order of their seeds."""
     episodes = sorted(report["episodes"], key=lambda one: one["seed"])
-    kept = ("return_mean", "return_ci95", "return_iqm", "length_mean", "terminated_share", "success_rate", "settings")
-    return {name: report[name] for name in kept} | {
+    kept = ("return_mean", "return_ci95", "return_iqm", "length_mean", "terminated_share", "success_rate")
+    return {name: report[name] for name in (*kept, "first_success_mean", "settings")} | {
         "seeds": [one["seed"] for one in episodes],
         "returns": [round(one["return"], 3) for one in episodes],
         "lengths": [one["length"] for one in episodes],

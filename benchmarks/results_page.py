@@ -37,6 +37,12 @@ PLANNERS: dict[str, dict[str, Any]] = {
     "guided": {**ONE_PLAN, "n_guide_steps": 1},
     "guided, best by value": {**ONE_PLAN, "batch_size": 16, "n_guide_steps": 1},
 }
+# What acts in mazes, on plans that end at the goal: the plans' own actions as often as the recipe says, or a position
+# controller that follows the states of one plan an episode, as in the paper.
+MAZE_PLANNERS: dict[str, dict[str, Any]] = {
+    "own actions": {"reach_goal": True},
+    "position controller": {"reach_goal": True, "follow_states": True, "replan_every": 0},
+}
 # The suffix of a recipe's name in a row, and the description of all such rows.
 MACHINES = {
     "cpu": ("", "the CPU overlays (`configs/cpu/`), small networks; the paper's are larger and trained far longer"),
@@ -59,6 +65,14 @@ def read() -> dict[str, Recipe]:
     return found
 
 
+def split(results: dict[str, Recipe]) -> tuple[dict[str, Recipe], dict[str, Recipe]]:
+    """Return the measurements of locomotion and those of mazes, which have other planners."""
+    parts: tuple[dict[str, Recipe], dict[str, Recipe]] = ({}, {})
+    for row, recipe in results.items():
+        parts[is_maze(recipe[0]["recipe"])][row] = recipe
+    return parts
+
+
 def published() -> dict[str, Any]:
     """Return the published results of others, on other data."""
     return dict(json.loads((RESULTS / "published.json").read_text()))
@@ -66,8 +80,7 @@ def published() -> dict[str, Any]:
 
 def scores_of_others(recipe: Recipe) -> list[float]:
     """Return the published scores of the recipe's counterpart, Diffuser's first."""
-    others = published()
-    return list((others["scores"] | others["mazes"]["scores"])[recipe[0]["recipe"]])
+    return list(published()["scores"][recipe[0]["recipe"]])
 
 
 def score(recipe: Recipe, value: float) -> float:
@@ -75,19 +88,15 @@ def score(recipe: Recipe, value: float) -> float:
     return normalized_score(value, Reference(**recipe[0]["reference"]))
 
 
-def is_maze(recipe: Recipe) -> bool:
-    """Return whether the recipe's environment is a maze."""
-    return "maze" in recipe[0]["recipe"]
+def is_maze(recipe: str) -> bool:
+    """Return whether a recipe's environment is a maze."""
+    return "maze" in recipe
 
 
-def behaviour_of(recipe: Recipe) -> tuple[float, list[float]] | None:
-    """Return the mean return of the behaviour policy and its interval.
-
-    None in a maze: stored episodes end at the goal with a return of 1, those of an evaluation continue there and go on
-    counting, so the two cannot be compared.
-    """
+def behaviour_of(recipe: Recipe) -> tuple[float, list[float]]:
+    """Return the mean return of the behaviour policy and its interval."""
     dataset = recipe[0]["dataset"]
-    return None if is_maze(recipe) else (dataset["mean"], dataset["ci95"])
+    return dataset["mean"], dataset["ci95"]
 
 
 def over_trainings(recipe: Recipe, planner: str) -> Trainings:
@@ -138,8 +147,7 @@ def scores(results: dict[str, Recipe]) -> str:
     for row, recipe in results.items():
         found = {name: over_trainings(recipe, name) for name in planners(recipe)}
         best = max(found, key=lambda name: found[name].mean)
-        behaviour = behaviour_of(recipe)
-        cells = ["-" if behaviour is None else number(score(recipe, behaviour[0]), 1)]
+        cells = [number(score(recipe, behaviour_of(recipe)[0]), 1)]
         for name in PLANNERS:
             words = say(found[name], 1, partial(score, recipe)) if name in found else "-"
             cells.append(f"**{words}**" if name == best else words)
@@ -149,29 +157,78 @@ def scores(results: dict[str, Recipe]) -> str:
 
 
 def returns(results: dict[str, Recipe]) -> str:
-    """Return the table of returns, with lengths and successes: means over all episodes of all trainings."""
+    """Return the table of returns, with lengths: means over all episodes of all trainings."""
     lines = []
     for row, recipe in results.items():
-        behaviour, dataset = behaviour_of(recipe), recipe[0]["dataset"]
-        if behaviour is not None:
-            length = number(dataset["steps"] / dataset["episodes"])
-            lines.append([f"{row}, behaviour", interval(*behaviour), length, "-", "-", str(dataset["episodes"]), "-"])
+        dataset = recipe[0]["dataset"]
+        length, count = number(dataset["steps"] / dataset["episodes"]), str(dataset["episodes"])
+        lines.append([f"{row}, behaviour", interval(*behaviour_of(recipe)), length, "-", count, "-"])
         for name in planners(recipe):
             reports = [training["planners"][name] for training in recipe]
             found = over_trainings(recipe, name)
-            success = [report["success_rate"] for report in reports if report["success_rate"] is not None]
             lines.append(
                 [
                     f"{row}, {name}",
                     say(found, 0 if abs(found.mean) >= 100 else 1),
                     number(mean(report["length_mean"] for report in reports)),
                     f"{mean(report['terminated_share'] for report in reports):.0%}",
-                    f"{mean(success):.0%}" if success else "-",
                     f"{len(recipe)} x {len(reports[0]['returns'])}",
                     number(mean(training["latency_ms"][name] for training in recipe), 1),
                 ]
             )
-    return table(["", "return", "length", "terminated", "success", "episodes", "ms a plan"], lines)
+    return table(["", "return", "length", "terminated", "episodes", "ms a plan"], lines)
+
+
+def mazes(results: dict[str, Recipe]) -> str:
+    """Return the table of the mazes: steps at the goal, in two scales, and the steps to the first hit."""
+    lines = []
+    for row, recipe in results.items():
+        low, high = published()["mazes"]["references"][recipe[0]["recipe"]]
+        d4rl = Reference("D4RL", low, high)
+        for name in MAZE_PLANNERS:
+            reports = [training["planners"][name] for training in recipe]
+            found = over_trainings(recipe, name)
+            firsts = [report["first_success_mean"] for report in reports if report["first_success_mean"] is not None]
+            lines.append(
+                [
+                    f"{row}, {name}",
+                    f"{len(recipe)} x {len(reports[0]['returns'])}",
+                    say(found, 0 if abs(found.mean) >= 100 else 1),
+                    say(found, 1, partial(score, recipe)),
+                    say(found, 1, lambda value, d4rl=d4rl: normalized_score(value, d4rl)),  # type: ignore[misc]
+                    f"{mean(report['success_rate'] for report in reports):.0%}",
+                    number(mean(firsts) if firsts else None),
+                    "once"
+                    if reports[0]["settings"]["replan_every"] == 0
+                    else str(reports[0]["settings"]["replan_every"]),
+                    number(mean(training["latency_ms"][name] for training in recipe), 1),
+                ]
+            )
+    headings = ["what acts", "episodes", "steps at the goal", "score", "score, D4RL's scale", "goals reached"]
+    return table([*headings, "steps to the first hit", "plans every", "ms a plan"], lines)
+
+
+def maze_trainings(results: dict[str, Recipe]) -> str:
+    """Return the table of the trainings for mazes."""
+    lines = []
+    for row, recipe in results.items():
+        trained, settings = recipe[0]["training"], recipe[0]["planners"]["own actions"]["settings"]
+        lines.append(
+            [
+                row,
+                f"`{recipe[0]['dataset']['id']}`",
+                f"{trained['steps']:,}".replace(",", " "),
+                number(mean(training["training"]["minutes"] for training in recipe)),
+                trained["device"],
+                str(trained["horizon"]),
+                str(trained["stride"]),
+                " ".join(str(width) for width in trained["widths"]),
+                f"{settings['sampler']} {settings['num_inference_steps']}",
+                f"{settings['temperature']:g}",
+            ]
+        )
+    headings = ["recipe", "dataset", "steps", "minutes", "device", "horizon", "stride", "widths", "sampler"]
+    return table([*headings, "temperature"], lines)
 
 
 def pairs(results: dict[str, Recipe]) -> str:
@@ -315,9 +372,9 @@ def draw(results: dict[str, Recipe]) -> Figure:
     for panel in panels[len(results) :]:
         panel.remove()
     for panel, (row, recipe) in zip(panels[: len(results)], results.items(), strict=True):
-        if (behaviour := behaviour_of(recipe)) is not None:
-            panel.plot([0, 0], [score(recipe, end) for end in behaviour[1]], color=GREY, linewidth=2)
-            panel.plot(0, score(recipe, behaviour[0]), "o", color=GREY)
+        behaviour, ends = behaviour_of(recipe)
+        panel.plot([0, 0], [score(recipe, end) for end in ends], color=GREY, linewidth=2)
+        panel.plot(0, score(recipe, behaviour), "o", color=GREY)
         names = planners(recipe)
         for i, name in enumerate(names, start=1):
             found = over_trainings(recipe, name)
@@ -356,9 +413,10 @@ def draw_calibration(results: dict[str, Recipe]) -> Figure:
 # ---------------------------------------------------------------- the page
 
 
-def page(results: dict[str, Recipe]) -> str:
+def page(everything: dict[str, Recipe]) -> str:
     """Return RESULTS.md."""
-    machines = {recipe[0]["machine"] for recipe in results.values()}
+    machines = {recipe[0]["machine"] for recipe in everything.values()}
+    results, in_mazes = split(everything)
     anyone = next(iter(results.values()))[0]
     columns = published()["columns"]
     shown = {
@@ -377,13 +435,15 @@ def page(results: dict[str, Recipe]) -> str:
         "harm": harm(results),
         "choices": choices(results),
         "trainings": trainings(results),
+        "mazes": mazes(in_mazes),
+        "maze_trainings": maze_trainings(in_mazes),
         "values": values(results),
         "literature": literature(),
         # For sentences: {score[hopper-medium][guided]}.
         "score": {
             row: {name: number(score(recipe, over_trainings(recipe, name).mean)) for name in planners(recipe)}
             | {"best": number(max(score(recipe, over_trainings(recipe, name).mean) for name in planners(recipe)))}
-            | ({} if is_maze(recipe) else {BEHAVIOUR: number(score(recipe, recipe[0]["dataset"]["mean"]))})
+            | {BEHAVIOUR: number(score(recipe, recipe[0]["dataset"]["mean"]))}
             for row, recipe in results.items()
         },
         "mean": {
@@ -399,9 +459,10 @@ def page(results: dict[str, Recipe]) -> str:
 
 
 def main() -> None:
-    """Write the page and its picture."""
-    results = read()
-    (ROOT / PAGE).write_text(page(results))
+    """Write the page and its pictures."""
+    everything = read()
+    (ROOT / PAGE).write_text(page(everything))
+    results, _ = split(everything)
     draw(results).savefig(ROOT / PICTURE, dpi=90)
     draw_calibration(results).savefig(ROOT / CALIBRATION, dpi=90)
 
