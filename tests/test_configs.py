@@ -104,10 +104,12 @@ def test_an_inpainting_overlay_fits_the_denoiser_alone(overlay, capsys):
     from vgp_lightning.pipeline.networks import check_horizon
 
     data = f"data/pointmaze-{Path(overlay).name}"
-    config = merged(capsys, "denoiser.yaml", data, overlay, "hardware/cpu.yaml")
+    config = merged(capsys, "denoiser.yaml", data, overlay, "cpu/pointmaze.yaml")
     for path, value in leaves(yaml.safe_load((CONFIGS / overlay).read_text())):
         assert at(config, path) == value, path
-    check_horizon(config["data"]["horizon"], denoiser_widths=config["model"]["init_args"]["widths"])
+    init = config["model"]["init_args"]
+    assert init["stride"] > 1
+    check_horizon(config["data"]["horizon"], denoiser_widths=init["widths"], stride=init["stride"])
 
 
 def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):
