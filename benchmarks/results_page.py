@@ -439,6 +439,7 @@ def page(everything: dict[str, Recipe]) -> str:
         "maze_trainings": maze_trainings(in_mazes),
         "values": values(results),
         "literature": literature(),
+        "policies": published()["policies"],
         # For sentences: {score[hopper-medium][guided]}.
         "score": {
             row: {name: number(score(recipe, over_trainings(recipe, name).mean)) for name in planners(recipe)}

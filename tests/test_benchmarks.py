@@ -17,6 +17,7 @@ from learners import make_module
 from benchmarks import (
     composition,
     control_loop,
+    demos,
     endurance,
     machine,
     network_calls,
@@ -104,6 +105,36 @@ def test_the_maze_benchmark_measures_both_actors_planning_once_and_repeatedly(tm
         for actor in ("position controller", "plan's own actions")
         for plans in ("once", "every 15 steps")
     ]
+
+
+def test_the_demos_run_those_seeds_that_are_missing_and_tell_how_many_times_the_behaviour_they_return(
+    tmp_path, monkeypatch, capsys
+):
+    def report(*means):
+        named = zip(("behaviour", "unguided", "guided"), means, strict=True)
+        found = {name: {"return_mean": mean, "return_ci95": [mean - 10, mean + 10]} for name, mean in named}
+        return json.dumps(found | {"seconds": {"train": 60.0, "guided": 36.0}})
+
+    def run(command, check):
+        started.append(command[3:5])
+        folder = Path(command[-1])
+        folder.mkdir()
+        (folder / "report.json").write_text(report(1000.0, 1500.0, 3000.0))
+
+    started = []
+    monkeypatch.setattr(demos.subprocess, "run", run)
+    monkeypatch.setattr(demos, "TARGET", tmp_path / "demos.json")
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "report.json").write_text(report(2000.0, 1000.0, 2500.0))
+    monkeypatch.setattr("sys.argv", ["demos", str(tmp_path), "--seeds", "0", "4"])
+    demos.main()
+    assert started == [["demo", "--seed"]]
+    assert capsys.readouterr().out.splitlines()[2:5] == [
+        "| 0 | 2000 [1990, 2010] | 1000 [990, 1010] | 2500 [2490, 2510] | 1.25 | 1.6 |",
+        "| 4 | 1000 [990, 1010] | 1500 [1490, 1510] | 3000 [2990, 3010] | 3.00 | 1.6 |",
+        "| range | 1000 to 2000 | 1000 to 1500 | 2500 to 3000 | 1.25 to 3.00 | 1.6 to 1.6 |",
+    ]
+    assert json.loads((tmp_path / "demos.json").read_text())["seeds"].keys() == {"0", "4"}
 
 
 @pytest.mark.parametrize("accelerated", [True, False])

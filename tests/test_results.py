@@ -65,6 +65,27 @@ def test_the_trainings_of_a_recipe_are_put_together(copied):
     assert told == [["0.03", "**worse** |"], ["0.04", "**worse** |"], ["0.04", "**worse** |"]]
 
 
+def test_mazes_are_measured_in_steps_at_the_goal_in_two_scales():
+    """Two trainings whose plans are 161.86 steps at the goal, which is 100 in D4RL's scale, by hand."""
+
+    def trained(seed):
+        report = {"returns": [161.86] * 4, "success_rate": 1.0, "first_success_mean": 70.0 + 10 * seed}
+        planners = {
+            "own actions": report | {"settings": {"replan_every": 4}},
+            "position controller": report | {"success_rate": 0.5 * seed, "settings": {"replan_every": 0}},
+        }
+        reference = {"name": "", "min": 61.86, "max": 261.86}
+        names = {"recipe": "pointmaze-umaze", "seed": seed, "reference": reference}
+        return names | {"planners": planners, "latency_ms": dict.fromkeys(planners, 12.0)}
+
+    lines = results_page.mazes({"pointmaze-umaze": [trained(0), trained(1)]}).splitlines()[2:]
+    same = "162 [162, 162] (162 to 162) | 50.0 [50.0, 50.0] (50.0 to 50.0) | 100.0 [100.0, 100.0] (100.0 to 100.0)"
+    assert lines == [
+        f"| pointmaze-umaze, own actions | 2 x 4 | {same} | 100% | 75 | 4 | 12.0 |",
+        f"| pointmaze-umaze, position controller | 2 x 4 | {same} | 25% | 75 | once | 12.0 |",
+    ]
+
+
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_what_was_measured_was_paired_and_came_from_the_recipe_as_it_stands(path):
     result = json.loads(path.read_text())
@@ -75,9 +96,11 @@ def test_what_was_measured_was_paired_and_came_from_the_recipe_as_it_stands(path
     assert all(seeds == played[0] for seeds in played)
     files = [str(file.relative_to(results_page.ROOT)) for file in results.overlays(recipe, machine)]
     assert result["configs"] == files
-    assert result["checkpoints"]["planner"] == {"file": "last.ckpt", "step": result["training"]["steps"]}
+    trained = "denoiser" if results_page.is_maze(recipe) else "planner"
+    assert result["checkpoints"][trained] == {"file": "last.ckpt", "step": result["training"]["steps"]}
+    first = next(iter(result["planners"]))
     for name, pair in result["pairs"].items():
-        returns = [result["planners"][planner]["returns"] for planner in (results_page.UNGUIDED, name)]
+        returns = [result["planners"][planner]["returns"] for planner in (first, name)]
         assert pair["difference"] == pytest.approx(np.mean(returns[1]) - np.mean(returns[0]), abs=1e-3)
 
 
