@@ -29,8 +29,8 @@ def place_conditions(
     Args:
         observation: The present one, (O,) or (N, O): step 0 of the plans.
         conditions: Further ones, ``{step: (O,) or (N, O)}``; negative steps count from the end, NaN leaves a dimension
-            free. None: no further ones. With a stride above 1 a plan is free at every stride-th step, and the last
-            stride steps are one.
+            free. None: no further ones. With a stride they stand at its multiples, or in the last s steps, which have
+            one observation.
         horizon: H.
         action_dim: A.
         observation_dim: O.

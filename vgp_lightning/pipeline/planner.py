@@ -296,7 +296,8 @@ class ValueGuidedPlannerPipeline(DiffusionPipeline):  # type: ignore[misc]
         Args:
             observation: The present one, (O,) or (N, O), in the environment's units, flat.
             conditions: Further observations that the plan must pass through, ``{step: (O,) or (N, O)}``; negative steps
-                count from the end, NaN leaves a dimension free.
+                count from the end, NaN leaves a dimension free. With a stride they stand at its multiples, or in the
+                last s steps, which have one observation.
             objectives: What guidance climbs and candidates are ranked by, as pairs (weight, objective), in place of the
                 learned value alone; an objective is ``pipeline.learned_value`` or a function of observations (B, H, O)
                 and actions (B, H, A) in the environment's units that returns (B,) and that torch can differentiate.
