@@ -11,6 +11,8 @@ _DECIDING = (
     *("trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
+# Options that earlier versions did not have, with what those did.
+_LATER = {"model.init_args.stride": 1}
 _FREE = ("model.init_args.compile", "data.num_workers", "data.on_device", "data.download", "data.cache_dir")
 
 
@@ -31,7 +33,8 @@ def check_same(path: str, text: str | None, config: dict[str, Any], may_differ: 
     saved = read_yaml(text, f"vgp_config of {path}")
     if not isinstance(saved, dict):
         raise ValueError(f"vgp_config of {path} holds a {type(saved).__name__}: the file is damaged")
-    there, here = _flat(saved), _flat(config)
+    here = _flat(config)
+    there = {name: value for name, value in _LATER.items() if name in here} | _flat(saved)
     names = [
         name
         for name in sorted(there.keys() | here.keys())
