@@ -45,7 +45,7 @@ def test_a_run_of_version_0_1_resumes_in_its_folder_and_ends_as_it_did_there(mad
     assert ended["global_step"] == 12
     sums = {name: float(weight.double().abs().sum()) for name, weight in ended["current_model_state"].items()}
     # Processors round differently: one without AVX-512 ended 3e-5 beside another.
-    assert sums == {name: pytest.approx(value, rel=1e-3) for name, value in load(made / "expected.json").items()}
+    assert sums == {name: pytest.approx(value, rel=3e-4) for name, value in load(made / "expected.json").items()}
 
 
 def load(path):
