@@ -40,7 +40,8 @@ def test_only_active_environments_are_answered_and_a_reset_forgets_the_chunk(pip
     agent.reset([None, 5])
     acted = agent.act(states(1))
     np.testing.assert_array_equal(acted[0], habit.answer(states(0)).numpy()[0, 1])
-    np.testing.assert_array_equal(acted[1], habit.answer(states(1)).numpy()[1, 0])
+    # Alone, as it was asked: some processors round a row otherwise in another batch.
+    np.testing.assert_array_equal(acted[1], habit.answer(states(1)[1:]).numpy()[0, 0])
     broken = np.array([[0.1, 0.2], [np.nan, 0.0]])
     agent.reset([0, 1])
     agent.act(broken, np.array([True, False]))

@@ -68,7 +68,7 @@ def check_same(pipeline, program, seed=3):
         batch_size=program.inputs["noise"][1],
     )
     actions, observations, value = program(*inputs.values())
-    torch.testing.assert_close(actions, plan.actions[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(actions, plan.actions[0], rtol=0, atol=3e-4)  # 1.3e-4 on a processor without AVX-512
     torch.testing.assert_close(observations, plan.observations[0], rtol=0, atol=1e-3)  # of scales up to 10
     torch.testing.assert_close(value, plan.values, rtol=0, atol=1e-3, equal_nan=True)
     low = pipeline.normalization["action_low"][0]

@@ -115,9 +115,8 @@ def test_the_index_names_diffusers_classes_and_holds_statistics_and_settings(fol
     assert index["_class_name"] == "ValueGuidedPlannerPipeline"
     assert index["unet"] == index["value_function"] == ["diffusers", "UNet1DModel"]
     assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
-    assert index["normalization"] == {
-        name: pytest.approx(value, rel=1e-6) for name, value in data.normalization.items()
-    }
+    statistics = {name: pytest.approx(value, rel=1e-6) for name, value in data.normalization.items()}
+    assert index["normalization"] == {"stride": 1, **statistics}
     assert index["normalization"]["action_low"] == [-2.0]  # the pendulum's torque
     assert index["planner"]["planning_horizon"] == 8
     assert index["planner"]["sampler"] == "ddim"

@@ -46,11 +46,12 @@ def make_card(pipeline: ValueGuidedPlannerPipeline) -> ModelCard:
     data = ", ".join(task.get("dataset_id", [])) or "unnamed data"
     stride = pipeline.frame.stride
     every = f" (its networks see one of {stride})" if stride > 1 else ""
+    sizes = f"{pipeline.action_dim} actions and {pipeline.observation_dim} observations"
     text = f"""
 # A diffusion planner for {environment}
 
-Plans {settings["planning_horizon"]} steps{every} of {pipeline.action_dim} actions and
-{pipeline.observation_dim} observations by denoising, {value} a value function to guide it. Trained on {data}
+Plans {settings["planning_horizon"]} steps{every} of {sizes}
+by denoising, {value} a value function to guide it. Trained on {data}
 (discount {task.get("discount")}), with the configs in `training/`. Method: Janner et al. 2022, "Planning with Diffusion
 for Flexible Behavior Synthesis".
 {_describe_checkpoints(task.get("checkpoints"))}
