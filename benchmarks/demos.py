@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
+from benchmarks.results_page import interval, table
 from vgp_lightning.demo import PLANNERS
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import write_report
@@ -37,16 +38,15 @@ def shorten(report: dict[str, Any]) -> dict[str, Any]:
 
 def tabulate(seeds: dict[str, Any]) -> str:
     """Return a line for each seed, and one with the ranges."""
-    lines = [
-        ["`--seed`", "behaviour policy", "one unguided plan", "guided best of 16", "guided / behaviour", "minutes"],
-        ["---:"] * 6,
-    ]
+    headings = ["`--seed`", "behaviour policy", "one unguided plan", "guided best of 16", "guided / behaviour"]
+    lines = []
     for seed, one in seeds.items():
-        lines.append([seed, *map(say, planners(one)), f"{ratio(one):.2f}", f"{one['minutes']:.1f}"])
+        returns = [interval(each["return_mean"], each["return_ci95"]) for each in planners(one)]
+        lines.append([seed, *returns, f"{ratio(one):.2f}", f"{one['minutes']:.1f}"])
     means = zip(*([each["return_mean"] for each in planners(one)] for one in seeds.values()), strict=True)
     ranges = [*(span(each, 0) for each in means), span([ratio(one) for one in seeds.values()], 2)]
     lines.append(["range", *ranges, span([one["minutes"] for one in seeds.values()], 1)])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return table([*headings, "minutes"], lines)
 
 
 def planners(one: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,12 +57,6 @@ def planners(one: dict[str, Any]) -> list[dict[str, Any]]:
 def ratio(one: dict[str, Any]) -> float:
     """Return how many times the behaviour policy's mean return the guided planner's is."""
     return float(one["guided"]["return_mean"] / one["behaviour"]["return_mean"])
-
-
-def say(found: dict[str, Any]) -> str:
-    """Return a mean with its interval."""
-    low, high = found["return_ci95"]
-    return f"{found['return_mean']:.0f} [{low:.0f}, {high:.0f}]"
 
 
 def span(numbers: Any, digits: int) -> str:

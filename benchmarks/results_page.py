@@ -43,6 +43,7 @@ MAZE_PLANNERS: dict[str, dict[str, Any]] = {
     "own actions": {"reach_goal": True},
     "position controller": {"reach_goal": True, "follow_states": True, "replan_every": 0},
 }
+SAMPLING = ["sampler", "temperature"]  # headings of what ``sampling`` returns
 # The suffix of a recipe's name in a row, and the description of all such rows.
 MACHINES = {
     "cpu": ("", "the CPU overlays (`configs/cpu/`), small networks; the paper's are larger and trained far longer"),
@@ -187,7 +188,7 @@ def mazes(results: dict[str, Recipe]) -> str:
         d4rl = Reference("D4RL", low, high)
         for name in MAZE_PLANNERS:
             reports = [training["planners"][name] for training in recipe]
-            found = over_trainings(recipe, name)
+            found, every = over_trainings(recipe, name), reports[0]["settings"]["replan_every"]
             firsts = [report["first_success_mean"] for report in reports if report["first_success_mean"] is not None]
             lines.append(
                 [
@@ -195,12 +196,10 @@ def mazes(results: dict[str, Recipe]) -> str:
                     f"{len(recipe)} x {len(reports[0]['returns'])}",
                     say(found, 0 if abs(found.mean) >= 100 else 1),
                     say(found, 1, partial(score, recipe)),
-                    say(found, 1, lambda value, d4rl=d4rl: normalized_score(value, d4rl)),  # type: ignore[misc]
+                    say(found, 1, partial(normalized_score, reference=d4rl)),
                     f"{mean(report['success_rate'] for report in reports):.0%}",
                     number(mean(firsts) if firsts else None),
-                    "once"
-                    if reports[0]["settings"]["replan_every"] == 0
-                    else str(reports[0]["settings"]["replan_every"]),
+                    str(every or "once"),
                     number(mean(training["latency_ms"][name] for training in recipe), 1),
                 ]
             )
@@ -210,9 +209,21 @@ def mazes(results: dict[str, Recipe]) -> str:
 
 def maze_trainings(results: dict[str, Recipe]) -> str:
     """Return the table of the trainings for mazes."""
+    own = [(str(recipe[0]["training"]["stride"]), *sampling(recipe, "own actions")) for recipe in results.values()]
+    return training_table(results, ["stride", *SAMPLING], own)
+
+
+def sampling(recipe: Recipe, planner: str) -> tuple[str, str]:
+    """Return the sampler of a planner with its number of steps, and its temperature."""
+    settings = recipe[0]["planners"][planner]["settings"]
+    return f"{settings['sampler']} {settings['num_inference_steps']}", f"{settings['temperature']:g}"
+
+
+def training_table(results: dict[str, Recipe], headings: list[str], own: list[tuple[str, ...]]) -> str:
+    """Return a table of trainings: what all have, and columns of its own with a row for each recipe."""
     lines = []
-    for row, recipe in results.items():
-        trained, settings = recipe[0]["training"], recipe[0]["planners"]["own actions"]["settings"]
+    for (row, recipe), cells in zip(results.items(), own, strict=True):
+        trained = recipe[0]["training"]
         lines.append(
             [
                 row,
@@ -221,14 +232,11 @@ def maze_trainings(results: dict[str, Recipe]) -> str:
                 number(mean(training["training"]["minutes"] for training in recipe)),
                 trained["device"],
                 str(trained["horizon"]),
-                str(trained["stride"]),
                 " ".join(str(width) for width in trained["widths"]),
-                f"{settings['sampler']} {settings['num_inference_steps']}",
-                f"{settings['temperature']:g}",
+                *cells,
             ]
         )
-    headings = ["recipe", "dataset", "steps", "minutes", "device", "horizon", "stride", "widths", "sampler"]
-    return table([*headings, "temperature"], lines)
+    return table(["recipe", "dataset", "steps", "minutes", "device", "horizon", "widths", *headings], lines)
 
 
 def pairs(results: dict[str, Recipe]) -> str:
@@ -266,28 +274,19 @@ def harm(results: dict[str, Recipe]) -> str:
 
 def trainings(results: dict[str, Recipe]) -> str:
     """Return the table of the trainings."""
-    lines = []
-    for row, recipe in results.items():
-        trained, settings = recipe[0]["training"], recipe[0]["planners"]["guided, best by value"]["settings"]
-        lines.append(
-            [
-                row,
-                f"`{recipe[0]['dataset']['id']}`",
-                f"{trained['steps']:,}".replace(",", " "),
-                number(mean(training["training"]["minutes"] for training in recipe)),
-                trained["device"],
-                str(trained["horizon"]),
-                " ".join(str(width) for width in trained["widths"]),
+    own = []
+    for recipe in results.values():
+        settings = recipe[0]["planners"]["guided, best by value"]["settings"]
+        own.append(
+            (
                 f"{settings['batch_size']}",
                 f"{settings['n_guide_steps']} x {settings['scale']:g}",
-                f"{settings['sampler']} {settings['num_inference_steps']}",
-                f"{settings['temperature']:g}",
+                *sampling(recipe, "guided, best by value"),
                 f"{settings['warm_start_strength']:g}",
                 f"{settings['replan_every']}",
-            ]
+            )
         )
-    headings = ["recipe", "dataset", "steps", "minutes", "device", "horizon", "widths", "K", "guidance", "sampler"]
-    return table([*headings, "temperature", "warm start", "replans every"], lines)
+    return training_table(results, ["K", "guidance", *SAMPLING, "warm start", "replans every"], own)
 
 
 def choices(results: dict[str, Recipe]) -> str:

@@ -70,13 +70,13 @@ class PlanProgram(nn.Module):
         # Nothing but a value or a critic tells candidates apart; the mean of all of them needs neither.
         several = objectives or self.critic is not None or settings["choice_temperature"] > 0
         candidates = settings["batch_size"] if several else 1
-        self.previous, observations = (horizon, len(self.frame.shift)), pipeline.observation_dim
+        self.plan_shape, observations = (horizon, len(self.frame.shift)), pipeline.observation_dim
         self.inputs: dict[str, tuple[int, ...]] = {
             "observation": (observations,),
             "noise": (draws, candidates, steps_of_networks, self.frame.channels),
         }
         if warm:
-            self.inputs["previous"] = self.previous
+            self.inputs["previous"] = self.plan_shape
         self.outputs: dict[str, tuple[int, ...]] = {
             "actions": (horizon, self.action_dim),
             "observations": (horizon, observations),
@@ -94,7 +94,7 @@ class PlanProgram(nn.Module):
                 planner has a stride.
             previous: (H, T), the plan that a warm start begins from, in the environment's units, action first.
         """
-        horizon, dimensions = self.previous
+        horizon, dimensions = self.plan_shape
         free = noise.new_full((1, 1, 1, dimensions), math.nan)
         first = torch.cat((free[..., : self.action_dim], observation.view(1, 1, 1, -1)), dim=3)
         raw_conditions = torch.cat((first, free.expand(1, 1, horizon - 1, -1)), dim=2)  # (1, 1, H, T)
@@ -143,7 +143,7 @@ class PlanProgram(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         shift, scale = self.frame.shift, self.frame.scale
         observation = (torch.randn(len(shift), generator=generator) * scale + shift)[self.action_dim :]
-        previous = torch.randn(self.previous, generator=generator) * scale + shift
+        previous = torch.randn(self.plan_shape, generator=generator) * scale + shift
         generator.manual_seed(seed)
         draws, *shape = self.inputs["noise"]
         noise = torch.cat([torch.randn(1, *shape, generator=generator) for _ in range(draws)])

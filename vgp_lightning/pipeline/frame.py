@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import torch
 
 from .inputs import as_number, shorten
-from .stride import fold, unfold
+from .stride import fold, folded_channels, unfold
 
 _KEYS = {*("action_dim", "shift", "scale", "return_shift", "return_scale", "action_low", "action_high")}
 # Beyond these float32 has no room left for a product of two; no dataset comes near.
@@ -113,7 +113,7 @@ class Frame:
     @property
     def channels(self) -> int:
         """Number of entries of a folded step, s * A + O."""
-        return len(self.shift) + self.action_entries - self.action_dim
+        return folded_channels(len(self.shift), self.action_dim, self.stride)
 
     def fold(self, steps: torch.Tensor) -> torch.Tensor:
         """Return trajectories (..., H, T) folded, in the same units."""

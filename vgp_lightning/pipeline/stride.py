@@ -12,6 +12,11 @@ trajectories are (..., H / s, s * A + O), the s actions first, one after the oth
 import torch
 
 
+def folded_channels(transition_dim: int, action_dim: int, stride: int) -> int:
+    """Return the number of entries of a folded step, s * A + O."""
+    return transition_dim + (stride - 1) * action_dim
+
+
 def fold(steps: torch.Tensor, stride: int, action_dim: int) -> torch.Tensor:
     """Return trajectories (..., H, T) folded, as the networks see them: (..., H / s, s * A + O).
 

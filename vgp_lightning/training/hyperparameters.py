@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 
 from vgp_lightning.pipeline.networks import PredictionType, make_denoiser, make_value_function
+from vgp_lightning.pipeline.stride import folded_channels
 from vgp_lightning.training.base import LearningModule
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.planner import PlannerModule
@@ -136,7 +137,7 @@ def _parameters(kind: type[LearningModule]) -> set[str]:
 def _check_size(kind: type[LearningModule], arguments: Mapping[str, Any], largest: int, path: object) -> None:
     """Refuse networks that take more memory than the checkpoint that is said to hold them."""
     horizon, stride = arguments["horizon"], arguments.get("stride", 1)
-    wide = arguments["transition_dim"] + (stride - 1) * arguments["action_dim"]
+    wide = folded_channels(arguments["transition_dim"], arguments["action_dim"], stride)
     own = arguments.get("widths", inspect.signature(TrajectoryModule).parameters["widths"].default)
     widths = {make_denoiser: own, make_value_function: arguments.get("value_widths") or own}
     if kind in (DenoiserModule, ValueModule):

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from vgp_lightning.data.windows import Batch
 from vgp_lightning.pipeline.networks import PredictionType, make_noise_scheduler
-from vgp_lightning.pipeline.stride import fold
+from vgp_lightning.pipeline.stride import fold, folded_channels
 from vgp_lightning.training.base import STATISTICS, LearningModule
 from vgp_lightning.training.fast import forward
 
@@ -93,7 +93,7 @@ class TrajectoryModule(LearningModule):
         super().__init__()
         _check_options(num_train_timesteps, learning_rate, weight_decay, warmup_steps, stride)
         self.save_hyperparameters(ignore="predicts")
-        channels = transition_dim + (stride - 1) * action_dim
+        channels = folded_channels(transition_dim, action_dim, stride)
         self.network = self.make_network(channels, horizon, widths, stride)
         try:
             self.noise_scheduler = make_noise_scheduler(num_train_timesteps, beta_schedule, predicts)
