@@ -8,9 +8,11 @@ UV ?= 0.13.9
 UPGRADE ?=
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-package torch --no-annotate --no-header --quiet
 
-# `make results RECIPES=hopper-medium MACHINE=gpu` for one of them, or for a GPU.
+# `make results RECIPES=hopper-medium MACHINE=gpu` for one of them, or for a GPU; ACCELERATOR=gpu trains the small
+# networks on a GPU.
 RECIPES ?=
 MACHINE ?= cpu
+ACCELERATOR ?=
 
 # `make bench BENCH="--json FILE"`: options of benchmarks.plan_latency.
 BENCH ?=
@@ -102,4 +104,4 @@ bench: install
 	$(BIN)/python -m benchmarks.train_throughput
 
 results: install
-	$(BIN)/python -m benchmarks.results $(RECIPES) --machine $(MACHINE)
+	$(BIN)/python -m benchmarks.results $(RECIPES) --machine $(MACHINE) $(addprefix --accelerator ,$(ACCELERATOR))

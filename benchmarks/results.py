@@ -1,14 +1,16 @@
 """Run the recipes end to end, each with several seeds, and keep their results, from which RESULTS.md is made.
 
-python -m benchmarks.results [RECIPE ...] [--seeds 0 1 2] [--machine cpu|gpu] [--jobs 2] [--folder runs/results]
+python -m benchmarks.results [RECIPE ...] [--seeds 0 1 2] [--machine cpu|gpu] [--accelerator cpu|gpu] [--jobs 2]
+    [--folder runs/results]
 
 A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu (on a GPU the paper's, with
-configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate. For each recipe and each seed of training:
-`vgp fit` of both networks, `vgp export`, `vgp critic`, the planners on the same seeds, `vgp diagnose`, and the time of
-a planning call when nothing else runs. In mazes plans end at the goal (configs/inpainting): `vgp fit` of the denoiser
-alone, and what acts are the plans' own actions or a controller that follows their states. A step whose result exists is
-not repeated, so the same command goes on after an interruption, also days later. The results go to
-benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made again (benchmarks.results_page).
+configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate, and in configs/critic where a critic is to
+choose by default. For each recipe and each seed of training: `vgp fit` of both networks, `vgp export`, `vgp critic`,
+the planners on the same seeds, `vgp diagnose`, and the time of a planning call when nothing else runs. In mazes plans
+end at the goal (configs/inpainting): `vgp fit` of the denoiser alone, and what acts are the plans' own actions or a
+controller that follows their states. `--accelerator gpu` trains the small networks of configs/cpu on a GPU. A step
+whose result exists is not repeated, so the same command goes on after an interruption, also days later. The results go
+to benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made again (benchmarks.results_page).
 """
 
 import argparse
@@ -61,7 +63,13 @@ def overlays(recipe: str, machine: str) -> list[Path]:
     return [CONFIGS / "planner.yaml", data, sizes]
 
 
-def train(recipe: str, machine: str, seed: int, folder: Path) -> Path:
+def settings_of(recipe: str, folder: str) -> dict[str, Any]:
+    """Return a recipe's settings of planning in a folder of configs; none if it has no file there."""
+    path = CONFIGS / folder / f"{recipe}.yaml"
+    return dict(yaml.safe_load(path.read_text())) if path.exists() else {}
+
+
+def train(recipe: str, machine: str, accelerator: str | None, seed: int, folder: Path) -> Path:
     """Train the networks, or resume an interrupted run, and return the last checkpoint."""
     with (folder / "fit.log").open("a") as log:
         subprocess.run(
@@ -69,6 +77,7 @@ def train(recipe: str, machine: str, seed: int, folder: Path) -> Path:
                 *(sys.executable, "-m", "vgp_lightning.cli", "fit"),
                 *(word for file in overlays(recipe, machine) for word in ("-c", str(file))),
                 *("--seed_everything", str(seed)),
+                *(("--trainer.accelerator", accelerator, "--trainer.devices", "1") if accelerator else ()),
                 *("--trainer.logger.init_args.save_dir", str(folder), "--ckpt_path", "last"),
             ],
             check=True,
@@ -116,16 +125,16 @@ def describe_dataset(dataset_id: str) -> dict[str, Any]:
     return {"id": dataset_id, "steps": int(dataset.total_steps), "episodes": len(returns), **asdict(summarize(returns))}
 
 
-def run(recipe: str, machine: str, seed: int, folder: Path) -> None:
+def run(recipe: str, machine: str, seed: int, folder: Path, accelerator: str | None) -> None:
     """Run all steps of a recipe with one seed except the timing, and leave the results in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = folder / "pipeline"
     if not pipeline.exists():
-        settings = yaml.safe_load((CONFIGS / "evaluate" / f"{recipe}.yaml").read_text())
-        export(str(train(recipe, machine, seed, folder)), str(pipeline), **settings)
+        checkpoint = train(recipe, machine, accelerator, seed, folder)
+        export(str(checkpoint), str(pipeline), **settings_of(recipe, "evaluate"))
     maze = results_page.is_maze(recipe)
     if not maze and not has_companion(pipeline, CRITIC):
-        train_critic(str(pipeline), str(folder / "critic"), seed=seed)
+        train_critic(str(pipeline), str(folder / "critic"), seed=seed, **settings_of(recipe, "critic"))
     if not (folder / "training.json").exists():
         write_report(describe_training(recipe, folder), folder / "training.json")
     episodes = EPISODES.get(recipe.split("-")[0], 20)
@@ -208,6 +217,9 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--machine", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--accelerator", choices=("cpu", "gpu"), help="where the networks are trained; default: as the configs say"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings in parallel, each with its share of the cores")
     parser.add_argument("--folder", type=Path, default=Path("runs/results"))
     options = parser.parse_args()
@@ -221,7 +233,7 @@ def main() -> None:
     # Spawned processes, each of which sets its own number of threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, take_cores, (threads,), max_tasks_per_child=1) as pool:
-        jobs = [pool.submit(run, *one, folder) for one, folder in folders.items()]
+        jobs = [pool.submit(run, *one, folder, options.accelerator) for one, folder in folders.items()]
         for job in jobs:
             job.result()
     for (recipe, machine, seed), folder in folders.items():

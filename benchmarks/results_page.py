@@ -224,19 +224,21 @@ def training_table(results: dict[str, Recipe], headings: list[str], own: list[tu
     lines = []
     for (row, recipe), cells in zip(results.items(), own, strict=True):
         trained = recipe[0]["training"]
+        minutes: dict[str, list[float]] = {}  # by the device
+        for training in recipe:
+            minutes.setdefault(training["training"]["device"], []).append(training["training"]["minutes"])
         lines.append(
             [
                 row,
                 f"`{recipe[0]['dataset']['id']}`",
                 f"{trained['steps']:,}".replace(",", " "),
-                number(mean(training["training"]["minutes"] for training in recipe)),
-                trained["device"],
+                "; ".join(f"{number(mean(found))} ({device})" for device, found in minutes.items()),
                 str(trained["horizon"]),
                 " ".join(str(width) for width in trained["widths"]),
                 *cells,
             ]
         )
-    return table(["recipe", "dataset", "steps", "minutes", "device", "horizon", "widths", *headings], lines)
+    return table(["recipe", "dataset", "steps", "minutes (device)", "horizon", "widths", *headings], lines)
 
 
 def pairs(results: dict[str, Recipe]) -> str:

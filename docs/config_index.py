@@ -17,6 +17,7 @@ WHAT = {
     "cpu": "Small networks for two cores, after a `data/` config",
     "hardware": "Machines",
     "inpainting": "Mazes by one plan to the goal",
+    "critic": "A critic that chooses by default: `vgp critic FOLDER -c critic/NAME.yaml`",
     "evaluate": "Settings of planning: `vgp evaluate FOLDER -c evaluate/NAME.yaml`",
 }
 

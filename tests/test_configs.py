@@ -50,7 +50,9 @@ def at(tree, path):
 def test_every_file_is_tried_here():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     evaluations = {name for name in found if name.startswith("evaluate/")}
-    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, "smoke.yaml", "demo.yaml", "habit.yaml"}
+    critics = {name for name in found if name.startswith("critic/")}
+    rest = {"smoke.yaml", "demo.yaml", "habit.yaml"}
+    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, *critics, *rest}
     assert all((DATA, HARDWARE, CPU, INPAINTING, evaluations))
 
 

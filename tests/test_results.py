@@ -104,6 +104,20 @@ def test_what_was_measured_was_paired_and_came_from_the_recipe_as_it_stands(path
         assert pair["difference"] == pytest.approx(np.mean(returns[1]) - np.mean(returns[0]), abs=1e-3)
 
 
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_default_planner_is_that_of_the_recipe_as_it_stands(path):
+    result = json.loads(path.read_text())
+    if results_page.is_maze(result["recipe"]):
+        return
+    folder_s = results.settings_of(result["recipe"], "evaluate") | results.settings_of(result["recipe"], "critic")
+    same = [
+        name
+        for name, report in result["planners"].items()
+        if {setting: report["settings"][setting] for setting in folder_s} == folder_s
+    ]
+    assert result["default"] in same
+
+
 def test_no_number_of_a_measurement_is_typed_by_hand_into_the_page():
     template = (results_page.RESULTS / "page.md").read_text()
     # What may stand there: the scale's ends, the interval's level, names of datasets and of data of others.

@@ -138,6 +138,33 @@ def test_a_folder_gets_a_critic_and_keeps_its_defaults(folder, tmp_path, capsys)
     assert choice["rank_by"] == "critic"
 
 
+def test_settings_that_are_given_become_the_folder_s_defaults(folder, tmp_path, capsys):
+    before = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    settings = ["--batch_size", 16, "--n_guide_steps", 0, "--rank_by", "critic", "--choice_temperature", 0.5]
+    train(folder, tmp_path, *FEW, *settings)
+    printed = capsys.readouterr().out
+    assert "by default now: batch_size 16, n_guide_steps 0, rank_by critic, choice_temperature 0.5\n" in printed
+    after = ValueGuidedPlannerPipeline.from_pretrained(folder)
+    chosen = {"batch_size": 16, "n_guide_steps": 0, "rank_by": "critic", "choice_temperature": 0.5}
+    assert after.resolve_settings() == before.resolve_settings() | chosen
+    plans = [
+        after(
+            np.zeros(after.observation_dim, np.float32), generator=torch.Generator().manual_seed(0), **options
+        ).trajectories
+        for options in ({}, chosen)
+    ]
+    assert torch.equal(*plans)
+
+
+def test_a_setting_that_cannot_work_is_refused_before_anything_is_trained(folder, tmp_path, capsys):
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        train(folder, tmp_path, *FEW, "--batch_size", 0)
+    assert "batch_size is 0" in capsys.readouterr().err
+    assert contents(folder) == before
+    assert not (tmp_path / "output").exists()
+
+
 def test_the_same_command_gives_the_same_critic_to_the_bit(folder, tmp_path):
     written = []
     for _ in range(2):

@@ -6,7 +6,7 @@ Shapes: S steps of the data, A action and O observation dimensions.
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.data.returns import Truncation
 from vgp_lightning.data.windows import WindowDataset
 from vgp_lightning.distillation.fitting import check_options, fit
-from vgp_lightning.export.folder import write_critic
+from vgp_lightning.export.folder import update_defaults, write_critic
 from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.frame import Frame
+from vgp_lightning.pipeline.settings import Settings
 from vgp_lightning.report.files import refuse_links, write_report
 from vgp_lightning.report.folders import prepare
 from vgp_lightning.training.critic import CriticModule, StateValue
@@ -46,13 +47,15 @@ def train_critic(
     truncation: Truncation = "continue",
     seed: int = 0,
     dataset_id: list[str] | None = None,
+    **settings: Unpack[Settings],
 ) -> dict[str, Any]:
     """Add a critic to an exported planner's folder: small networks that rank its candidates by their first actions.
 
     It learns from the planner's data in two steps. A state value V learns the return that follows each state. Then the
     critic learns the advantage of each action: reward + discount * V(next state) - V(state). The return itself would
     teach little about an action: most of its variance comes from what is done in the hundreds of steps after it.
-    The folder's defaults stay as they are: ``vgp tune`` tries the critic, and makes it the default if it returns more.
+    The folder's defaults stay as they are unless settings are given: ``vgp tune`` tries the critic, and makes it the
+    default if it returns more.
     The critic that was in the folder is replaced, atomically; an interrupted run leaves that one as it was, and begins
     anew.
 
@@ -71,6 +74,7 @@ def train_critic(
         truncation: The return of a truncated episode: ``cut`` at its end, or as if its mean reward would ``continue``.
         seed: Of all random numbers.
         dataset_id: The data; by default the datasets of the planner's training.
+        settings: What becomes the folder's default planner, once the critic is there; the other settings stay.
 
     Returns:
         What critic.json holds.
@@ -94,6 +98,7 @@ def train_critic(
     folder = Path(pipeline_folder)
     pipeline = load_pipeline(folder, "cpu")
     refuse_links(folder)
+    pipeline.resolve_settings(**settings)  # refuses what cannot work
     with torch.device("meta"):  # refuses sizes before there is any work
         Critic(pipeline.normalization, widths, networks)
     names = pipeline.task.get("dataset_id") if dataset_id is None else dataset_id
@@ -150,6 +155,8 @@ def train_critic(
     trained = Critic(pipeline.normalization, widths, networks, deviation)
     trained.load_state_dict(critic.state_dict())
     write_critic(trained, folder)
+    if settings:
+        update_defaults(folder, settings)
     report = {
         "pipeline": str(folder),
         "steps": len(parts[0].returns),
@@ -160,9 +167,11 @@ def train_critic(
     }
     write_report(report, output / "critic.json")
     evaluation = f"vgp evaluate {folder} --episodes 50"
+    changed = ", ".join(f"{name} {value}" for name, value in settings.items())
     Console(markup=False, highlight=False, soft_wrap=True).print(
         f"critic written to {folder / 'critic'}, in {report['seconds']:.0f} s\n"
-        "compare what it chooses with one plan that nobody chooses:\n"
+        + f"the folder plans with these settings by default now: {changed}\n" * bool(settings)
+        + "compare what it chooses with one plan that nobody chooses:\n"
         f"  {evaluation} --batch_size 1 --n_guide_steps 0 --output_dir {output}/one\n"
         f"  {evaluation} --batch_size 16 --n_guide_steps 0 --rank_by critic --choice_temperature 0.5 "
         f"--output_dir {output}/ranked\n"
