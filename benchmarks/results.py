@@ -6,11 +6,12 @@ python -m benchmarks.results [RECIPE ...] [--seeds 0 1 2] [--machine cpu|gpu] [-
 A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu (on a GPU the paper's, with
 configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate, and in configs/critic where a critic is to
 choose by default. For each recipe and each seed of training: `vgp fit` of both networks, `vgp export`, `vgp critic`,
-the planners on the same seeds, `vgp diagnose`, and the time of a planning call when nothing else runs. In mazes plans
-end at the goal (configs/inpainting): `vgp fit` of the denoiser alone, and what acts are the plans' own actions or a
-controller that follows their states. `--accelerator gpu` trains the small networks of configs/cpu on a GPU. A step
-whose result exists is not repeated, so the same command goes on after an interruption, also days later. The results go
-to benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made again (benchmarks.results_page).
+the planners on the same seeds, `vgp diagnose` (of the first training), and the time of a planning call when nothing
+else runs. In mazes plans end at the goal (configs/inpainting): `vgp fit` of the denoiser alone, and what acts are the
+plans' own actions or a controller that follows their states. `--accelerator gpu` trains the small networks of
+configs/cpu on a GPU. A step whose result exists is not repeated, so the same command goes on after an interruption,
+also days later. The results go to benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made again
+(benchmarks.results_page).
 """
 
 import argparse
@@ -49,7 +50,7 @@ PLANNERS, MAZE_PLANNERS = results_page.PLANNERS, results_page.MAZE_PLANNERS
 FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of manual trials
 AT_ONCE = 20  # environments that are stepped together
 EPISODES = {"pointmaze": 50}  # of evaluation, where they are short
-DIAGNOSED = 5  # episodes
+DIAGNOSED = 5  # episodes, of the first training alone: a diagnosis takes as long as three evaluations
 _NETWORK = ("widths", "stride", "learning_rate", "num_train_timesteps")
 
 
@@ -150,7 +151,7 @@ def run(recipe: str, machine: str, seed: int, folder: Path, accelerator: str | N
                 video=False,
                 **settings,
             )
-    if not maze and not (folder / "diagnosis" / "diagnostics.json").exists():
+    if not maze and seed == 0 and not (folder / "diagnosis" / "diagnostics.json").exists():
         guided = PLANNERS["guided, best by value"]
         diagnose(str(pipeline), DIAGNOSED, str(folder / "diagnosis"), seed=FIRST_SEED, video=False, **guided)
 
@@ -181,16 +182,17 @@ def gather(recipe: str, machine: str, seed: int, folder: Path) -> dict[str, Any]
     if maze:
         return results | {"latency_ms": dict.fromkeys(names, measure_latency(pipeline))}  # either acts on such a plan
     default = pipeline.resolve_settings()
-    return results | {
+    results |= {
         # The planner that a user of the folder gets.
         "default": next((name for name, report in reports.items() if report["settings"] == default), None),
         "latency_ms": {name: measure_latency(pipeline, **settings) for name, settings in PLANNERS.items()},
-        "diagnosis": {
-            name: value
-            for name, value in json.loads((folder / "diagnosis" / "diagnostics.json").read_text()).items()
-            if name in ("calibration", "ranking", "dynamics", "horizon", "guidance", "choice", "missing")
-        },
     }
+    diagnosis = folder / "diagnosis" / "diagnostics.json"
+    if diagnosis.exists():
+        kept = ("calibration", "ranking", "dynamics", "horizon", "guidance", "choice", "missing")
+        found = json.loads(diagnosis.read_text())
+        results["diagnosis"] = {name: found[name] for name in kept if name in found}
+    return results
 
 
 def shorten(report: dict[str, Any]) -> dict[str, Any]:

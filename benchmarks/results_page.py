@@ -105,6 +105,11 @@ def over_trainings(recipe: Recipe, planner: str) -> Trainings:
     return summarize_trainings([training["planners"][planner]["returns"] for training in recipe])
 
 
+def diagnosed(recipe: Recipe) -> Recipe:
+    """Return the trainings of a recipe that were diagnosed."""
+    return [training for training in recipe if "diagnosis" in training]
+
+
 def planners(recipe: Recipe) -> list[str]:
     """Return the names of the planners that all trainings of a recipe were evaluated with."""
     return [name for name in PLANNERS if all(name in training["planners"] for training in recipe)]
@@ -295,7 +300,7 @@ def choices(results: dict[str, Recipe]) -> str:
     """Return the table of what ranks the candidates of one state, tried in the simulator."""
     lines = []
     for row, recipe in results.items():
-        for training in recipe:
+        for training in diagnosed(recipe):
             choice = training["diagnosis"]["choice"]
             if choice is None:
                 continue
@@ -319,7 +324,7 @@ def values(results: dict[str, Recipe]) -> str:
     """Return the table of the value function's quality on held-out data and on the planner's own episodes."""
     lines = []
     for row, recipe in results.items():
-        for training in recipe:
+        for training in diagnosed(recipe):
             held_out, own = training["training"]["validation"], calibration(training)
             guidance, steps = training["diagnosis"]["guidance"], digits(own)
             lines.append(
@@ -395,10 +400,11 @@ def draw(results: dict[str, Recipe]) -> Figure:
 
 def draw_calibration(results: dict[str, Recipe]) -> Figure:
     """Draw realised against predicted returns, in tenths of the predictions; on the dashed line both are equal."""
+    results = {row: recipe for row, recipe in results.items() if diagnosed(recipe)}
     figure = Figure(figsize=(2.1 * len(results), 2.3), layout="constrained")
     for panel, (row, recipe) in zip(figure.subplots(1, len(results), squeeze=False).flat, results.items(), strict=True):
         ends = []
-        for training in recipe:
+        for training in diagnosed(recipe):
             promised, realised = zip(*calibration(training)["curve"], strict=True)
             panel.plot(promised, realised, "o-", color=BLUE, markersize=3, alpha=0.6)
             ends += promised
