@@ -111,11 +111,11 @@ def test_what_was_measured_was_paired_and_came_from_the_recipe_as_it_stands(path
 )
 def test_the_default_planner_is_that_of_the_recipe_as_it_stands(path):
     result = json.loads(path.read_text())
-    folder_s = results.settings_of(result["recipe"], "evaluate") | results.settings_of(result["recipe"], "critic")
+    own = results.settings_of(result["recipe"], "evaluate") | results.settings_of(result["recipe"], "critic")
     same = [
         name
         for name, report in result["planners"].items()
-        if {setting: report["settings"][setting] for setting in folder_s} == folder_s
+        if {setting: report["settings"][setting] for setting in own} == own
     ]
     assert result["default"] in same
 

@@ -167,11 +167,12 @@ def train_critic(
     }
     write_report(report, output / "critic.json")
     evaluation = f"vgp evaluate {folder} --episodes 50"
-    changed = ", ".join(f"{name} {value}" for name, value in settings.items())
+    defaults = ", ".join(f"{name} {value}" for name, value in settings.items())
+    changed = f"the folder plans with these settings by default now: {defaults}\n" if settings else ""
     Console(markup=False, highlight=False, soft_wrap=True).print(
         f"critic written to {folder / 'critic'}, in {report['seconds']:.0f} s\n"
-        + f"the folder plans with these settings by default now: {changed}\n" * bool(settings)
-        + "compare what it chooses with one plan that nobody chooses:\n"
+        f"{changed}"
+        "compare what it chooses with one plan that nobody chooses:\n"
         f"  {evaluation} --batch_size 1 --n_guide_steps 0 --output_dir {output}/one\n"
         f"  {evaluation} --batch_size 16 --n_guide_steps 0 --rank_by critic --choice_temperature 0.5 "
         f"--output_dir {output}/ranked\n"
