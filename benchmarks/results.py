@@ -3,15 +3,15 @@
 python -m benchmarks.results [RECIPE ...] [--seeds 0 1 2] [--machine cpu|gpu] [--accelerator cpu|gpu] [--jobs 2]
     [--folder runs/results]
 
-A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu (on a GPU the paper's, with
-configs/hardware/gpu.yaml) and the planner's settings in configs/evaluate, and in configs/critic where a critic is to
-choose by default. For each recipe and each seed of training: `vgp fit` of both networks, `vgp export`, `vgp critic`,
-the planners on the same seeds, `vgp diagnose` (of the first training), and the time of a planning call when nothing
-else runs. In mazes plans end at the goal (configs/inpainting): `vgp fit` of the denoiser alone, and what acts are the
-plans' own actions or a controller that follows their states. `--accelerator gpu` trains the small networks of
-configs/cpu on a GPU. A step whose result exists is not repeated, so the same command goes on after an interruption,
-also days later. The results go to benchmarks/results/MACHINE/RECIPE/SEED.json, and RESULTS.md is made again
-(benchmarks.results_page).
+A recipe is a dataset of configs/data, the sizes of its environment in configs/cpu, or in configs/gpu for the larger
+mazes (with `--machine gpu` the paper's, and configs/hardware/gpu.yaml), and the planner's settings in configs/evaluate,
+and in configs/critic where a critic is to choose by default. For each recipe and each seed of training: `vgp fit` of
+both networks, `vgp export`, `vgp critic`, the planners on the same seeds, `vgp diagnose` (of the first training), and
+the time of a planning call when nothing else runs. In mazes plans end at the goal (configs/inpainting): `vgp fit` of
+the denoiser alone, and what acts are the plans' own actions or a controller that follows their states.
+`--accelerator gpu` trains the networks of configs/cpu on a GPU. A step whose result exists is not repeated, so the same
+command goes on after an interruption, also days later. The results go to benchmarks/results/MACHINE/RECIPE/SEED.json,
+and RESULTS.md is made again (benchmarks.results_page).
 """
 
 import argparse
@@ -50,6 +50,7 @@ PLANNERS, MAZE_PLANNERS = results_page.PLANNERS, results_page.MAZE_PLANNERS
 FIRST_SEED = 5_000_000  # far from the seeds of the data, of tuning and of manual trials
 AT_ONCE = 20  # environments that are stepped together
 EPISODES = {"pointmaze": 50}  # of evaluation, where they are short
+LONG = ("pointmaze-medium", "pointmaze-large")  # the minutes of configs/cpu are too few: trained by configs/gpu
 DIAGNOSED = 5  # episodes, of the first training alone: a diagnosis takes as long as three evaluations
 _NETWORK = ("widths", "stride", "learning_rate", "num_train_timesteps")
 
@@ -57,7 +58,8 @@ _NETWORK = ("widths", "stride", "learning_rate", "num_train_timesteps")
 def overlays(recipe: str, machine: str) -> list[Path]:
     """Return the recipe's training configs, base first."""
     environment, name = recipe.split("-", 1)
-    sizes = CONFIGS / "cpu" / f"{environment}.yaml" if machine == "cpu" else CONFIGS / "hardware" / "gpu.yaml"
+    small = "gpu" if recipe in LONG else "cpu"
+    sizes = CONFIGS / small / f"{environment}.yaml" if machine == "cpu" else CONFIGS / "hardware" / "gpu.yaml"
     data = CONFIGS / "data" / f"{recipe}.yaml"
     if results_page.is_maze(recipe):
         return [CONFIGS / "denoiser.yaml", data, CONFIGS / "inpainting" / f"{name}.yaml", sizes]

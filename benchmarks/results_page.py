@@ -38,10 +38,11 @@ PLANNERS: dict[str, dict[str, Any]] = {
     "guided, best by value": {**ONE_PLAN, "batch_size": 16, "n_guide_steps": 1},
 }
 # What acts in mazes, on plans that end at the goal: the plans' own actions as often as the recipe says, or a position
-# controller that follows the states of one plan an episode, as in the paper.
+# controller that follows the states of one plan an episode, as in the paper, or of a new one every 64 steps.
 MAZE_PLANNERS: dict[str, dict[str, Any]] = {
     "own actions": {"reach_goal": True},
     "position controller": {"reach_goal": True, "follow_states": True, "replan_every": 0},
+    "position controller, replanning": {"reach_goal": True, "follow_states": True, "replan_every": 64},
 }
 SAMPLING = ["sampler", "temperature"]  # headings of what ``sampling`` returns
 # The suffix of a recipe's name in a row, and the description of all such rows.

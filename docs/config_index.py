@@ -15,6 +15,7 @@ WHAT = {
     "": "A run",
     "data": "What a planner learns from, and how far it looks: the paper's numbers",
     "cpu": "Small networks for two cores, after a `data/` config",
+    "gpu": "Small networks, trained for longer on a GPU",
     "hardware": "Machines",
     "inpainting": "Mazes by one plan to the goal",
     "critic": "A critic that chooses by default: `vgp critic FOLDER -c critic/NAME.yaml`",

@@ -20,6 +20,7 @@ BASES = ["denoiser.yaml", "value.yaml", "planner.yaml"]
 DATA = sorted(f"data/{path.name}" for path in (CONFIGS / "data").glob("*.yaml"))
 HARDWARE = sorted(f"hardware/{path.name}" for path in (CONFIGS / "hardware").glob("*.yaml"))
 CPU = sorted(f"cpu/{path.name}" for path in (CONFIGS / "cpu").glob("*.yaml"))
+GPU = sorted(f"gpu/{path.name}" for path in (CONFIGS / "gpu").glob("*.yaml"))
 INPAINTING = sorted(f"inpainting/{path.name}" for path in (CONFIGS / "inpainting").glob("*.yaml"))
 
 
@@ -52,8 +53,8 @@ def test_every_file_is_tried_here():
     evaluations = {name for name in found if name.startswith("evaluate/")}
     critics = {name for name in found if name.startswith("critic/")}
     rest = {"smoke.yaml", "demo.yaml", "habit.yaml"}
-    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *INPAINTING, *evaluations, *critics, *rest}
-    assert all((DATA, HARDWARE, CPU, INPAINTING, evaluations))
+    assert found == {*BASES, *DATA, *HARDWARE, *CPU, *GPU, *INPAINTING, *evaluations, *critics, *rest}
+    assert all((DATA, HARDWARE, CPU, GPU, INPAINTING, evaluations))
 
 
 def test_the_first_line_of_every_file_says_what_it_is_for():
@@ -70,7 +71,7 @@ def test_an_installed_package_finds_its_own_configs_and_not_a_folder_of_that_nam
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("overlay", [*DATA, *HARDWARE, *CPU, "smoke.yaml", "demo.yaml"])
+@pytest.mark.parametrize("overlay", [*DATA, *HARDWARE, *CPU, *GPU, "smoke.yaml", "demo.yaml"])
 def test_an_overlay_fits_each_base_and_every_line_of_it_counts(base, overlay, capsys):
     data = [] if overlay.startswith("data/") or overlay == "demo.yaml" else [DATA[0]]
     config = merged(capsys, base, *data, overlay)
@@ -102,13 +103,15 @@ def test_each_dataset_has_one_overlay_for_a_cpu_whose_horizon_fits_both_networks
 
 
 @pytest.mark.parametrize("overlay", INPAINTING)
-def test_an_inpainting_overlay_fits_the_denoiser_alone(overlay, capsys):
+@pytest.mark.parametrize("sizes", ["cpu/pointmaze.yaml", "gpu/pointmaze.yaml"])
+def test_an_inpainting_overlay_fits_the_denoiser_alone(overlay, sizes, capsys):
     from vgp_lightning.pipeline.networks import check_horizon
 
     data = f"data/pointmaze-{Path(overlay).name}"
-    config = merged(capsys, "denoiser.yaml", data, overlay, "cpu/pointmaze.yaml")
+    config = merged(capsys, "denoiser.yaml", data, overlay, sizes)
+    later = dict(leaves(yaml.safe_load((CONFIGS / sizes).read_text())))
     for path, value in leaves(yaml.safe_load((CONFIGS / overlay).read_text())):
-        assert at(config, path) == value, path
+        assert at(config, path) == later.get(path, value), path
     init = config["model"]["init_args"]
     assert init["stride"] > 1
     check_horizon(config["data"]["horizon"], denoiser_widths=init["widths"], stride=init["stride"])

@@ -73,6 +73,7 @@ def test_mazes_are_measured_in_steps_at_the_goal_in_two_scales():
         planners = {
             "own actions": report | {"settings": {"replan_every": 4}},
             "position controller": report | {"success_rate": 0.5 * seed, "settings": {"replan_every": 0}},
+            "position controller, replanning": report | {"settings": {"replan_every": 64}},
         }
         reference = {"name": "", "min": 61.86, "max": 261.86}
         names = {"recipe": "pointmaze-umaze", "seed": seed, "reference": reference}
@@ -83,6 +84,7 @@ def test_mazes_are_measured_in_steps_at_the_goal_in_two_scales():
     assert lines == [
         f"| pointmaze-umaze, own actions | 2 x 4 | {same} | 100% | 75 | 4 | 12.0 |",
         f"| pointmaze-umaze, position controller | 2 x 4 | {same} | 25% | 75 | once | 12.0 |",
+        f"| pointmaze-umaze, position controller, replanning | 2 x 4 | {same} | 100% | 75 | 64 | 12.0 |",
     ]
 
 
