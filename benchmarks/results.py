@@ -58,8 +58,10 @@ _NETWORK = ("widths", "stride", "learning_rate", "num_train_timesteps")
 def overlays(recipe: str, machine: str) -> list[Path]:
     """Return the recipe's training configs, base first."""
     environment, name = recipe.split("-", 1)
-    small = "gpu" if recipe in LONG else "cpu"
-    sizes = CONFIGS / small / f"{environment}.yaml" if machine == "cpu" else CONFIGS / "hardware" / "gpu.yaml"
+    if machine == "gpu":
+        sizes = CONFIGS / "hardware" / "gpu.yaml"
+    else:
+        sizes = CONFIGS / ("gpu" if recipe in LONG else "cpu") / f"{environment}.yaml"
     data = CONFIGS / "data" / f"{recipe}.yaml"
     if results_page.is_maze(recipe):
         return [CONFIGS / "denoiser.yaml", data, CONFIGS / "inpainting" / f"{name}.yaml", sizes]
