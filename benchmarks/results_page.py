@@ -237,14 +237,20 @@ def training_table(results: dict[str, Recipe], headings: list[str], own: list[tu
             [
                 row,
                 f"`{recipe[0]['dataset']['id']}`",
-                f"{trained['steps']:,}".replace(",", " "),
+                "; ".join(dict.fromkeys(map(windows_seen, recipe))),
                 "; ".join(f"{number(mean(found))} ({device})" for device, found in minutes.items()),
                 str(trained["horizon"]),
                 " ".join(str(width) for width in trained["widths"]),
                 *cells,
             ]
         )
-    return table(["recipe", "dataset", "steps", "minutes (device)", "horizon", "widths", *headings], lines)
+    return table(["recipe", "dataset", "steps x windows", "minutes (device)", "horizon", "widths", *headings], lines)
+
+
+def windows_seen(training: Result) -> str:
+    """Return how many steps a training took, and the windows of each."""
+    trained = training["training"]
+    return f"{trained['steps']:,} x {trained['batch_size']}".replace(",", " ")
 
 
 def pairs(results: dict[str, Recipe]) -> str:
