@@ -124,10 +124,19 @@ def describe_training(recipe: str, folder: Path) -> dict[str, Any]:
 
 @cache  # several trainings have the same
 def describe_dataset(dataset_id: str) -> dict[str, Any]:
-    """Return a summary of the episode returns of a dataset, those of its behaviour policy."""
+    """Return a summary of the episode returns of a dataset, those of its behaviour policy, and of the best of them.
+
+    ``best_tenth`` is the mean return of the tenth of the episodes that returned most, of one at least.
+    """
     dataset = minari.load_dataset(dataset_id)
     returns = [float(episode.rewards.sum()) for episode in dataset.iterate_episodes()]
-    return {"id": dataset_id, "steps": int(dataset.total_steps), "episodes": len(returns), **asdict(summarize(returns))}
+    return {
+        "id": dataset_id,
+        "steps": int(dataset.total_steps),
+        "episodes": len(returns),
+        "best_tenth": statistics.mean(sorted(returns)[-max(1, round(len(returns) / 10)) :]),
+        **asdict(summarize(returns)),
+    }
 
 
 def run(recipe: str, machine: str, seed: int, folder: Path, accelerator: str | None) -> None:

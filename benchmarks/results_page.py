@@ -154,13 +154,14 @@ def scores(results: dict[str, Recipe]) -> str:
     for row, recipe in results.items():
         found = {name: over_trainings(recipe, name) for name in planners(recipe)}
         best = max(found, key=lambda name: found[name].mean)
-        cells = [number(score(recipe, behaviour_of(recipe)[0]), 1)]
+        cells = [number(score(recipe, recipe[0]["dataset"][name]), 1) for name in ("mean", "best_tenth")]
         for name in PLANNERS:
             words = say(found[name], 1, partial(score, recipe)) if name in found else "-"
             cells.append(f"**{words}**" if name == best else words)
         theirs = scores_of_others(recipe)
         lines.append([row, str(len(recipe)), *cells, number(theirs[0], 1), number(max(theirs), 1)])
-    return table(["recipe", "trainings", BEHAVIOUR, *PLANNERS, "*Diffuser, D4RL*", "*best published, D4RL*"], lines)
+    others = ["*Diffuser, D4RL*", "*best published, D4RL*"]
+    return table(["recipe", "trainings", BEHAVIOUR, "best tenth", *PLANNERS, *others], lines)
 
 
 def returns(results: dict[str, Recipe]) -> str:

@@ -127,3 +127,10 @@ def test_no_number_of_a_measurement_is_typed_by_hand_into_the_page():
     # What may stand there: the scale's ends, the interval's level, names of datasets and of data of others.
     prose = re.sub(r"\{[^}]*\}|`[^`]*`|medium-v2|100 x|95 %|D4RL", "", template)
     assert re.findall(r"\d{2,}", prose) == []
+
+
+def test_the_best_tenth_of_the_data_is_what_an_imitation_can_reach(make_dataset, make_episode):
+    returns = [3.0, -1.0, 20.0, 10.0, *[0.0] * 16]  # of 20 episodes; the best two return 15 in the mean
+    rewards = [np.array([value, 0.0]) for value in returns]
+    make_dataset("test/best-v0", [make_episode(2, number, rewards=one) for number, one in enumerate(rewards)])
+    assert results.describe_dataset("test/best-v0")["best_tenth"] == 15
