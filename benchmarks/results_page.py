@@ -379,10 +379,10 @@ def literature() -> str:
 
 def draw(results: dict[str, Recipe]) -> Figure:
     """Draw each recipe's scores, a dot for each training, with the published one of Diffuser as a line."""
-    columns = min(5, len(results))
-    height = -(-len(results) // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.9 * height), layout="constrained")
-    panels = list(figure.subplots(height, columns, squeeze=False).flat)
+    rows = -(-len(results) // 5)
+    columns = -(-len(results) // rows)
+    figure = Figure(figsize=(2.4 * columns, 2.9 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[len(results) :]:
         panel.remove()
     for panel, (row, recipe) in zip(panels[: len(results)], results.items(), strict=True):
