@@ -129,7 +129,7 @@ def test_no_number_of_a_measurement_is_typed_by_hand_into_the_page():
     assert re.findall(r"\d{2,}", prose) == []
 
 
-def test_the_best_tenth_of_the_data_is_what_an_imitation_can_reach(make_dataset, make_episode):
+def test_the_best_tenth_of_the_data_is_the_mean_of_the_episodes_that_returned_most(make_dataset, make_episode):
     returns = [3.0, -1.0, 20.0, 10.0, *[0.0] * 16]  # of 20 episodes; the best two return 15 in the mean
     rewards = [np.array([value, 0.0]) for value in returns]
     make_dataset("test/best-v0", [make_episode(2, number, rewards=one) for number, one in enumerate(rewards)])
