@@ -43,6 +43,47 @@ def test_an_evaluation_of_another_planner_is_refused(hub, folder, tmp_path):
     assert hub.asked == []
 
 
+def test_what_did_not_act_alone_is_named_and_a_habit_is_refused(hub, folder, tmp_path, capfd):
+    main(["evaluate", str(folder), *EVALUATE, "--delay", "1", "--output_dir", "results"])
+    (folder / "rollout.gif").write_bytes(b"GIF8")  # of an earlier evaluation
+    main(["publish", str(folder), "--evaluation", "results"])
+    assert "| this planner, with a delay of 1 | " in (folder / "README.md").read_text()
+    assert not (folder / "rollout.gif").exists()
+    path = tmp_path / "results" / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"habit": "1"}))
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        main(["publish", str(folder), "--evaluation", "results"])
+    assert "is of the planner's habit: evaluate the planner itself" in capfd.readouterr().err
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "rollout.gif"])
+def test_a_link_in_an_evaluation_is_not_followed(hub, folder, tmp_path, name, capfd):
+    main(["evaluate", str(folder), *EVALUATE, "--output_dir", "results"])
+    secret = tmp_path / "secret"
+    secret.write_bytes((tmp_path / "results" / "evaluation.json").read_bytes())
+    (tmp_path / "results" / name).unlink(missing_ok=True)
+    (tmp_path / "results" / name).symlink_to(secret)
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        main(["publish", str(folder), "--evaluation", "results", "--push_to_hub", "me/planner"])
+    assert f"results/{name} is a link to {secret}, outside of results" in capfd.readouterr().err
+    assert (contents(folder), hub.asked) == (before, [])
+
+
+def test_a_film_that_is_none_is_refused(hub, folder, tmp_path, capfd):
+    main(["evaluate", str(folder), *EVALUATE, "--output_dir", "results"])
+    path = tmp_path / "results" / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"video": "rollout.gif"}))
+    (tmp_path / "results" / "rollout.gif").write_text("a key")
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        main(["publish", str(folder), "--evaluation", "results"])
+    assert "results/rollout.gif is not a film: evaluate the planner again" in capfd.readouterr().err
+    assert contents(folder) == before
+
+
 def test_a_planner_that_the_hub_does_not_have_is_no_folder_here_either(hub, capfd):
     with pytest.raises(SystemExit):
         main(["evaluate", "me/nothing"])

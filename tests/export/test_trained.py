@@ -167,6 +167,24 @@ def test_the_training_configs_are_yaml(folder):
         assert model["learning_rate"] == 1e-2
 
 
+def test_the_training_config_has_names_in_place_of_the_machines_paths(trained, tmp_path):
+    checkpoint = torch.load(trained[0]["denoiser"], weights_only=True)
+    config = {
+        "trainer": {"default_root_dir": None, "logger": {"init_args": {"save_dir": "/home/alice/secret/runs"}}},
+        "data": {"cache_dir": "cache", "weights": "/home/alice/weights.npz", "dataset_id": ["me/a-v0", "me/b-v0"]},
+        "ckpt_path": ["/home/alice/secret/last.ckpt", 1],
+    }
+    checkpoint["vgp_config"] = f"# lightning.pytorch==2.6.6\n{yaml.safe_dump(config)}"
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    folder = export(str(tmp_path / "last.ckpt"), str(tmp_path / "planner"))
+    text = (folder / "training" / "denoiser.yaml").read_text()
+    assert text.startswith("# lightning.pytorch==2.6.6\n")
+    config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"
+    config["data"]["weights"] = "weights.npz"
+    config["ckpt_path"][0] = "last.ckpt"
+    assert yaml.safe_load(text) == config
+
+
 # ---------------------------------------------------------------- who can load it
 
 

@@ -88,3 +88,10 @@ def test_links_within_a_folder_are_allowed_and_links_out_of_it_are_named(tmp_pat
     with pytest.raises(ValueError, match=r"sub/d is a link to .*/secret, outside of"):
         refuse_links(folder)
     refuse_links(folder, ["a", "b"])
+    (folder / "sub" / "d").unlink()
+    (folder / "sub" / "deep" / "deeper").mkdir(parents=True)
+    (folder / "sub" / "deep" / "back").symlink_to(folder)  # it is not walked through: it would never end
+    refuse_links(folder)
+    (folder / "sub" / "deep" / "deeper" / "e").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"deeper/e is a link to .*/secret, outside of"):
+        refuse_links(folder, ["sub"])

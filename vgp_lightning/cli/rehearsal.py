@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from vgp_lightning.report.estimates import estimate, say_estimate
+from vgp_lightning.report.files import refuse_links
 from vgp_lightning.report.streams import silenced
 
 _PARTS = 1000  # that a distillation is divided into
@@ -162,6 +163,7 @@ def _copy(source: Path, folder: Path) -> str:
     """Return a copy of a planner's folder, into which the verb may write."""
     if not (source / "model_index.json").is_file():
         return str(source)  # which the verb refuses in its own words
+    refuse_links(source)  # the copy of one would be a file like any other
     return str(shutil.copytree(source, folder / "planner"))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vgp_lightning.agent.origin import hash_weights
-from vgp_lightning.export.card import add_evaluation
+from vgp_lightning.export.card import FILM, add_evaluation
 from vgp_lightning.pipeline.hub import upload_folder
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import refuse_links
@@ -48,13 +48,21 @@ def _add(folder: Path, evaluation: Path) -> None:
     """Put the evaluation in a folder into a planner's card.
 
     Raises:
-        ValueError: If it is none, or of other weights.
+        ValueError: If it is none, or of other weights or of a habit, or its film is none.
     """
     path = evaluation / "evaluation.json"
+    refuse_links(evaluation, (path.name, FILM))
     if not path.is_file():
         raise ValueError(f"{evaluation} has no evaluation.json: evaluate the planner first, vgp evaluate {folder}")
     report = read_json(path)
     if report.get("weights_sha256") != hash_weights(folder):
         raise ValueError(f"{path} is of another planner than {folder}: evaluate this one, vgp evaluate {folder}")
-    film = evaluation / "rollout.gif" if report.get("video") == "rollout.gif" else None
-    add_evaluation(folder, report, film if film is not None and film.is_file() else None)
+    if report.get("habit"):
+        raise ValueError(f"{path} is of the planner's habit: evaluate the planner itself, vgp evaluate {folder}")
+    film = evaluation / FILM
+    if report.get("video") != FILM or not film.is_file():
+        add_evaluation(folder, report, None)
+    elif film.read_bytes().startswith(b"GIF8"):
+        add_evaluation(folder, report, film)
+    else:
+        raise ValueError(f"{film} is not a film: evaluate the planner again, vgp evaluate {folder}, or remove the file")

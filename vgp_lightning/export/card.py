@@ -113,7 +113,7 @@ stock = ValueGuidedRLPipeline.from_pretrained(folder, env=StockEnvironment(folde
 # ---------------------------------------------------------------- evaluation
 
 _EVALUATION = re.compile(r"\n## Evaluation\n(?:(?!\n## )[\s\S])*")
-_FILM = "rollout.gif"
+FILM = "rollout.gif"
 
 
 def add_evaluation(
@@ -147,8 +147,10 @@ def add_evaluation(
     # Where the folder lay is nobody's business who downloads it.
     write_report({name: value for name, value in report.items() if name != "pipeline"}, folder / "evaluation.json")
     if film is not None:
-        replace_file(folder / _FILM, lambda file: file.write(film.read_bytes()))
+        replace_file(folder / FILM, lambda file: file.write(film.read_bytes()))
     replace_file(path, lambda file: file.write(content.encode()))
+    if film is None:
+        (folder / FILM).unlink(missing_ok=True)  # of an earlier evaluation
 
 
 def _make_result(report: Mapping[str, Any]) -> EvalResult:
@@ -169,7 +171,7 @@ def _make_result(report: Mapping[str, Any]) -> EvalResult:
 def _describe_evaluation(report: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], film: bool) -> str:
     """Return the card's section about an evaluation."""
     seeds = [episode["seed"] for episode in report["episodes"]]
-    reports = {"this planner": report, **others}
+    reports = {_name_actor(report): report, **others}
     succeeds = any(one["success_rate"] is not None for one in reports.values())
     heads = [
         "return, mean",
@@ -182,7 +184,7 @@ def _describe_evaluation(report: Mapping[str, Any], others: Mapping[str, Mapping
     rows = "\n".join(f"| {name} | {' | '.join(_list_numbers(one, succeeds))} |" for name, one in reports.items())
     failed = report.get("failed_episodes")
     missing = f"; {len(failed)} more episodes failed" if failed else ""
-    moving = f"\n![An episode of this planner]({_FILM})\n" if film else ""
+    moving = f"\n![An episode of this planner]({FILM})\n" if film else ""
     return f"""
 ## Evaluation
 
@@ -193,6 +195,14 @@ def _describe_evaluation(report: Mapping[str, Any], others: Mapping[str, Mapping
 Seeds {seeds[0]} to {seeds[-1]}, one training{missing}. The interval is a bootstrap over episodes: it says nothing about
 other trainings. `evaluation.json` holds each episode, the settings and the versions.
 {moving}"""
+
+
+def _name_actor(report: Mapping[str, Any]) -> str:
+    """Return what played an evaluation."""
+    goal = ", its plans end at the goal" if report.get("reach_goal") else ""
+    controller = ", a position controller follows its states" if report.get("follow_states") else ""
+    late = f", with a delay of {report['delay']}" if report.get("delay") else ""
+    return f"this planner{goal}{controller}{late}"
 
 
 def _list_numbers(report: Mapping[str, Any], succeeds: bool) -> list[str]:

@@ -14,6 +14,7 @@ from vgp_lightning.export.program_formats import Format, check_format
 from vgp_lightning.pipeline.hub import upload_folder
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 from vgp_lightning.pipeline.settings import DEFAULTS, EXPORT_DEFAULTS, Settings
+from vgp_lightning.report.documents import read_yaml
 from vgp_lightning.training.checkpoints import load_module, read_checkpoint
 from vgp_lightning.training.denoiser import DenoiserModule
 from vgp_lightning.training.planner import PlannerModule
@@ -143,8 +144,20 @@ def _read_provenance(checkpoint: str) -> tuple[str, dict[str, Any]]:
     The command line leaves the config in the checkpoint; where it is not, the hyper-parameters stand for it.
     """
     saved = read_checkpoint(checkpoint)
-    config: str | None = saved.get("vgp_config")
+    text: str = saved.get("vgp_config") or yaml.safe_dump({"model": dict(saved["hyper_parameters"])}, sort_keys=False)
+    config = read_yaml(text, f"vgp_config of {checkpoint}")
+    first = text.partition("\n")[0]
+    version = f"{first}\n" if first.startswith("#") else ""
     return (
-        config or yaml.safe_dump({"model": dict(saved["hyper_parameters"])}, sort_keys=False),
+        version + yaml.safe_dump(_without_places(config), sort_keys=False),
         {"file": Path(checkpoint).name, "step": saved["global_step"]},
     )
+
+
+def _without_places(value: Any) -> Any:
+    """Return a config with a name in place of each absolute path: the folder is handed on, the machine is not."""
+    if isinstance(value, dict):
+        return {key: _without_places(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_places(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -47,14 +47,14 @@ def hash_file(path: Path) -> str:
 
 
 def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
-    """Refuse a folder with a link that leads out of it, at its top or in one of its subfolders.
+    """Refuse a folder with a link that leads out of it, at any depth.
 
     The cache of the Hugging Face hub is allowed: there the files of ``snapshots/REVISION`` are links to ``blobs/`` of
     the same repository.
 
     Args:
         folder: The folder; it may itself be a link, since the user has named it.
-        names: The entries to look at, where the folder holds other things too; None: all.
+        names: The entries at its top to look at, where the folder holds other things too; None: all.
 
     Raises:
         ValueError: If there is such a link.
@@ -63,8 +63,7 @@ def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
     allowed = [root]
     if root.parent.name == "snapshots":
         allowed.append(root.parent.parent / "blobs")
-    entries = [entry for entry in root.iterdir() if names is None or entry.name in names] if root.is_dir() else []
-    for entry in [*entries, *(inner for outer in entries if outer.is_dir() for inner in _entries(outer, root))]:
+    for entry in _entries(root, names):
         if entry.is_symlink():
             target = Path(os.path.realpath(entry))
             if not any(target.is_relative_to(place) for place in allowed):
@@ -74,7 +73,10 @@ def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
                 )
 
 
-def _entries(folder: Path, root: Path) -> list[Path]:
-    """Return what is in a subfolder, unless it is a link out of the root, which is refused itself."""
-    inside = Path(os.path.realpath(folder)).is_relative_to(root)
-    return list(folder.iterdir()) if inside and not folder.is_symlink() else []
+def _entries(root: Path, names: Sequence[str] | None) -> Iterator[Path]:
+    """Yield all that is in a folder, at any depth, without going through links."""
+    for place, folders, files in os.walk(root):
+        if names is not None and Path(place) == root:
+            folders[:] = [name for name in folders if name in names]  # the others are not walked through
+            files = [name for name in files if name in names]
+        yield from (Path(place, name) for name in (*folders, *files))
