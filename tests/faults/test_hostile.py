@@ -292,6 +292,16 @@ def test_a_config_cannot_give_the_users_word(verb, given, planner, world, capfd)
         verdict.outcome = "clear"
 
 
+@pytest.mark.parametrize("verb", PLAYED)
+def test_a_config_does_not_overrule_the_users_word(verb, planner, world, capfd):
+    edit(planner / "model_index.json", task=filled(ENVIRONMENTS["entry point of a module beside"], world))
+    (world.folder / "trust_environment.yaml").write_text("trust_environment: true\n")
+    with tally.case(GROUP, f"{verb}, config: trust_environment: true after --trust_environment false") as verdict:
+        refused(capfd, verb, planner, "--trust_environment", "false", "-c", world.folder / "trust_environment.yaml")
+        world.hold()
+        verdict.outcome = "clear"
+
+
 def test_a_behaviour_from_a_folder_needs_no_environment_of_it(planner, world):
     edit(planner / "model_index.json", task=filled(ENVIRONMENTS["entry point os:system"], world))
     with tally.case(GROUP, "collect --behaviour: entry point os:system"):

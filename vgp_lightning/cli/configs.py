@@ -11,31 +11,32 @@ from vgp_lightning.shipped import CONFIGS
 
 
 def locate_configs(arguments: list[str]) -> list[str]:
-    """Replace the names given with ``-c`` or ``--config`` by paths.
+    """Put the configs first, so that all other options take precedence over them, and replace their names by paths.
 
     Args:
         arguments: Options of a verb, in any of the forms ``-c X``, ``-c=X``, ``-cX``, ``--config X``, ``--config=X``.
 
     Returns:
-        The same options; each name is the path of a file. Everything else is unchanged.
+        The configs in their order, each as option and path of a file, then everything else unchanged.
 
     Raises:
         ValueError: If there is no file of one of the names.
     """
-    located: list[str] = []
-    expected = False  # whether this argument is the value of the one before
-    for argument in arguments:
+    configs: list[str] = []
+    others: list[str] = []
+    expected = False  # whether this word is the value of the one before
+    for word in arguments:
         if expected:
-            located.append(_locate(argument))
-        elif argument.startswith(("--config=", "-c=")):
-            option, name = argument.split("=", 1)
-            located += [option, _locate(name)]
-        elif argument.startswith("-c") and argument != "-c":
-            located += ["-c", _locate(argument.removeprefix("-c"))]
+            configs += [others.pop(), _locate(word)]
+        elif word.startswith(("--config=", "-c=")):
+            option, name = word.split("=", 1)
+            configs += [option, _locate(name)]
+        elif word.startswith("-c") and word != "-c":
+            configs += ["-c", _locate(word.removeprefix("-c"))]
         else:
-            located.append(argument)
-        expected = not expected and argument in ("-c", "--config")
-    return located
+            others.append(word)
+        expected = not expected and word in ("-c", "--config")
+    return configs + others
 
 
 def show_configs(arguments: list[str], parse_error: Callable[..., NoReturn]) -> None:

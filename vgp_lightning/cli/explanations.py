@@ -58,7 +58,8 @@ def explain(error: BaseException) -> str | None:
             "whichever is installed here, or leave it unset"
         )
     if isinstance(error, RuntimeError) and re.search(r"CUDA|cuDNN|NCCL", str(error)):
-        return f"the GPU failed: {_first_line(error)}. --device cpu works without one"
+        cpu = "--device cpu, or, for vgp fit, --trainer.accelerator cpu, works without one"
+        return f"the GPU failed: {_first_line(error)}. {cpu}"
     if isinstance(error, ValueError | OSError | FloatingPointError | pickle.UnpicklingError):
         return _own_words(error)
     names = {(kind.__name__, kind.__module__.partition(".")[0]) for kind in type(error).__mro__}
