@@ -163,15 +163,16 @@ def identity(actions, channels):
     return {"action_dim": actions, **units, **bounds}
 
 
-def write_tiny(folder, guided=True, task=None, dimensions=(1, 2), **planner):
+def write_tiny(folder, guided=True, task=None, dimensions=(1, 2), stride=1, **planner):
     """Write a folder of untrained networks, of 10 noise levels and these numbers of actions and observations."""
     torch.manual_seed(0)
-    actions, channels, levels = dimensions[0], sum(dimensions), 10
+    actions, levels, length = dimensions[0], 10, H // stride
+    channels = stride * actions + dimensions[1]
     pipeline = ValueGuidedPlannerPipeline(
-        make_denoiser(channels, H, [16, 64]),
+        make_denoiser(channels, length, [16, 64]),
         DDPMScheduler(levels, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False),
-        make_value_function(channels, H, [16, 64]) if guided else None,
-        normalization=identity(actions, channels),
+        make_value_function(channels, length, [16, 64]) if guided else None,
+        normalization=identity(actions, sum(dimensions)) | {"stride": stride},
         planner={"planning_horizon": H, "batch_size": 2, "sampler": "ddim", "num_inference_steps": 2} | planner,
         task=task or {},
     )

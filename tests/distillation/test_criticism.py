@@ -119,6 +119,33 @@ def test_each_network_learns_from_samples_of_its_own():
     assert module.errors(tuple(samples)).shape == (2, 6)
 
 
+def test_a_planner_with_a_stride_gets_a_critic_that_ranks(strided, tmp_path):
+    train(strided, tmp_path, *FEW)
+    planner = ValueGuidedPlannerPipeline.from_pretrained(strided)
+    options = {"batch_size": 4, "n_guide_steps": 0, "rank_by": "critic", "return_candidates": True}
+    found = planner(torch.zeros(2), generator=torch.Generator().manual_seed(0), **options).candidates
+    scores = load(strided).rank(found.observations[:, :, 0], found.actions[:, :, 0])
+    assert scores.argmax(1).tolist() == [0]  # the best comes first
+
+
+@pytest.mark.parametrize(
+    ("discount", "episodes", "words"),
+    [
+        (1.0, 4, "the rewards of truncated episodes cannot continue for ever without one: --truncation cut"),
+        (0.9, 1, "has one episode: a critic needs two at least, of which one is held out"),
+    ],
+)
+def test_data_that_no_critic_can_learn_from_are_refused(
+    discount, episodes, words, make_dataset, make_episode, track, tmp_path, capfd
+):
+    make_dataset("test/few-v0", [make_episode(12, number) for number in range(episodes)])
+    task = {"env_id": "Track-v0", "dataset_id": ["test/few-v0"], "discount": discount}
+    folder = write_tiny(tmp_path / "planner", task=task)
+    with pytest.raises(SystemExit):
+        train(folder, tmp_path, *FEW)
+    assert words in capfd.readouterr().err
+
+
 def test_a_folder_gets_a_critic_and_keeps_its_defaults(folder, tmp_path, capsys):
     before, planner = contents(folder), (hash_weights(folder), hash_configs(folder))
     train(folder, tmp_path, *FEW)

@@ -50,6 +50,13 @@ def test_a_dry_run_refuses_what_the_distillation_itself_refuses(folder, tmp_path
         assert f"{option[2:]} is {value}: " in capfd.readouterr().err
 
 
+def test_a_planner_with_a_stride_gets_a_habit_that_acts(strided, tmp_path):
+    distill(strided, tmp_path, "--widths", "[16]", "--chunk", 3)
+    assert load(strided).answer([0.5, -0.5]).shape == (1, 3, 1)
+    options = ["--episodes", "2", "--video", "false", "--output_dir", str(tmp_path / "acted")]
+    main(["evaluate", str(strided), "--habit", "true", *options])
+
+
 def test_a_folder_gets_a_habit_that_is_evaluated_and_compared_with_its_teacher(folder, tmp_path, capsys):
     before, identity = contents(folder), (hash_weights(folder), hash_configs(folder))
     distill(folder, tmp_path, "--widths", "[16]", "--chunk", 3)

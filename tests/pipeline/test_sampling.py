@@ -138,6 +138,18 @@ def test_a_solver_takes_the_noise_schedule_however_the_scheduler_was_made(sample
     assert torch.equal(joined(plan), joined(expected))
 
 
+@pytest.mark.parametrize("sampler", [*SOLVERS, "ddpm"])
+def test_a_schedule_that_begins_with_noise_alone_is_sampled(sampler):
+    for levels in (20, 50):
+        scheduler = DDPMScheduler(
+            levels, beta_schedule="linear", prediction_type="sample", rescale_betas_zero_snr=True, clip_sample=False
+        )
+        plan = planner(scheduler=scheduler, sampler=sampler, num_inference_steps=levels)(
+            OBSERVATION, generator=seeded()
+        )
+        assert joined(plan).isfinite().all()
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sampler_that_is_asked_for_goes_before_a_scheduler_that_was_put_in(sampler):
     pipeline = planner(scheduler=noise_schedule("v_prediction"), num_inference_steps=5)

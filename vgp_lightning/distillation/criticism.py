@@ -107,6 +107,11 @@ def train_critic(
         raise ValueError(f"{folder} does not name the datasets that it was trained on: give them, --dataset_id '[ID]'")
     if discount is None:
         raise ValueError(f"{folder} does not name the discount of its returns: export it from a value function too")
+    if discount == 1 and truncation == "continue":
+        raise ValueError(
+            f"{folder} has returns without a discount, and the rewards of truncated episodes cannot continue for ever "
+            "without one: --truncation cut"
+        )
     data = MinariDataModule(
         list(names),
         horizon=1,
@@ -119,6 +124,8 @@ def train_critic(
             f"{names} has {data.observation_dim} observation and {data.action_dim} action dimensions, but {folder} "
             f"plans {pipeline.observation_dim} and {pipeline.action_dim}: give the datasets of its training"
         )
+    if data.total_episodes < 2:
+        raise ValueError(f"{names} has one episode: a critic needs two at least, of which one is held out")
     output = Path(output_dir) if output_dir is not None else Path("runs", "critic", folder.resolve().name)
     say = Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print
     data.prepare_data()

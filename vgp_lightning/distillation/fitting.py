@@ -23,13 +23,14 @@ def fit(module: pl.LightningModule, loaders: Loaders, output: Path, name: str, m
         name: Their subfolder.
         max_steps: Training steps.
     """
+    interval = min(max_steps, 500)
     with silence_lightning():
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=1,
             max_steps=max_steps,
             max_epochs=1,
-            val_check_interval=min(max_steps, 500),
+            val_check_interval=interval,
             log_every_n_steps=min(max_steps, 50),
             num_sanity_val_steps=0,
             logger=TensorBoardLogger(output, name="", version=name, default_hp_metric=False),
@@ -43,6 +44,8 @@ def fit(module: pl.LightningModule, loaders: Loaders, output: Path, name: str, m
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from end
             raise
+        if max_steps % interval:  # the last steps are not validated yet
+            trainer.validate(module, loaders[1], verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
 
 

@@ -23,7 +23,7 @@ Answer = Callable[[torch.Tensor], torch.Tensor]
 
 
 def draw_recorded(dataset_ids: Sequence[str], count: int, seed: int) -> NDArray[np.float32]:
-    """Return states (S, O) of the training episodes, without repetition: all of them if there are fewer.
+    """Return states (S, O) of the datasets' episodes, without repetition: all of them if there are fewer.
 
     Args:
         dataset_ids: The planner's datasets.
@@ -33,7 +33,7 @@ def draw_recorded(dataset_ids: Sequence[str], count: int, seed: int) -> NDArray[
     Raises:
         ValueError: If a dataset is missing or damaged.
     """
-    data = MinariDataModule(list(dataset_ids), horizon=1)
+    data = MinariDataModule(list(dataset_ids), horizon=1, validation_share=0.0)
     data.prepare_data()
     data.setup("fit")
     windows = data.train_windows

@@ -60,7 +60,10 @@ class Teacher:
             self.answer(torch.from_numpy(states[begin : begin + size]))
 
     def answer(self, states: torch.Tensor) -> torch.Tensor:
-        """Ask in states (n, O), and return the actions (n, C, A) with which the planner itself would begin."""
+        """Ask in states (n, O), and return the actions (n, C, A) with which the planner itself would begin.
+
+        If it takes the mean of its candidates, that is the one which a habit learns, at the teacher's temperature.
+        """
         mixing: Settings = {**self._settings, "choice_temperature": self._temperature}
         plan = self._pipeline(states, generator=self._generator, return_candidates=True, **mixing)
         self._states.append(states.to(torch.float32))

@@ -51,8 +51,7 @@ class Critic(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         super().__init__()
         _check_critic(widths, networks, advantage_scale)
-        shift = normalization.get("shift") if isinstance(normalization, dict) else None
-        self.frame = Frame.of(normalization, len(shift) if isinstance(shift, list | tuple) else 0)
+        self.frame = Frame.of_steps(normalization)
         self.advantage_scale = advantage_scale
         self.members = nn.ModuleList(make_perceptron(len(self.frame.shift), widths) for _ in range(networks))
 

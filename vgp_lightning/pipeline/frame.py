@@ -94,6 +94,20 @@ class Frame:
             tensors = [torch.tensor(vector, dtype=torch.float32) for vector in vectors]
         return cls(actions, tensors[0], tensors[1], tensors[2], tensors[3], stride)
 
+    @classmethod
+    def of_steps(cls, normalization: Mapping[str, Any]) -> Self:
+        """Return the frame of single steps, for a network that sees no whole plan, whatever the planner's stride is.
+
+        Args:
+            normalization: As for ``of``.
+
+        Raises:
+            ValueError: As ``of`` does.
+        """
+        if not isinstance(normalization, Mapping) or not isinstance(normalization.get("shift"), Sequence):
+            return cls.of(normalization, 0)
+        return cls.of({**normalization, "stride": 1}, len(normalization["shift"]))
+
     def to(self, device: torch.device) -> "Frame":
         """Return the frame on a device: this one, or the copy there, which is made once."""
         if device == self.shift.device:

@@ -7,7 +7,7 @@ Shapes: N observations, C actions of an answer (the chunk), A action and O obser
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,9 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
         _check_sizes(chunk, widths)
         if not isinstance(teacher, dict | None):
             raise ValueError(f"teacher is {shorten(teacher)}: a dictionary is needed")
-        channels = len(normalization["shift"]) if _has_vector(normalization) else 0
-        self.frame = Frame.of(normalization, channels)
+        self.frame = Frame.of_steps(normalization)
         self.chunk, self.action_dim = chunk, self.frame.action_dim
-        self.observation_dim = channels - self.action_dim
+        self.observation_dim = len(self.frame.shift) - self.action_dim
         self.teacher: dict[str, Any] = teacher or {}
         sizes = [self.observation_dim, *widths]
         layers: list[nn.Module] = []
@@ -131,10 +130,6 @@ class Habit(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"the habit's answer to {shorten(observations.tolist())} is not finite: the observation is too far "
                 "from the training data"
             )
-
-
-def _has_vector(normalization: Any) -> bool:
-    return isinstance(normalization, Mapping) and isinstance(normalization.get("shift"), Sequence)
 
 
 def _check_sizes(chunk: Any, widths: Any) -> None:

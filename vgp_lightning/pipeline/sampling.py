@@ -143,7 +143,8 @@ def step_closed_form(
     """Return the next level's sample (Song et al. 2021, eq. 12); fresh noise is needed where its std is not zero."""
     if level.alpha_next == 1:
         return clean
-    following = math.sqrt(level.alpha_next) * clean + math.sqrt(1 - level.alpha_next - std**2) * noise
+    share = max(0.0, 1 - level.alpha_next - std**2)  # below 0 by rounding where the level is noise alone
+    following = math.sqrt(level.alpha_next) * clean + math.sqrt(share) * noise
     return following if fresh_noise is None else following + std * fresh_noise
 
 

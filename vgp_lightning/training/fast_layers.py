@@ -64,7 +64,7 @@ def multiply(use: str, a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Matrices:
-    """Toom-Cook's matrices, as ``Transforms`` of pipeline/fast_networks.py describes them, and their transposes."""
+    """Toom-Cook's matrices, as ``Transforms`` of pipeline/fast_toomcook.py describes them, and their transposes."""
 
     spread: Tensor
     taps: Tensor
@@ -113,7 +113,7 @@ def _from_points(products: Tensor, gather: Tensor, batch: int, length: int) -> T
 
 def _taps_at_points(weight: Tensor, groups: int, length: int, matrices: _Matrices) -> Tensor:
     """Return the weight (out, in, 5) at the points: (points, out, in)."""
-    if length == 1:  # here, and for the bias, see _ConvolutionBlock of pipeline/fast_networks.py
+    if length == 1:  # here, and for the bias, see ConvolutionBlock of pipeline/fast_layers.py
         weight = without_mean(weight, groups)
     return torch.mm(matrices.taps, weight.reshape(-1, KERNEL).T).view(-1, *weight.shape[:2])
 
