@@ -5,6 +5,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
 from vgp_lightning.data import MinariDataModule, write_episodes
@@ -51,13 +52,55 @@ def test_lists_and_minaris_own_buffers_are_episodes_too():
 
 @pytest.mark.parametrize(
     ("bounds", "low", "high"),
-    [({}, [-3, -0.5], [2, 0.5]), ({"action_low": -4, "action_high": [4, 5]}, [-4, -4], [4, 5])],
+    [
+        ({}, [-3, -0.5], [2, 0.5]),
+        ({"action_low": -4, "action_high": [4, 5]}, [-4, -4], [4, 5]),
+        ({"action_low": -4}, [-4, -4], [2, 0.5]),
+    ],
 )
 def test_actions_beyond_1_are_bounded_by_the_data_or_by_the_user(bounds, low, high):
     actions = np.array([[-3.0, 0.5], [2.0, -0.5]])
     dataset = write_episodes("me/a-v0", [episode(2, actions=actions)], **bounds)
     np.testing.assert_array_equal(dataset.action_space.low, low)
     np.testing.assert_array_equal(dataset.action_space.high, high)
+
+
+def test_one_bound_of_the_users_leaves_the_environments_other_one():
+    some = episode(4, observations=np.zeros((5, 3)), actions=np.full((4, 1), 0.5))
+    dataset = write_episodes("me/pendulum-v0", [some], env_id="Pendulum-v1", action_low=-1)
+    assert (dataset.action_space.low.tolist(), dataset.action_space.high.tolist()) == ([-1], [2])
+
+
+def test_named_observations_have_the_order_of_the_first_episode():
+    parts = {"p": np.ones((5, 1)), "v": np.full((5, 2), 2.0)}
+    reversed_parts = dict(reversed(parts.items()))
+    one, other = write_episodes("me/named-v0", [episode(4, observations=each) for each in (parts, reversed_parts)])
+    assert one.observations.tolist() == other.observations.tolist() == [[1, 2, 2]] * 5
+    with pytest.raises(ValueError, match=r"episode 1 has observations \['p'\]: \['p', 'v'\] are needed"):
+        write_episodes("me/b-v0", [episode(4, observations=each) for each in (parts, {"p": parts["p"]})])
+
+
+class TwoParts(gymnasium.Env):
+    observation_space = spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Dict({"a": spaces.Box(-1, 1, (1,))})])
+    action_space = spaces.Box(-1, 1, (2,))
+
+
+def test_observations_of_a_tuple_are_written_as_one_and_read_again(monkeypatch):
+    spec = EnvSpec("TwoParts-v0", entry_point=f"{__name__}:{TwoParts.__name__}")
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+    some = episode(4, observations=np.arange(15).reshape(5, 3) / 20)
+    (found,) = write_episodes("me/tuple-v0", [some], env_id="TwoParts-v0")
+    np.testing.assert_allclose(found.observations[0], some["observations"][:, :2], rtol=1e-6)
+    np.testing.assert_allclose(found.observations[1]["a"], some["observations"][:, 2:], rtol=1e-6)
+    data = MinariDataModule("me/tuple-v0", horizon=2, validation_share=0.0)
+    data.setup("fit")
+    window = data.train_windows.batch([0]).trajectories[0]
+    np.testing.assert_allclose(window[:, 2:], some["observations"][:2], rtol=1e-6)
+
+
+def test_an_end_in_the_middle_is_said():
+    with pytest.warns(UserWarning, match="episode 0 goes on after step 1, which is marked as its terminal one"):
+        write_episodes("me/on-v0", [episode(4, terminations=[0, 1, 0, 0])])
 
 
 def test_an_environment_gives_bounds_specification_and_the_order_of_named_observations():
@@ -83,6 +126,8 @@ def test_an_environment_gives_bounds_specification_and_the_order_of_named_observ
         ({"rewards": np.zeros(5)}, r"rewards of shape \(5,\): \(6,\) is needed"),
         ({"rewards": None}, "has no rewards: give observations"),
         ({"actions": np.zeros((0, 2))}, "has no steps: leave it out"),
+        ({"terminations": [False, True]}, r"has terminations of shape \(2,\): 6 of true or false, or 0 and 1"),
+        ({"terminations": [0, 0, 0, 0, 0, np.nan]}, "has terminations of shape .*: 6 of true or false"),
         ({"actions": np.array(["left"] * 6)}, "actions of type <U4 .* an array of real numbers"),
         ({"observations": np.zeros((7, 2))}, "has observations of 2 numbers, episode 0 of 3"),
     ],

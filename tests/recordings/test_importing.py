@@ -212,6 +212,25 @@ def test_a_folder_of_npz_with_one_episode_each(tmp_path, capsys):
     assert_same(import_data(str(tmp_path), dataset_id="me/runs-v0"), episodes)
 
 
+@pytest.mark.parametrize("observations", [0, 1])
+def test_a_recording_that_was_aborted_before_its_first_step_is_left_out_and_named(tmp_path, capsys, observations):
+    episodes = recorded([3] * 4)
+    for number, e in enumerate(episodes):
+        np.savez(tmp_path / f"run_{number}.npz", **without(e, "terminated"))
+    empty = {"observations": np.zeros((observations, O)), "actions": np.zeros((0, A)), "rewards": np.zeros(0)}
+    np.savez(tmp_path / "run_9.npz", **empty)
+    dataset = import_data(str(tmp_path), dataset_id="me/runs-v0")
+    assert dataset.total_episodes == 4
+    assert "run_9.npz" in capsys.readouterr().out
+
+
+def test_an_episode_column_can_be_a_matrix_of_one_column(tmp_path):
+    episodes = recorded([5, 8])
+    numbers = np.repeat([7, 9], [5, 8])[:, None]
+    path = write_npz(tmp_path / "flat.npz", without(flat(episodes), "terminals", "timeouts") | {"episode": numbers})
+    assert [len(one) for one in import_data(str(path), dataset_id="me/flat-v0")] == [5, 8]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_tables_with_an_episode_column(tmp_path, capsys, kind):
     episodes = recorded()
@@ -369,6 +388,7 @@ def spoilt(**replaced):
 
 REFUSED = [
     ("observations of another number", {"observations": np.zeros((14, O))}, "14 observations for 13 actions"),
+    ("numbers of episodes, one for each", {"episode_ids": np.arange(2)}, "2 numbers of the episode for 13 actions"),
     ("rewards of another number", {"rewards": np.zeros(12)}, "12 rewards for 13 actions"),
     ("a reward that is not a number", {"rewards": np.full(13, np.nan)}, r"rows 0 to 4 has rewards that are not finite"),
     ("actions that never change", {"actions": np.ones((13, A))}, "all actions are the same.*--actions KEY"),

@@ -63,7 +63,7 @@ def explained(cache_dir: Path) -> Iterator[None]:
     Raises:
         ValueError: If the disk is full, or the folder cannot be written to.
     """
-    choose = "choose another folder: --data.cache_dir FOLDER"
+    choose = "choose another folder: XDG_CACHE_HOME=FOLDER, or, for vgp fit, --data.cache_dir FOLDER"
     try:
         yield
     except OSError as error:

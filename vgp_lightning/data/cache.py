@@ -70,7 +70,8 @@ def open_dataset(dataset_id: str, download_lock: Path | None = None) -> minari.M
         raise ValueError(
             f"dataset {dataset_id!r} is not in {dataset_path()} (set MINARI_DATASETS_PATH to look elsewhere). "
             + (f"Did you mean {', '.join(near)}? " if near else "")
-            + f"Download it: minari download {dataset_id} (or --data.download true), or collect one: vgp collect --help"
+            + f"Download it: minari download {dataset_id} (vgp fit does with --data.download true), or collect one: "
+            "vgp collect --help"
         ) from error
     except ImportError as error:
         raise ValueError(
@@ -116,7 +117,10 @@ def cache_folder(given: str | None) -> Path:
         root = given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgp_lightning"
         return Path(root).expanduser()
     except RuntimeError as error:  # a user without a home folder
-        raise ValueError(f"there is no place for the datasets' cache ({error}): --data.cache_dir FOLDER") from error
+        raise ValueError(
+            f"there is no place for the datasets' cache ({error}): set XDG_CACHE_HOME=FOLDER, or, for vgp fit, give "
+            "--data.cache_dir FOLDER"
+        ) from error
 
 
 def cached(datasets: Sequence[minari.MinariDataset], cache_dir: Path) -> Path:

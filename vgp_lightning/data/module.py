@@ -138,6 +138,11 @@ class MinariDataModule(pl.LightningDataModule):
         self._bounds = action_bounds(first.action_space)
         self.task = self._describe(first)
 
+    @property
+    def total_episodes(self) -> int:
+        """Episodes of all datasets, the held-out ones included."""
+        return sum(int(dataset.total_episodes) for dataset in self._datasets)
+
     def _open(self, download: bool) -> list[minari.MinariDataset]:
         """Open the datasets.
 
@@ -221,11 +226,14 @@ class MinariDataModule(pl.LightningDataModule):
         self.train_windows = WindowDataset(episodes, returns, chosen, self.horizon, self.padding)
         held_out_windows = WindowDataset(episodes, returns, held_out, self.horizon, self.padding)
         self.validation_windows = held_out_windows.limited(self._validation_limit)
-        for name, windows in (("training", self.train_windows), ("held-out", self.validation_windows)):
-            if windows.total == 0 and (windows is self.train_windows or len(held_out)):
+        for name, windows, members in (
+            ("training", self.train_windows, chosen),
+            ("held-out", self.validation_windows, held_out),
+        ):
+            if windows.total == 0 and len(members):
                 raise ValueError(
                     f"no window of {self.horizon} steps fits the {name} episodes of {self.dataset_ids}, whose longest "
-                    f"has {episodes.lengths.max()} steps: set data.padding to 'all', or set data.horizon lower"
+                    f"has {episodes.lengths[members].max()} steps: set data.padding to 'all', or set data.horizon lower"
                 )
         shift, scale = shift_and_scale(statistics, self.normalizer)
         windows = self.train_windows

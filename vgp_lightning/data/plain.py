@@ -3,6 +3,7 @@
 Shapes: n steps of an episode, O observation and A action dimensions, both flat, in the environment's units.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def write_episodes(
         algorithm_name: Name of the behaviour policy.
         description: How the dataset was made.
         ref_min_score: The return that is a normalised score of 0.
-        ref_max_score: The return that is a normalised score of 1.
+        ref_max_score: The return that is a normalised score of 100.
 
     Returns:
         The new dataset.
@@ -71,7 +72,13 @@ def write_episodes(
     environment = None if env_id is None else make_environment(env_id)
     try:
         space = None if environment is None else environment.observation_space
-        plain = [_to_plain(f"episode {number}", episode, space) for number, episode in enumerate(episodes)]
+        keys = list(space) if isinstance(space, spaces.Dict) else None
+        plain = []
+        for number, episode in enumerate(episodes):
+            values = dict(episode) if isinstance(episode, Mapping) else vars(episode)
+            if keys is None and isinstance(values.get("observations"), Mapping):
+                keys = list(values["observations"])  # of the first episode: an order that all have
+            plain.append(_to_plain(f"episode {number}", values, keys))
         return write_plain(
             dataset_id,
             plain,
@@ -155,8 +162,11 @@ def find_spaces(
                     f"{shapes[key]}: give the environment in which they were recorded, or choose their keys"
                 )
     low, high = action_bounds
-    if low is None and high is None and environment is not None:
-        return environment.observation_space, environment.action_space  # type: ignore[return-value]
+    if environment is not None:
+        own: spaces.Box = environment.action_space  # type: ignore[assignment]
+        if low is None and high is None:
+            return environment.observation_space, own
+        low, high = own.low if low is None else low, own.high if high is None else high
     actions = [episode.actions for episode in episodes]
     dtype = np.result_type(np.float32, *{values.dtype for values in actions})
     least, most = (getattr(np, side)([getattr(v, side)(axis=0) for v in actions], axis=0) for side in ("min", "max"))
@@ -176,13 +186,17 @@ def find_spaces(
     return spaces.Box(-np.inf, np.inf, (shapes["observations"],), dtype=kinds.type), action_space
 
 
-def _to_plain(name: str, episode: Any, space: spaces.Space[Any] | None) -> PlainEpisode:
+def _to_plain(name: str, found: Mapping[str, Any], keys: Sequence[str] | None) -> PlainEpisode:
     """Return an episode as arrays of the same number of steps.
+
+    Args:
+        name: Where it comes from, for messages.
+        found: Its arrays by their names.
+        keys: Of the observations, in their order, if they are a dict.
 
     Raises:
         ValueError: If an array is missing, or has a wrong shape.
     """
-    found = dict(episode) if isinstance(episode, Mapping) else vars(episode)
     missing = [key for key in ("observations", "actions", "rewards") if found.get(key) is None]
     if missing:
         raise ValueError(f"{name} has no {missing[0]}: give observations (n + 1, O), actions (n, A) and rewards (n,)")
@@ -191,7 +205,7 @@ def _to_plain(name: str, episode: Any, space: spaces.Space[Any] | None) -> Plain
     if steps == 0:
         raise ValueError(f"{name} has no steps: leave it out")
     if isinstance(found["observations"], Mapping):
-        keys = list(space) if isinstance(space, spaces.Dict) else list(found["observations"])
+        keys = keys or []
         if set(keys) != set(found["observations"]):
             raise ValueError(f"{name} has observations {sorted(found['observations'])}: {sorted(keys)} are needed")
         parts = [_array(name, f"observations/{key}", found["observations"][key]) for key in keys]
@@ -210,8 +224,16 @@ def _to_plain(name: str, episode: Any, space: spaces.Space[Any] | None) -> Plain
     observations = np.concatenate([part.reshape(steps + 1, -1) for part in parts], axis=1)
     terminated = found.get("terminated")
     if terminated is None and found.get("terminations") is not None:
-        ends = np.asarray(found["terminations"]).astype(bool)
-        terminated = len(ends) > 0 and ends[-1]
+        ends = _array(name, "terminations", found["terminations"])
+        if len(ends) != steps or not np.isin(ends, (0, 1)).all():
+            raise ValueError(
+                f"{name} has terminations of shape {ends.shape}: {steps} of true or false, or 0 and 1, are needed, one "
+                "for each action; or terminated, one for the episode"
+            )
+        if ends[:-1].any():
+            step = int(ends.argmax())
+            warnings.warn(f"{name} goes on after step {step}, which is marked as its terminal one", stacklevel=4)
+        terminated = ends.reshape(-1)[-1]
     return PlainEpisode(name, observations, actions.reshape(steps, -1), rewards.reshape(-1), bool(terminated))
 
 

@@ -62,8 +62,8 @@ def _discount(measures: Measures) -> Recommendation:
     """The discount decides how many steps ahead a return looks: 1 / (1 - discount)."""
     if measures.equal_rewards:
         return Recommendation("discount", 0.99, "all rewards are the same: the value function has nothing to learn")
-    if is_sparse(measures):
-        rewarded = measures.lengths[measures.returns != 0]
+    rewarded = measures.lengths[measures.returns != 0]
+    if is_sparse(measures) and len(rewarded):
         ahead = float(np.median(rewarded))
         why = f"rewards are rare: looks about {ahead:.0f} steps ahead, as long as it takes to come to one"
     else:

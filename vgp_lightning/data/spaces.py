@@ -51,11 +51,13 @@ def _is_boxes(space: spaces.Space[Any]) -> bool:
 
 
 def unflatten(space: spaces.Space[Any], flat: NDArray[Any]) -> Any:
-    """Return rows (n, D) in the structure of the space: a dict of arrays for a Dict, one array otherwise."""
-    if isinstance(space, spaces.Dict):
-        ends = np.cumsum([spaces.flatdim(part) for part in space.values()])
-        parts = np.split(flat, ends[:-1], axis=1)
-        return {key: unflatten(part, rows) for (key, part), rows in zip(space.items(), parts, strict=True)}
+    """Return rows (n, D) in the structure of the space: arrays in a dict for a Dict, in a tuple for a Tuple."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        members = list(space.values()) if isinstance(space, spaces.Dict) else list(space)
+        ends = np.cumsum([spaces.flatdim(member) for member in members])
+        columns = np.split(flat, ends[:-1], axis=1)
+        parts = [unflatten(member, rows) for member, rows in zip(members, columns, strict=True)]
+        return dict(zip(space, parts, strict=True)) if isinstance(space, spaces.Dict) else tuple(parts)
     if isinstance(space, spaces.Box):
         return flat.astype(space.dtype).reshape(len(flat), *space.shape)
     return np.stack([spaces.unflatten(space, row) for row in flat])

@@ -77,7 +77,7 @@ def write_dataset(
         algorithm_name: Name of the behaviour policy.
         description: How the dataset was made.
         ref_min_score: The return that is a normalised score of 0.
-        ref_max_score: The return that is a normalised score of 1.
+        ref_max_score: The return that is a normalised score of 100.
         building: Folder to write in, on the same disk; it is emptied before and removed afterwards. None: a new one
             beside the dataset.
 

@@ -3,6 +3,7 @@
 Shapes: N rows of a piece, n steps of an episode, O observation and A action dimensions, as the source has them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -85,15 +86,14 @@ def _split_piece(
     observations = _matrix(piece, roles.observations, where, "observations")
     count = len(actions)
     following = _matrix(piece, roles.next_observations, where, "next_observations") if roles.next_observations else None
-    rewards = np.zeros(count) if no_rewards else _vector(piece, roles.rewards, where, "rewards")
+    rewards = np.zeros(count) if no_rewards else _vector(piece, roles.rewards, where, "rewards", count)
     terminals = _flags(piece, roles.terminals, where, "terminals", count)
     if roles.terminals == ["masks"]:  # OGBench's: 0 where nothing follows
         terminals = ~terminals
     timeouts = _flags(piece, roles.timeouts, where, "timeouts", count)
-    times = _vector(piece, roles.time, where, "time") if roles.time else None
-    for key, values in (("rewards", rewards), ("next_observations", following)):
-        if values is not None and len(values) != count:
-            raise ValueError(f"{where}: {len(values)} {key} for {count} actions: as many are needed")
+    times = _vector(piece, roles.time, where, "times", count) if roles.time else None
+    if following is not None:
+        _check_count(following, where, "next_observations", count)
     if following is not None and following.shape[1] != observations.shape[1]:
         raise ValueError(
             f"{where}: next_observations have {following.shape[1]} numbers, observations {observations.shape[1]}: give "
@@ -109,11 +109,14 @@ def _split_piece(
     if whole:
         bounds = [0, count]
     else:
-        numbers = _column(piece, roles.episode[0], where, "episode") if roles.episode else None
+        numbers = _vector(piece, roles.episode, where, "numbers of the episode", count) if roles.episode else None
         # OGBench's masks may be 0 before the end of a trajectory, where it comes to a goal and goes on.
         ends = timeouts if source.ends_in_observation else terminals | timeouts
         bounds = _bounds(where, roles, ends, numbers, seen)
     for start, stop in pairwise(bounds):
+        if start == stop:
+            losses.empty.append(where)
+            continue
         name = where if whole else f"{where}, rows {start} to {stop - 1}"
         rows = slice(start, stop)
         for key, values in (("actions", actions), ("observations", observations), ("rewards", rewards)):
@@ -215,24 +218,28 @@ def _matrix(piece: Piece, keys: Sequence[str], where: str, role: str) -> NDArray
     if len({len(part) for part in parts}) > 1:
         lengths = ", ".join(f"{key} {len(part)}" for key, part in zip(keys, parts, strict=True))
         raise ValueError(f"{where}: the {role} have different numbers of rows: {lengths}")
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)
 
 
-def _vector(piece: Piece, keys: Sequence[str], where: str, role: str) -> NDArray[np.number[Any]]:
-    """Return the numbers of one key: (N,)."""
+def _vector(piece: Piece, keys: Sequence[str], where: str, role: str, count: int) -> NDArray[Any]:
+    """Return the values of one key: (N,), of which N is the count of actions."""
     values = _column(piece, keys[0], where, role)
     if values.size != len(values):
         raise ValueError(f"{where}: {keys[0]} has the shape {values.shape}: the {role} are one number a step")
+    _check_count(values, where, role, count)
     return values.reshape(-1)
+
+
+def _check_count(values: NDArray[Any], where: str, role: str, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"{where}: {len(values)} {role} for {count} actions: as many are needed")
 
 
 def _flags(piece: Piece, keys: Sequence[str], where: str, role: str, count: int) -> NDArray[np.bool_]:
     """Return the flags of one key, or false where there is none: (N,)."""
     if not keys:
         return np.zeros(count, dtype=bool)
-    values = _vector(piece, keys, where, role)
-    if len(values) != count:
-        raise ValueError(f"{where}: {len(values)} {role} for {count} actions: as many are needed")
+    values = _vector(piece, keys, where, role, count)
     wrong = ~np.isin(values, (0, 1))
     if wrong.any():
         row = int(wrong.argmax())
