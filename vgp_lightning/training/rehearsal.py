@@ -17,20 +17,19 @@ class Rehearsal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the beginning."""
-        self._batches, self._validation, self._start = 0, 0.0, time.perf_counter()
-        self._each = 0.0
+        self._batches = self._counted = 0
+        self._validation, self._each, self._start = 0.0, 0.0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop once enough is measured."""
-        self._batches += 1
+        self._batches, self._counted = self._batches + 1, self._counted + 1
+        seconds = time.perf_counter() - self._start
+        self._each = seconds / self._counted
         if self._batches == _FIRST:
-            self._start = time.perf_counter()
-        counted, seconds = self._batches - _FIRST, time.perf_counter() - self._start - self._validation
-        if counted > 0:
-            self._each = seconds / counted
-        if counted >= _STEPS and seconds >= _SECONDS:
+            self._counted, self._start = 0, time.perf_counter()
+        elif self._counted >= _STEPS and seconds >= _SECONDS:
             trainer.should_stop = True
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -38,9 +37,10 @@ class Rehearsal(pl.Callback):
         self._validated = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note how long the validation took."""
-        self._validation = time.perf_counter() - self._validated
-        self._start += self._validation
+        """Note how long the validation took, which the steps did not."""
+        if not trainer.sanity_checking:  # before the training starts
+            self._validation = time.perf_counter() - self._validated
+            self._start += self._validation
 
     def seconds(self, trainer: pl.Trainer) -> float:
         """Return the seconds that all steps and validations of the training would take."""
@@ -50,8 +50,9 @@ class Rehearsal(pl.Callback):
     def _count(self, trainer: pl.Trainer) -> tuple[float, int]:
         """Return the batches and the validations of the training."""
         batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        interval = trainer.val_check_batch if isinstance(trainer.val_check_batch, int) else None
-        return batches, int(batches // interval) if interval and self._validation else 0
+        if not self._validation or not isinstance(trainer.val_check_batch, int):
+            return batches, 0
+        return batches, int(batches // (trainer.val_check_batch * (trainer.check_val_every_n_epoch or 1)))
 
     def say(self, trainer: pl.Trainer, module: pl.LightningModule, data: MinariDataModule) -> None:
         """Print what the training would do and take."""
