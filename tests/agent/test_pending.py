@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,23 @@ def test_a_reset_drops_the_plan_that_is_being_made_and_keeps_the_others_of_its_b
     assert actions[:4, 1, 0].tolist() == [300, 301, 302, 303]
     fresh = made(seeds=(7,), replan_every=2, delay=2)
     np.testing.assert_array_equal(acted(fresh, 6)[:, 0, 1], actions[:, 1, 1])  # its random numbers
+
+
+def test_the_candidates_of_a_plan_are_those_of_the_environments_that_want_it():
+    class WithCandidates(FakePipeline):
+        def __call__(self, *arguments, **options):
+            plan = super().__call__(*arguments, **options)
+            several = (part.unsqueeze(1) for part in (plan.actions, plan.observations, plan.values))
+            return replace(plan, candidates=Plan(*several))
+
+    taken = []
+    agent = made(WithCandidates(), seeds=(0, 1), replan_every=2, delay=2)
+    agent.keep_candidates, agent.on_plan = True, lambda rows, plan: taken.append((rows, plan))
+    acted(agent, 3, 2)  # the plan of step 2 is under way, for both
+    agent.reset([None, 7])
+    acted(agent, 3, 2, start=3)
+    plan = next(plan for rows, plan in taken if rows.tolist() == [0])
+    torch.testing.assert_close(plan.candidates.actions[:, 0], plan.actions)
 
 
 def test_a_plan_that_nobody_wants_any_more_is_not_begun():

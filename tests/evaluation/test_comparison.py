@@ -190,10 +190,17 @@ def test_in_what_else_the_two_differ_is_shown(write, capsys):
     assert "settings.scale │ A: 0.1, B: 0.5" in plain(capsys)
 
 
-def test_a_delay_is_shown_and_earlier_versions_had_none(write):
-    old, none, two = (write(f"{n}.json", range(8), **given) for n, given in enumerate(({}, {"delay": 0}, {"delay": 2})))
+@pytest.mark.parametrize(("name", "absent", "given"), [("delay", 0, 2), ("reach_goal", False, True)])
+def test_what_earlier_versions_did_not_write_is_shown_if_it_is_used(write, name, absent, given):
+    cases = enumerate(({}, {name: absent}, {name: given}))
+    old, none, used = (write(f"{n}.json", range(8), **case) for n, case in cases)
     assert compare(old, none)["differs"] == {}
-    assert compare(old, two)["differs"] == {"delay": [0, 2]}
+    assert compare(old, used)["differs"] == {name: [absent, given]}
+
+
+def test_another_critic_is_shown(write):
+    a, b = (write(f"{name}.json", range(8), weights_sha256="1", critic=name) for name in ("first", "second"))
+    assert compare(a, b)["differs"] == {"critic": ["first", "second"]}
 
 
 def test_a_folder_stands_for_the_evaluation_in_it(write, tmp_path):

@@ -19,6 +19,7 @@ from vgp_lightning.agent import deployment, playing
 from vgp_lightning.agent.behaviours import make_behaviour
 from vgp_lightning.agent.collection import collect
 from vgp_lightning.agent.environments import make_environments
+from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.diagnostics.diagnosis import diagnose
 from vgp_lightning.evaluation.evaluation import evaluate, evaluate_agent
 from vgp_lightning.evaluation.scores import Reference
@@ -69,6 +70,7 @@ class FakePipeline:
 
     device = torch.device("cpu")
     observation_dim, action_dim = 3, 2
+    value_function = None
 
     def __init__(self, **task):
         self.task = task
@@ -274,8 +276,11 @@ def test_the_time_of_a_plan_is_told_from_the_time_of_following_it(monkeypatch):
     assert report["plan_ms"] == pytest.approx(300)
     assert report["act_ms"] == pytest.approx(1000 * 0.902 / 5)
     steps[4].seconds = 0.001
-    report = evaluate_agent(Idler(), None, [0, 1], replan_every=0)  # the call 0 alone
+    store = EpisodeStore(None)
+    report = evaluate_agent(Idler(), None, [0, 1], replan_every=0, store=store)  # the call 0 alone
     assert report["plan_ms"] == pytest.approx(300)
+    # The call was noted with the episode that ended first; of the other one no time of planning is known.
+    assert evaluate_agent(Idler(), None, [1], replan_every=0, store=store)["plan_ms"] is None
 
 
 # ---------------------------------------------------------------- the command
@@ -305,7 +310,17 @@ def test_an_evaluation_writes_json_scalars_and_a_video(fake_pipeline, tmp_path, 
         *("return_mean", "return_iqm", "return_ci95", "return_iqm_ci95", "return_std", "return_median"),
         *("return_median_ci95", "normalized_score", "normalized_score_ci95", "reference", "success_rate"),
         *("success_rate_ci95", "length_mean", "terminated_share", "plan_ms", "act_ms", "episodes", "environments"),
-        *("settings", "env_id", "env_spec", "pipeline", "weights_sha256", "versions", "device", "seed"),
+        *(
+            "settings",
+            "env_id",
+            "env_spec",
+            "pipeline",
+            "value_function",
+            "weights_sha256",
+            "versions",
+            "device",
+            "seed",
+        ),
         *("checkpoints", "sampler_seed", "video", "video_error", "seconds", "failed_episodes", "threads", "delay"),
         *("first_success_mean", "reach_goal", "follow_states", "options"),
     }

@@ -48,6 +48,19 @@ def test_the_methods_name_the_number_of_guide_steps_in_good_english(tmp_path, st
     assert words in read(make_evaluation([5, 1], settings=SETTINGS | {"n_guide_steps": steps}), tmp_path)
 
 
+def test_the_methods_say_that_nothing_ranks_candidates_without_a_value_function(tmp_path):
+    several = SETTINGS | {"batch_size": 8, "n_guide_steps": 0}
+    words = "Of 8 candidates the first is executed, since nothing ranks them."
+    assert words in read(make_evaluation([5, 1], settings=several, value_function=False), tmp_path)
+    assert words not in read(make_evaluation([5, 1], settings=several), tmp_path)
+
+
+def test_a_warm_start_of_all_steps_is_not_called_one(tmp_path):
+    for strength, shown in ((0.95, False), (0.4, True)):
+        settings = SETTINGS | {"num_inference_steps": 5, "warm_start_strength": strength, "replan_every": 1}
+        assert ("(warm start," in read(make_evaluation([5, 1], settings=settings), tmp_path)) == shown
+
+
 def test_the_command_of_an_episode_is_the_one_that_played_it(tmp_path):
     report = make_evaluation([5, 1], options={"scale": 0.5, "reach_goal": True})
     report["episodes"][1]["sampler_seed"] = 77

@@ -31,6 +31,7 @@ from fakes import (
 )
 from torch import nn
 
+from vgp_lightning.agent.origin import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.export import program_folder
 from vgp_lightning.export.folder import update_defaults, write_critic, write_habit
@@ -278,9 +279,10 @@ def test_a_folder_with_a_program_is_loaded_as_before(tmp_path, untranslated, mon
         )
         return [pipeline([0.5, -0.5], generator=seeded()).actions.tolist() for pipeline in pipelines]
 
-    before = plan()
+    before, identity = plan(), (hash_weights(folder), hash_configs(folder))
     make_program(str(folder), "onnx")
     assert plan() == before
+    assert (hash_weights(folder), hash_configs(folder)) == identity  # the planner's evaluations are still its own
     assert before[0] == before[1]
 
 

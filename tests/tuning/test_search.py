@@ -271,7 +271,14 @@ def test_defaults_that_return_less_than_one_plan_give_way_to_it(tmp_path, monkey
 )
 def test_what_the_test_does_not_tell_changes_nothing(differences, other, slow, expected):
     told = {pair: {"difference": difference, "told": told} for pair, (difference, told) in differences.items()}
-    assert judge(told, other, slow) == expected
+    assert judge(told, other, slow, fails=False) == expected
+
+
+@pytest.mark.parametrize(("told", "chosen"), [(False, "winner"), (True, "one plan")])
+def test_defaults_that_fail_do_not_stay(told, chosen):
+    differences = {"winner - one plan": {"difference": -1, "told": told}}
+    outcome = "one plan better" if told else "default failed"
+    assert judge(differences, other=True, slow=set(), fails=True) == (outcome, chosen)
 
 
 def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
@@ -371,6 +378,7 @@ def test_the_only_one_that_is_quick_enough_wins_without_a_search(folder, tmp_pat
     assert report["winner_settings"] | BEST | {"num_inference_steps": 1} == report["winner_settings"]
     assert report["outcome"] == "default too slow"
     assert not (tmp_path / "out" / "tuning.png").exists()
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_without_a_limit_only_the_defaults_and_the_winner_are_timed(folder, tmp_path, latencies):
@@ -558,3 +566,22 @@ def test_a_configuration_whose_plans_fail_loses_and_the_others_go_on(folder, tmp
     assert all(re.fullmatch(r"seed 2000000, step 0: .*the plan is not finite", one["failure"]) for one in failed)
     assert report["winner_settings"]["num_inference_steps"] == 2
     assert report["outcome"] == "better"
+
+
+def test_defaults_that_fail_are_replaced_by_the_winner(folder, tmp_path, monkeypatch, capsys):
+    plan = ValueGuidedPlannerPipeline.__call__
+    default = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
+
+    def fails(self, *arguments, **settings):
+        if all(settings[name] == value for name, value in default.items() if name in settings):
+            raise ValueError("the plan is not finite")
+        return plan(self, *arguments, **settings)
+
+    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+    report = run(folder, tmp_path)
+    assert (report["configurations"][0]["dropped"], report["holdout"]["default"]) == ("failed", None)
+    assert (report["outcome"], report["chosen"], report["written"]) == ("default failed", "winner", True)
+    settings = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
+    assert settings == report["holdout"]["winner"]["settings"]
+    assert "The defaults could not play an episode to its end: the settings of the winner are now" in plain(capsys)
+    assert (tmp_path / "out" / "report.html").is_file()

@@ -105,13 +105,19 @@ def repeat(verb: str, report: Mapping[str, Any], *first: tuple[str, Any]) -> Mar
     return command(["vgp", verb, report["pipeline"], *options([*first, *given.items()])])
 
 
-def show_origin(report: Mapping[str, Any], settings: Mapping[str, Any], commands: Sequence[Markup]) -> list[Section]:
+def show_origin(
+    report: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    commands: Sequence[Markup],
+    promise: str = "On a CPU the same command gives the same returns.",
+) -> list[Section]:
     """Return the sections with the commands that repeat a report, its settings, seeds and versions.
 
     Args:
         report: As ``Deployment.describe`` begins it.
         settings: The planner's.
         commands: What repeats it.
+        promise: What the commands will give.
     """
     origin = [(name, report[name]) for name in _ORIGIN if report.get(name) is not None]
     origin += [(f"checkpoint of the {name}", _say(one)) for name, one in (report.get("checkpoints") or {}).items()]
@@ -119,7 +125,7 @@ def show_origin(report: Mapping[str, Any], settings: Mapping[str, Any], commands
     origin += [(f"environment, {name.replace('_', ' ')}", str(value)) for name, value in spec.items() if value]
     versions = [(name, value) for name, value in (report.get("versions") or {}).items() if value is not None]
     return [
-        Section("To repeat it", [*commands, tag("p", "On a CPU the same command gives the same returns.")]),
+        Section("To repeat it", [*commands, tag("p", promise)]),
         Section(
             "Settings, seeds and versions",
             [

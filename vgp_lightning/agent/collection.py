@@ -60,7 +60,7 @@ def collect(
         max_episode_steps: Time limit of an episode, in steps; default: the environment's own.
         env_kwargs: Passed to the environment, such as ``{"continuing_task": False}``.
         ref_min_score: The return that is a normalised score of 0; to be given with ``ref_max_score``.
-        ref_max_score: The return that is a normalised score of 1.
+        ref_max_score: The return that is a normalised score of 100.
         output_dir: The folder of Minari datasets, for this process; default: ``MINARI_DATASETS_PATH``, else
             ``~/.minari/datasets``.
 

@@ -197,6 +197,7 @@ class Deployment:
             "env_spec": describe_environment(first_of(environments)),
             "pipeline": str(self.folder),
             "checkpoints": self.pipeline.task.get("checkpoints"),
+            "value_function": self.pipeline.value_function is not None,
             "weights_sha256": hash_weights(self.folder),
             "versions": versions(),
             "device": str(self.pipeline.device),

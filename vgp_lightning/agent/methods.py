@@ -51,17 +51,21 @@ def describe_planning(report: Mapping[str, Any], settings: Mapping[str, Any]) ->
     else:
         sentences.append("Sampling is not guided.")
     if count != 1:
-        rank = "a critic of its first action" if settings["rank_by"] == "critic" else "its predicted return"
-        sentences.append(f"Of {plain(count)} candidates the one with the best value is executed, by {rank}.")
-        if settings["choice_temperature"]:
-            sentences[-1] = f"{plain(count)} candidates are averaged with weights by {rank}."
+        critic = settings["rank_by"] == "critic"
+        rank = "a critic of its first action" if critic else "its predicted return"
+        if not critic and not report.get("value_function", True):
+            sentences.append(f"Of {plain(count)} candidates the first is executed, since nothing ranks them.")
+        elif settings["choice_temperature"]:
+            sentences.append(f"{plain(count)} candidates are averaged with weights by {rank}.")
+        else:
+            sentences.append(f"Of {plain(count)} candidates the one with the best value is executed, by {rank}.")
     every = settings["replan_every"]
     again = (
         "One plan is made an episode"
         if every == 0
         else f"A new plan is made {'at every step' if every == 1 else f'every {plain(every)} steps'}"
     )
-    if every and steps is not None and settings["warm_start_strength"] < 1:
+    if every and steps is not None and warm_steps(settings) < steps:
         again += f", from the last plan noised again (warm start, {warm_steps(settings)} denoising steps)"
     sentences.append(f"{again}.")
     if report.get("delay"):

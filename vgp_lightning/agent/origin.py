@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from vgp_lightning import __version__
 from vgp_lightning.pipeline.companions import CRITIC, HABIT, Place
 from vgp_lightning.pipeline.hub import fetch_folder, is_repository
+from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import hash_file
 from vgp_lightning.shipped import EXAMPLE, example_planner
 
@@ -77,13 +78,13 @@ def _companion_of(path: Path) -> Place | None:
 def hash_configs(folder: Path) -> str:
     """Return one hash of the planner's configurations: of its networks, its scheduler and its normalisation."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*/*.json") if _companion_of(path) is None):
-        whole.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
-    index = folder / "model_index.json"
-    if index.is_file():
-        entries = json.loads(index.read_text()).items()
-        kept = {name: value for name, value in entries if name not in ("planner", "task")}
-        whole.update(json.dumps(kept, sort_keys=True).encode())
+    path = folder / "model_index.json"
+    index = read_json(path) if path.is_file() else {}
+    for part in sorted(name for name, value in index.items() if isinstance(value, list)):  # [library, class]
+        for config in sorted((folder / part).glob("*.json")):
+            whole.update(f"{config.relative_to(folder).as_posix()}\n".encode() + config.read_bytes())
+    kept = {name: value for name, value in index.items() if name not in ("planner", "task")}
+    whole.update(json.dumps(kept, sort_keys=True).encode())
     return whole.hexdigest()
 
 

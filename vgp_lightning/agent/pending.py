@@ -127,7 +127,8 @@ def _select(plan: Plan, rows: NDArray[np.bool_]) -> Plan:
         return plan
     kept = torch.from_numpy(np.flatnonzero(rows)).to(plan.actions.device)
     actions, observations, values = (part[kept] for part in (plan.actions, plan.observations, plan.values))
-    return replace(plan, actions=actions, observations=observations, values=values)
+    candidates = None if plan.candidates is None else _select(plan.candidates, rows)
+    return replace(plan, actions=actions, observations=observations, values=values, candidates=candidates)
 
 
 def check_delay(asynchronous: Any, delay: Any, replan_every: int, horizon: int) -> int:

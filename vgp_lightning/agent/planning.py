@@ -173,12 +173,12 @@ class PlanningAgent:
         self._plan(observations, active)
         steps = np.minimum(self._age, self._horizon - 1)
         now, later = self._row(steps), self._row(np.minimum(steps + 1, self._horizon - 1))
-        self._age[active] += 1
-        self._pending.advance(active)
         actions = now[:, : self.pipeline.action_dim]
         if self.controller is not None:
             planned = later[:, self.pipeline.action_dim :]
             actions = follow(self.controller, observations, planned, active, self.pipeline.frame, self._device)
+        self._age[active] += 1
+        self._pending.advance(active)
         return actions.astype(np.float32)
 
     def _check_observations(self, observations: NDArray[np.floating], count: int) -> NDArray[np.floating]:

@@ -19,6 +19,8 @@ from vgp_lightning.report.statistics import FEWEST_PAIRS, Paired, compare_pairs,
 
 # What must be the same in two evaluations so that episodes with the same seed are the same task.
 _SAME = ("entry_point", "max_episode_steps", "kwargs", "additional_wrappers")
+# What earlier versions did not write, as it was then.
+_LATER = {"delay": 0, "reach_goal": False, "follow_states": False}
 _NEEDED = {"env_id": str, "env_spec": dict, "episodes": list}
 _REMEDY = "vgp evaluate FOLDER --output_dir RESULTS writes RESULTS/evaluation.json"
 
@@ -150,8 +152,8 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, lis
     """Return what else differs between the evaluations: {name: [A's, B's]}."""
     sides = []
     for report in (first, second):
-        side = {key: report.get(key) for key in ("weights_sha256", "habit", "device")}
-        side["delay"] = report.get("delay", 0)  # earlier versions had none
+        side = {key: report.get(key) for key in ("weights_sha256", "habit", "critic", "device")}
+        side |= {key: report.get(key, absent) for key, absent in _LATER.items()}
         for group in ("settings", "versions"):
             side |= {f"{group}.{key}": value for key, value in (report.get(group) or {}).items()}
         sides.append(side)

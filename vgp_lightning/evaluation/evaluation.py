@@ -98,8 +98,9 @@ def evaluate_agent(
         "first_success_mean": float(np.mean(firsts)) if firsts else None,
         "length_mean": float(np.mean([result.length for result in results])),
         "terminated_share": float(np.mean([result.terminated for result in results])),
-        "plan_ms": 1000 * times.planning_seconds / times.planning_calls,
-        "act_ms": 1000 * times.seconds / times.calls,
+        # The agent's time is noted with the episode that ends next: some episodes of a store may have none.
+        "plan_ms": 1000 * times.planning_seconds / times.planning_calls if times.planning_calls else None,
+        "act_ms": 1000 * times.seconds / times.calls if times.calls else None,
         "episodes": [_to_json(result, reference) for result in results],
         "failed_episodes": [asdict(failure) for failure in played.failures],
     }

@@ -108,7 +108,8 @@ def print_summary(report: dict[str, Any], output: Path) -> None:
     table.add_row("episodes", f"{len(report['episodes'])}, from seed {report['seed']} on")
     table.add_row("length, mean", f"{report['length_mean']:.0f} ({report['terminated_share']:.0%} terminated)")
     acts = "planning" if report.get("habit") is None else "answering by habit"
-    table.add_row(acts, f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
+    if report["plan_ms"] is not None:
+        table.add_row(acts, f"{report['plan_ms']:.1f} ms a call for {report['environments']} environments")
     if report["follow_states"]:
         table.add_row("what acts", "a position controller, which follows the plans' states")
     if report["delay"]:

@@ -247,7 +247,7 @@ class Contest:
         """Let the defaults, the winner and one plan play held-out seeds, compare them, and choose one."""
         contenders: dict[str, Configuration] = {}
         for name, one in (("default", self._configurations[0]), ("winner", winner), ("one plan", self._one_plan)):
-            if one not in contenders.values():
+            if one not in contenders.values() and one.failure is None:  # defaults can fail, and a winner beside them
                 contenders[name] = one
         self._play(list(contenders.values()), seeds, "held-out seeds")
         for one in contenders.values():
@@ -257,7 +257,9 @@ class Contest:
         self.report["holdout"] = held_out
         limit = self.report["latency_ms"]
         slow = {name for name, one in contenders.items() if limit is not None and (one.plan_ms or 0.0) > limit}
-        self.report["outcome"], self.report["chosen"] = judge(held_out["differences"], "winner" in contenders, slow)
+        fails = "default" not in contenders
+        found = judge(held_out["differences"], "winner" in contenders, slow, fails)
+        self.report["outcome"], self.report["chosen"] = found
 
     def _hold_out(self, contenders: Mapping[str, Configuration], seeds: Sequence[int]) -> dict[str, Any]:
         """Return the contenders' results on the held-out seeds, and compare them seed by seed."""

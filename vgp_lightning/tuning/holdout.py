@@ -41,7 +41,7 @@ def compare_contenders(results: Mapping[str, Mapping[str, Any] | None], seeds: S
     return differences
 
 
-def judge(differences: Mapping[str, Mapping[str, Any]], other: bool, slow: Set[str]) -> tuple[str, str]:
+def judge(differences: Mapping[str, Mapping[str, Any]], other: bool, slow: Set[str], fails: bool) -> tuple[str, str]:
     """Return what was found, in a word or two for tuning.json, and which contender shall be the folder's default.
 
     Args:
@@ -49,13 +49,16 @@ def judge(differences: Mapping[str, Mapping[str, Any]], other: bool, slow: Set[s
             such as ``winner - default``; only between those that differ in their settings.
         other: Whether the winner is other than the defaults.
         slow: The contenders that take too long.
+        fails: Whether the defaults could not play an episode of the search to its end, and are no contender.
     """
 
     def told(pair: str, sign: int) -> bool:
         one = differences.get(pair)
         return one is not None and one["told"] and sign * one["difference"] > 0
 
-    if "default" in slow and other:
+    if fails:
+        outcome, chosen = "default failed", "winner"
+    elif "default" in slow and other:
         outcome, chosen = "default too slow", "winner"
     elif not other:
         outcome, chosen = "default won", "default"

@@ -48,7 +48,11 @@ def describe_search(report: Mapping[str, Any]) -> Page:
         _show_halving(report),
         show_worst(best["episodes"], "evaluate", replayed),
         *show_origin(
-            report, best["settings"], [repeat("tune", {"options": {}, **report}, *again, ("output_dir", "runs/again"))]
+            report,
+            best["settings"],
+            [repeat("tune", {"options": {}, **report}, *again, ("output_dir", "runs/again"))],
+            "A search begins at the folder's defaults. On a CPU the same command gives the same returns as long as "
+            "they are those of this search, which the table of settings calls default, and no latency is asked for.",
         ),
         describe_methods([*describe_planning(report, best["settings"]), *_describe_search(report)]),
     ]
@@ -94,6 +98,8 @@ def _show_halving(report: Mapping[str, Any]) -> Section:
             marked.append(Curve("default", points, "orange", dots=True))
         else:
             drawn.append(Curve("" if drawn else "others", points, "grey thin"))
+    if not (drawn or marked):  # one configuration alone was quick enough, and there was nothing to search
+        return Section("", [])
     what = "Mean return of each configuration over the episodes that it has played; a line ends where it was dropped."
     axes = ("episodes played by each configuration", "mean return so far")
     good = "the winner stays above the default as episodes add up."

@@ -51,6 +51,7 @@ def say_outcome(report: Mapping[str, Any]) -> str:
         "default won": "No configuration returned more than the folder's defaults: ",
         "not better": "On the held-out seeds the test does not tell that the winner returns more: ",
         "one plan better": "On the held-out seeds one plan, neither guided nor chosen, returns more: ",
+        "default failed": "The defaults could not play an episode to its end: ",
         "default too slow": f"The defaults take longer than {report['latency_ms']} ms: ",
         "better": "On the held-out seeds the winner returns more: ",
     }[report["outcome"]]
