@@ -192,6 +192,9 @@ def test_candidates_are_tried_in_states_of_the_training_data_too(tmp_path, monke
     assert report["choice_recorded"]["states"] == 6  # two of each
     assert set(report["choice_recorded"]["by"]) == {"value"}
     assert (tmp_path / "out" / "choice_recorded.png").is_file()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "And in states of the training data?" in page
+    assert "choice recorded gain" in page
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     main([*command, str(tmp_path / "missing")])
     report = json.loads((tmp_path / "missing" / "diagnostics.json").read_text())

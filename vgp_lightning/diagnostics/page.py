@@ -6,7 +6,7 @@ from typing import Any
 
 from vgp_lightning.agent.account import list_episodes, repeat, show_film, show_origin, show_worst
 from vgp_lightning.agent.methods import INTERVALS, describe_planning
-from vgp_lightning.diagnostics.summary import MEANINGS, find_scalars, kind_of_returns
+from vgp_lightning.diagnostics.summary import MEANINGS, find_scalars, find_tried, kind_of_returns
 from vgp_lightning.report.charts import Curve, Row, curves_of, draw_bars, draw_curves, draw_rows
 from vgp_lightning.report.markup import Markup, details, figure, interval, number, table
 from vgp_lightning.report.page import Page, Section, picture
@@ -19,6 +19,11 @@ _PICTURES = {
         "All candidates from one observation, as standard scores among themselves: predicted, and what each came to.",
         "the cloud rises to the right, and the blue dots lie above the line.",
         "a cloud without direction: the value function does not know which candidate is better.",
+    ),
+    "choice_recorded.png": (
+        "The same in states of the training data.",
+        "as above. Better than above: the planner visits states that the data hardly have.",
+        "a cloud without direction: not even where it has learned does the value function know.",
     ),
     "guidance.png": (
         "Predicted values of candidates without and with guidance, from the same noise.",
@@ -64,7 +69,8 @@ def describe_diagnosis(report: Mapping[str, Any], folder: Path) -> Page:
         show_film(folder / "rollout.gif", folder, episodes[0]["seed"], report["video_error"]),
         _show_returns(report),
         Section("Do predicted returns come true?", _show_calibration(report)),
-        Section("Does it choose the better candidate?", _show_choice(report, folder)),
+        Section("Does it choose the better candidate?", _show_choice(report, folder, "choice")),
+        Section("And in states of the training data?", _show_choice(report, folder, "choice_recorded")),
         Section("Do plans come true?", _show_plans(report)),
         Section("Guidance and denoising", _show_pictures(report, folder, ("guidance", "denoising", "plans"))),
         Section("Numbers", [_table_numbers(report)]),
@@ -81,7 +87,7 @@ def _say_verdict(report: Mapping[str, Any], name: str) -> str:
     """Return the result of a diagnosis in one sentence."""
     returns = summarize([one["return"] for one in report["episodes"]])
     found = f"The planner {name} returns {number(returns.mean)} on average ({interval(returns.ci95)})"
-    tried = _tried(report)
+    tried = find_tried(report, "choice")
     if tried is not None:
         gain = tried["gain"]
         ends = gain["ci95"]
@@ -97,15 +103,6 @@ def _say_verdict(report: Mapping[str, Any], name: str) -> str:
         rank = calibration[kind_of_returns(report)]["spearman"]
         found += f"; predicted and realised returns have a rank correlation of {number(rank)}" if rank else ""
     return f"{found}."
-
-
-def _tried(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the numbers of the candidates that the planner chooses from; None: they were not tried."""
-    choice: Mapping[str, Any] | None = report["choice"]
-    if not choice:
-        return None
-    tried: Mapping[str, Any] = choice["guided" if "guided" in choice else "unguided"]
-    return tried
 
 
 def _show_returns(report: Mapping[str, Any]) -> Section:
@@ -154,12 +151,12 @@ def _show_calibration(report: Mapping[str, Any]) -> list[Markup]:
     return parts
 
 
-def _show_choice(report: Mapping[str, Any], folder: Path) -> list[Markup]:
-    """Return what trying the candidates in the simulator has shown."""
-    tried = _tried(report)
+def _show_choice(report: Mapping[str, Any], folder: Path, part: str) -> list[Markup]:
+    """Return what trying the candidates in the simulator has shown, in the states of a part of the report."""
+    tried = find_tried(report, part)
     if tried is None:
         return []
-    choice = report["choice"]
+    choice = report[part]
     means = {text: tried[name] for name, text in _CHOICES.items()}
     if "guidance" in choice:
         means["what guidance adds to a candidate"] = choice["guidance"]["mean"]
@@ -174,7 +171,7 @@ def _show_choice(report: Mapping[str, Any], folder: Path) -> list[Markup]:
         figure(draw_rows(rows, "discounted rewards", f"{what} {words}.", reference=0.0), what, good, bad),
         details("The numbers", table("Discounted rewards, means over the states", ("", "mean", "interval"), cells)),
     ]
-    return [*(charts if rows else ()), *_show_pictures(report, folder, ("choice",))]
+    return [*(charts if rows else ()), *_show_pictures(report, folder, (f"{part}.",))]
 
 
 def _show_plans(report: Mapping[str, Any]) -> list[Markup]:

@@ -83,7 +83,7 @@ def find_scalars(report: Mapping[str, Any]) -> dict[str, float | None]:
     calibration, ranking, guidance, own, choice = (
         report[name] for name in ("calibration", "ranking", "guidance", "own_actions", "choice")
     )
-    tried = choice and choice["guided" if "guided" in choice else "unguided"]
+    tried, recorded = (find_tried(report, part) for part in ("choice", "choice_recorded"))
     kind = kind_of_returns(report)
     best = calibration and calibration[kind]
     return {
@@ -96,6 +96,8 @@ def find_scalars(report: Mapping[str, Any]) -> dict[str, float | None]:
         "choice_rank_correlation": tried and tried["rank_correlation"]["mean"],
         "choice_gain": tried and tried["gain"]["mean"],
         "choice_possible": tried and tried["possible"]["mean"],
+        "choice_recorded_rank_correlation": recorded and recorded["rank_correlation"]["mean"],
+        "choice_recorded_gain": recorded and recorded["gain"]["mean"],
         "guidance_realised": choice["guidance"]["mean"]["mean"] if choice and "guidance" in choice else None,
         "one_step_error": report["dynamics"]["mean"],
         "foretold_replanned": report["horizon"]["foretold"],
@@ -103,6 +105,15 @@ def find_scalars(report: Mapping[str, Any]) -> dict[str, float | None]:
         "guidance_gain": guidance and guidance["gain_mean"],
         "guidance_moved": guidance and guidance["moved"],
     }
+
+
+def find_tried(report: Mapping[str, Any], part: str) -> Mapping[str, Any] | None:
+    """Return the numbers of the candidates that were chosen from in a part of a report; None: none were tried."""
+    choice: Mapping[str, Any] | None = report.get(part)
+    if not choice:
+        return None
+    tried: Mapping[str, Any] = choice["guided" if "guided" in choice else "unguided"]
+    return tried
 
 
 def kind_of_returns(report: Mapping[str, Any]) -> str:
@@ -120,6 +131,8 @@ MEANINGS = {
     "choice_rank_correlation": "of the candidates from one observation, tried in the simulator; 0: chance",
     "choice_gain": "what the chosen candidate is worth beyond the mean one; 0 or below: choosing does not choose",
     "choice_possible": "the same if the best candidate were chosen",
+    "choice_recorded_rank_correlation": "as choice rank correlation, in states of the training data",
+    "choice_recorded_gain": "as choice gain, in states of the training data",
     "guidance_realised": "what guided candidates are worth beyond unguided ones, in the simulator",
     "one_step_error": "of plans, as a share of the change; 0: as the simulator; 1: as expecting no change",
     "foretold_replanned": "share of the steps ahead at which plans predict better than expecting no change",
