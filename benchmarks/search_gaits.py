@@ -7,9 +7,9 @@ Mania et al. 2018, "Simple random search of static linear policies is competitiv
 1 (V2-t). It found a gait of Walker2d, where CMA-ES (train_behaviours.py) found none that walks. Both programs write the
 same form.
 
-    python -m benchmarks.search_gaits --env_id HalfCheetah-v5 --iterations 70 --output halfcheetah-linear-fast.json
+    python -m benchmarks.search_gaits --env_id HalfCheetah-v5 --iterations 100 --output halfcheetah-linear-fast.json
     python -m benchmarks.search_gaits --env_id Walker2d-v5 --clone vgp/walker2d/medium-v0 --gain 3 --survival_bonus 1 \
-        --length 1000 --best 8 --step_size 0.04 --exploration 0.06 --iterations 80 --output walker2d-linear.json
+        --length 1000 --best 8 --step_size 0.04 --exploration 0.06 --iterations 100 --output walker2d-linear.json
 """
 
 import argparse

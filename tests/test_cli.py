@@ -643,9 +643,9 @@ def test_hyphens_and_underscores_are_alike_in_names_and_not_in_values(tmp_path, 
     folder = tmp_path / "a-b_c"
     message = failure(capfd, "evaluate", str(folder), "--output-dir", str(tmp_path), "--n-guide-steps=1")
     assert f"{folder} is not a pipeline folder" in message
-    assert "--n_guide-stepz" not in message
     message = failure(capfd, "evaluate", str(folder), "--n_guide-stepz", "1")
     assert "unknown option --n_guide_stepz: did you mean --n_guide_steps?" in message
+    assert "--n_guide-stepz" not in message
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -54,7 +54,7 @@ def test_every_file_is_tried_here():
     critics = {name for name in found if name.startswith("critic/")}
     rest = {"smoke.yaml", "demo.yaml", "habit.yaml"}
     assert found == {*BASES, *DATA, *HARDWARE, *CPU, *GPU, *INPAINTING, *evaluations, *critics, *rest}
-    assert all((DATA, HARDWARE, CPU, GPU, INPAINTING, evaluations))
+    assert all((DATA, HARDWARE, CPU, GPU, INPAINTING, evaluations, critics))
 
 
 def test_the_first_line_of_every_file_says_what_it_is_for():
@@ -126,19 +126,25 @@ def test_denoiser_and_value_function_have_the_same_noise_schedule(capsys):
     assert schedules[0] == schedules[1] == schedules[2]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "export"])
-@pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.name)
-def test_a_planner_s_settings_are_options_of_evaluate_and_of_export(path, verb, tmp_path, monkeypatch):
+OPTIONS = {"evaluate": "evaluate", "export": "evaluate", "critic": "critic"}  # verb: folder of configs
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [(verb, path) for verb, folder in OPTIONS.items() for path in sorted((CONFIGS / folder).glob("*.yaml"))],
+    ids=lambda value: getattr(value, "stem", value),
+)
+def test_a_planner_s_settings_are_options_of_the_verbs_that_take_them(path, verb, tmp_path, monkeypatch):
     given = {}
-    module = import_module(f"vgp_lightning.{VERBS[verb].module}")
+    module, name = import_module(f"vgp_lightning.{VERBS[verb].module}"), VERBS[verb].function
 
     # The parser reads the signature; the body is not run.
-    @functools.wraps(getattr(module, verb))
+    @functools.wraps(getattr(module, name))
     def recorded(*args, **options):
         given.update(options)
 
-    monkeypatch.setattr(module, verb, recorded)
-    main([verb, *([str(tmp_path)] if verb == "evaluate" else ["--denoiser=a", "--output=b"]), "-c", str(path)])
+    monkeypatch.setattr(module, name, recorded)
+    main([verb, *(["--denoiser=a", "--output=b"] if verb == "export" else [str(tmp_path)]), "-c", str(path)])
     for name, value in yaml.safe_load(path.read_text()).items():
         assert given[name] == value
 

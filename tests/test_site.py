@@ -54,14 +54,16 @@ def test_each_page_and_each_notebook_is_in_a_table_of_contents():
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_links_of_a_page_lead_to_files_and_headings_of_the_repository(page):
-    text = re.sub(r"^```.*?^```", "", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize(
+    "file", [*(DOCS / page for page in PAGES), *sorted(ROOT.glob("*.md"))], ids=lambda file: file.name
+)
+def test_the_links_of_a_page_lead_to_files_and_headings_of_the_repository(file):
+    text = re.sub(r"^```.*?^```", "", file.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in LINK.findall(text):
         if re.match(r"https?://", target):
             continue
         name, _, anchor = target.partition("#")
-        path = DOCS / (name or page)
+        path = file.parent / name if name else file
         assert path.exists(), target
         assert not anchor or anchor in anchors(path), target
 
@@ -116,9 +118,9 @@ def write_tiny(folder):
 
 
 def commands():
-    """Return the vgp commands of the pages that newcomers copy from, each once."""
+    """Return the vgp commands of README and of all pages, each once."""
     found = {}
-    for page in ("start.md", "stages.md", "machines.md", "configs.md"):
+    for page in ("../README.md", *PAGES):
         for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
             if "vgp " in line and not line.startswith(("#", "pip")):
                 command = line.split("#")[0].split("vgp ", 1)[1].rstrip().removesuffix('"')
@@ -127,7 +129,9 @@ def commands():
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_a_page_is_understood(command, monkeypatch):
+def test_a_command_of_a_page_is_understood(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("data: {dataset_id: me/own-v0}\n")  # which `vgp describe --output` writes
     verb, *options = shlex.split(command)
     entry, called = VERBS[verb], []
     module = import_module(f"vgp_lightning.{entry.module}")

@@ -1,12 +1,14 @@
 """Verbs on a disk that is full: what fails says so, and the same command goes on when there is room."""
 
 import multiprocessing
+import shutil
 
 import minari
 import pytest
 from children import SPACE, TRACK, arrays, limited, read, same_arrays, timed
-from fakes import contents
 from tally import case
+
+from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
@@ -58,21 +60,26 @@ def test_collect_on_a_full_disk_leaves_a_whole_dataset_or_none(tmp_path, monkeyp
 
 
 @limits([], 0, 1000, 4000, 12000, 60000)
-def test_tune_on_a_full_disk_leaves_the_folder_whole(folder, tmp_path, limit):
-    command = ["tune", folder, "--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK]
-    command += ["--space", SPACE, "--output_dir"]
-    timed([*command, tmp_path / "whole", "--write", "false"], tmp_path / "log")
-    before = contents(folder)
+def test_tune_on_a_full_disk_leaves_a_folder_that_loads_and_goes_on(folder, tmp_path, limit):
+    planner = shutil.copytree(folder, tmp_path / "planner")  # which gets the winner's settings
+    options = ["--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK, "--space", SPACE]
+    timed(["tune", folder, *options, "--write", "false", "--output_dir", tmp_path / "whole"], tmp_path / "log")
+    whole = read(tmp_path / "whole" / "tuning.json")
+    command = ["tune", planner, *options, "--output_dir", tmp_path / "out"]
     with case("full disks", f"tune, {limit} bytes") as verdict:
-        code, printed = limited([*command, tmp_path / "out", "--write", "false"], limit)
-        assert contents(folder) == before
+        code, printed = limited(command, limit)
+        settings = ValueGuidedPlannerPipeline.from_pretrained(planner).resolve_settings()
+        assert settings in (whole["default_settings"], whole["winner_settings"])
         if code != 0:
             assert (code, "Traceback" in printed) == (2, False), printed
             assert "File too large" in printed
-            assert str(tmp_path / "out") in printed
+            assert str(tmp_path / "out") in printed or str(planner) in printed
             verdict.outcome = "clear"
-        timed([*command, tmp_path / "out", "--write", "false"], tmp_path / "log")
-        assert read(tmp_path / "out" / "tuning.json") == read(tmp_path / "whole" / "tuning.json")
+        timed(command, tmp_path / "log")
+        found, drop = read(tmp_path / "out" / "tuning.json"), ("pipeline", "written")
+        assert [found[key] for key in found if key not in drop] == [whole[key] for key in whole if key not in drop]
+        settings = ValueGuidedPlannerPipeline.from_pretrained(planner).resolve_settings()
+        assert settings == found["holdout"][found["chosen"]]["settings"]
 
 
 @limits([], 0, 2000, 20000, 60000)

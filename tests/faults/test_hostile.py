@@ -23,8 +23,10 @@ import torch
 import yaml
 from fakes import write_tiny
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
+from trainings import last_of
 
 from vgp_lightning.cli import main
+from vgp_lightning.cli.verbs import VERBS as ALL_VERBS
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.shipped import CONFIGS
 
@@ -302,6 +304,28 @@ def test_a_config_does_not_overrule_the_users_word(verb, planner, world, capfd):
         verdict.outcome = "clear"
 
 
+ALSO_PLAYED = {
+    "distill": ["--recorded_states", "0", "--planned_states", "2", "--visited_states", "2", "--max_steps", "1"],
+    "play": ["--port", "0"],
+}
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """The folder is opened before there is a page, for which Gradio is not needed then."""
+    monkeypatch.setattr("vgp_lightning.play.server.load_gradio", lambda: None)
+
+
+@pytest.mark.parametrize("verb", ALSO_PLAYED)
+@pytest.mark.usefixtures("no_page")
+def test_a_strangers_environment_is_refused_where_the_planner_is_taught_or_shown(verb, planner, world, capfd):
+    edit(planner / "model_index.json", task=filled(ENVIRONMENTS["entry point of a module beside"], world))
+    with tally.case(GROUP, f"{verb}, folder: entry point of a module beside") as verdict:
+        assert "--trust_environment" in refused(capfd, verb, planner, *ALSO_PLAYED[verb])
+        world.hold()
+        verdict.outcome = "clear"
+
+
 def test_a_behaviour_from_a_folder_needs_no_environment_of_it(planner, world):
     edit(planner / "model_index.json", task=filled(ENVIRONMENTS["entry point os:system"], world))
     with tally.case(GROUP, "collect --behaviour: entry point os:system"):
@@ -315,8 +339,26 @@ def test_a_behaviour_from_a_folder_needs_no_environment_of_it(planner, world):
 
 def link(path, target):
     path.unlink(missing_ok=True)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(target)
+
+
+HANDED_ON = {
+    **ALSO_PLAYED,
+    "critic": ["--max_steps", "1"],
+    "program": ["onnx"],
+    "publish": ["--push_to_hub", "me/planner"],
+}
+
+
+@pytest.mark.parametrize("verb", HANDED_ON)
+@pytest.mark.usefixtures("no_page")
+def test_a_link_out_of_a_folder_is_refused_by_the_verbs_that_write_into_it_or_hand_it_on(verb, planner, world, capfd):
+    link(planner / "training" / "deep" / "notes.txt", world.precious)
+    with tally.case(GROUP, f"{verb}, folder: a link out of it") as verdict:
+        assert f"notes.txt is a link to {world.precious}" in refused(capfd, verb, planner, *HANDED_ON[verb])
+        world.hold()
+        verdict.outcome = "clear"
 
 
 def break_index(text):
@@ -1103,7 +1145,18 @@ WITH_CONFIG = {
     "demo": "output_dir",
     "fit": "data",
     "validate": "data",
+    "import-data": "source",
+    "describe": "dataset_id",
+    "publish": "pipeline_folder",
+    "distill": "pipeline_folder",
+    "critic": "pipeline_folder",
+    "play": "pipeline_folder",
+    "program": "folder",
 }
+
+
+def test_each_verb_that_takes_a_config_is_tried():
+    assert set(WITH_CONFIG) == set(ALL_VERBS) - {"configs"}
 
 
 @pytest.mark.parametrize("text", CONFIG_TEXTS)
@@ -1199,11 +1252,11 @@ def test_a_free_value_of_a_verb_names_no_class_whose_module_would_be_imported(ve
 
 
 def places(value, path=()):
-    """Yield the paths to all parts of a checkpoint's state, but for the weights and the optimizer's tensors."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield (*path, key)
-            yield from places(part, (*path, key))
+    """Yield the paths to all parts of a checkpoint's state; of parts that have numbers, the first alone."""
+    parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, part in parts[:1] if parts and isinstance(parts[0][0], int) else parts:
+        yield (*path, key)
+        yield from places(part, (*path, key))
 
 
 def put(checkpoint, path, value):
@@ -1222,7 +1275,7 @@ STATE = ("loops", "callbacks", "averaging_state", "optimizer_states", "lr_schedu
 @pytest.mark.parametrize("step", [151, pytest.param(3, marks=pytest.mark.slow)])  # of some 440 damages
 def test_a_training_whose_state_is_damaged_goes_on_or_is_refused_by_name(step, data, world, capfd):
     whole = torch.load(checkpoint_of(data), weights_only=True)
-    found = list(places({key: whole[key] for key in STATE if isinstance(whole.get(key), dict)}))
+    found = list(places({key: whole[key] for key in STATE}))
     more = ["--trainer.max_steps", "6", "--may_differ", "[trainer.max_steps]", "--trainer.enable_progress_bar", "false"]
     for i, (path, value) in enumerate((path, value) for path in found for value in (None, "text", [], -(2**70))):
         if i % step:
@@ -1240,4 +1293,6 @@ def test_a_training_whose_state_is_damaged_goes_on_or_is_refused_by_name(step, d
                 assert ended.code == 2, message  # noqa: PT017 (it may also go on)
                 assert "Traceback" not in message
                 assert "checkpoint" in message or str(changed) in message, message
+            else:
+                assert last_of(runs)["global_step"] == 6
             world.hold()

@@ -1,6 +1,5 @@
 """Two of everything at once: neither loses anything, or one is refused in clear words."""
 
-import os
 import subprocess
 import sys
 import time
@@ -9,7 +8,7 @@ import pytest
 import tally
 import yaml
 from children import finish, start
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from trainings import fit_words, last_of
 
 from vgp_lightning.cli import main
@@ -121,22 +120,23 @@ def test_fit_that_fails_leaves_no_folder_of_its_own_and_others_as_they_were(fit_
         assert not (tmp_path / "runs").exists()
 
 
-def test_fit_lets_the_lock_go_when_it_is_killed(fit_options, tmp_path):
+def test_a_run_that_was_killed_lets_its_folder_go(fit_options, tmp_path):
     with tally.case(GROUP, "the lock of a run that was killed"):
-        folder = tmp_path / "held"
-        folder.mkdir()
-        code = f"from filelock import FileLock; import time; FileLock({str(folder / '.lock')!r}).acquire(); print(1)"
-        holder = subprocess.Popen(
-            [sys.executable, "-c", f"{code}; import sys; sys.stdout.flush(); time.sleep(60)"], stdout=subprocess.PIPE
-        )
-        assert holder.stdout.readline() == b"1\n"
-        assert holder.poll() is None
-        start = time.monotonic()
-        os.kill(holder.pid, 9)
-        with FileLock(folder / ".lock", timeout=20):
-            assert time.monotonic() - start < 20
-        holder.wait()
-        holder.stdout.close()
+        folder, more = tmp_path / "runs/denoiser/version_0", ["--may_differ", "[trainer.max_steps]"]
+        long = ["--trainer.max_steps", "1000000", "--checkpoint.every_n_train_steps", "10"]
+        process = start(["fit", *fit_options, *long], tmp_path / "log")
+        begin = time.monotonic()
+        while not (folder / "checkpoints/last.ckpt").exists():
+            assert process.is_alive(), (tmp_path / "log").read_text()
+            assert time.monotonic() - begin < 60
+            time.sleep(0.1)
+        with pytest.raises(Timeout):
+            FileLock(folder / ".lock").acquire(timeout=0)
+        process.kill()
+        process.join(60)
+        steps = last(tmp_path, 0)["global_step"] + 5
+        main(["fit", *fit_options, *more, "--trainer.max_steps", str(steps), "--ckpt_path", "last"])
+        assert last(tmp_path, 0)["global_step"] == steps
 
 
 # ---------------------------------------------------------------- export

@@ -35,7 +35,9 @@ def visitors(deployed):
 
 @pytest.fixture
 def handlers(visitors):
-    return Handlers(GRADIO, visitors)
+    made = Handlers(GRADIO, visitors)
+    made.load(ANN)
+    return made
 
 
 def steps(visitors):
@@ -96,10 +98,15 @@ def test_an_error_of_the_environments_own_is_a_message_and_stops_a_run(handlers,
 
 
 def test_a_visitor_too_many_sees_a_message_and_nothing_else_changes(handlers):
-    handlers.make(take_step)(ANN)
-    shown = handlers.make(take_step)(SimpleNamespace(session_hash="bob"))
+    bob = SimpleNamespace(session_hash="bob")
+    shown = handlers.load(bob)
     assert "1 visitors are here" in shown.pop(4)
     assert set(shown) == {"as it was"}
+    handlers.leave(ANN)
+    shown = handlers.make(take_step)(bob)
+    assert "you have no episode here" in shown.pop(4)
+    assert set(shown) == {"as it was"}
+    assert "<dt>step</dt><dd>0</dd>" in handlers.load(bob)[3]
 
 
 def test_the_dimensions_that_are_chosen_are_drawn_and_none_is_said(handlers):

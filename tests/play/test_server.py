@@ -285,9 +285,15 @@ def test_a_port_that_is_taken_or_cannot_be_is_refused_before_anything_is_loaded(
             assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")])
+def test_an_address_that_other_sites_could_use_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["play", "nowhere", "--host", "::1"])
+    assert "--host ::1 cannot be kept to this machine's own pages: give --host 127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]")])
 def test_the_address_that_is_named_is_one_that_a_browser_here_can_open(host, address):
-    if host == "::1" and not socket.has_ipv6:
+    if host == "::" and not socket.has_ipv6:
         pytest.skip("no IPv6")
     try:
         with _listen(host, 0) as listener:

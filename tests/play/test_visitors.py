@@ -38,13 +38,13 @@ def keep(visit):
 
 
 def test_each_visitor_has_a_session_of_their_own_and_keeps_it(two):
-    ann, bob = two.call("ann", keep), two.call("bob", keep)
+    ann, bob = two.open("ann"), two.open("bob")
     assert ann is not bob
-    assert two.call("ann", keep) is ann
+    assert two.call("ann", keep) is two.open("ann") is ann
 
 
 def test_all_sessions_are_made_used_and_closed_in_one_thread_that_is_not_the_callers(two):
-    ann, bob = two.call("ann", keep).session, two.call("bob", keep).session
+    ann, bob = two.open("ann").session, two.open("bob").session
     used = two.call("bob", lambda visit: threading.current_thread())
     two.leave("ann")
     assert {ann.thread, bob.thread, used, ann.closed} == {ann.thread}
@@ -54,19 +54,24 @@ def test_all_sessions_are_made_used_and_closed_in_one_thread_that_is_not_the_cal
 
 
 def test_one_visitor_too_many_is_told_until_another_leaves_or_has_done_nothing_for_long(two, clock):
-    ann, bob = two.call("ann", keep).session, two.call("bob", keep).session
+    ann, bob = two.open("ann").session, two.open("bob").session
     clock.now = 500
     two.call("bob", keep)
     with pytest.raises(ValueError, match=r"2 visitors are here, which is the limit.*--visitors 3"):
-        two.call("cat", keep)
+        two.open("cat")
     clock.now = 700  # ann has done nothing for 700 seconds, bob for 200
-    two.call("cat", keep)
+    two.open("cat")
     assert (ann.closed is None, bob.closed is None) == (False, True)
+    with pytest.raises(ValueError, match=r"you have no episode here: it was closed.*Reload the page"):
+        two.call("ann", keep)
+    assert not two.has("ann")
     two.leave("cat")
-    two.call("dan", keep)
+    two.open("dan")
 
 
 def test_what_goes_wrong_for_one_is_raised_to_them_and_the_others_go_on(two):
+    two.open("ann")
+    two.open("bob")
     with pytest.raises(ZeroDivisionError):
         two.call("ann", lambda visit: 1 / 0)
     assert two.call("bob", lambda visit: 1) == 1
@@ -75,7 +80,7 @@ def test_what_goes_wrong_for_one_is_raised_to_them_and_the_others_go_on(two):
 
 def test_at_the_end_all_are_closed():
     several = Visitors(lambda: Visit(Episode()), 3)
-    episodes = [several.call(name, keep).session for name in ("ann", "bob")]
+    episodes = [several.open(name).session for name in ("ann", "bob")]
     several.close()
     assert all(episode.closed for episode in episodes)
 

@@ -149,7 +149,13 @@ def test_the_last_observation_is_repeated_where_that_is_asked_for(tmp_path):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(0, 99), st.sampled_from(["hdf5", "npz", "csv"]))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_what_comes_out_are_the_numbers_that_went_in(tmp_path, lengths, seed, kind):
     episodes = recorded(lengths, seed)
     arrays = flat(episodes)

@@ -75,6 +75,7 @@ def test_a_page_that_fails_is_said_in_one_line_and_leaves_no_old_one(tmp_path, c
     words = capsys.readouterr().err
     assert "report.html cannot be written: KeyError: 'episodes'" in words
     assert words.count("\n") == 1
+    assert not path.exists()
 
 
 def test_a_link_in_the_place_of_a_page_is_replaced_and_its_target_stays(tmp_path):

@@ -45,6 +45,14 @@ def test_a_checkpoint_has_the_average_by_hand_the_raw_weights_and_the_statistics
     assert_same(copied(module), average)  # what training leaves in the module
 
 
+def test_an_ema_that_trained_before_averages_the_next_training_too(make_data, make_trainer):
+    ema, data = EMA(0.9), make_data(validation_share=0)
+    for _ in range(2):
+        recorder, module = Recorder(), make_module(learning_rate=0.01)
+        make_trainer(max_steps=4, callbacks=[ema, recorder]).fit(module, data)
+        assert_same(copied(module), average_by_hand(recorder.steps, 0.9))
+
+
 def test_statistics_are_copied_and_not_averaged(make_data, make_trainer, tmp_path):
     data = make_data(validation_share=0)
     data._bounds = {"action_low": [None], "action_high": [None]}  # an average of infinities is NaN

@@ -29,8 +29,11 @@ def make_trainer(**options):
 
 
 def rehearse(clock, trainer, steps, validation=3.0):
+    return train(Rehearsal(), clock, trainer, steps, validation)
+
+
+def train(timed, clock, trainer, steps, validation=3.0):
     """Train steps of a second, with a validation after every tenth."""
-    timed = Rehearsal()
     timed.on_train_start(trainer, None)
     for step in range(1, steps + 1):
         clock.now += 1.0
@@ -69,7 +72,9 @@ def test_a_training_of_few_steps_has_an_estimate(clock):
 
 
 def test_the_validation_before_the_training_is_not_counted(clock):
-    trainer = make_trainer(sanity_checking=True)
-    timed = Rehearsal()
+    trainer, timed = make_trainer(sanity_checking=True, val_check_batch=1000), Rehearsal()
     timed.on_validation_start(trainer, None)
+    clock.now += 50.0
     timed.on_validation_end(trainer, None)
+    trainer.sanity_checking = False
+    assert train(timed, clock, trainer, 9).seconds(trainer) == pytest.approx(100)

@@ -79,7 +79,7 @@ class Handlers:
     def __init__(self, gr: Any, visitors: Visitors) -> None:
         self._gr = gr
         self._visitors = visitors
-        for handler in (self.run, self.click, self.leave):
+        for handler in (self.load, self.run, self.click, self.leave):
             handler.__annotations__["request"] = gr.Request  # by these types Gradio knows what to give
         self.click.__annotations__["event"] = gr.EventData
 
@@ -91,6 +91,14 @@ class Handlers:
 
         handler.__annotations__["request"] = self._gr.Request
         return handler
+
+    def load(self, request: Any) -> list[Any]:
+        """Begin the visit of somebody who has opened the page."""
+        try:
+            self._visitors.open(request.session_hash)
+        except Exception as error:
+            return self._say(error)
+        return self._show(request.session_hash, lambda visit: None)[1]
 
     def run(self, request: Any) -> Iterator[list[Any]]:
         """Play on until the episode ends, somebody pauses it or the visitor leaves."""
@@ -143,14 +151,17 @@ class Handlers:
         try:
             shown, text = self._visitors.call(visitor, use)
         except Exception as error:
-            text = _explain(error)
-            skip = self._gr.skip
-            return False, [*(skip() for _ in range(4)), show_message(text), *(skip() for _ in range(3))]
+            return False, self._say(error)
         buttons = [not (shown.running or shown.ended), not (shown.running or shown.ended), shown.running]
         return shown.running, [
             *(shown.frame, shown.plans, shown.values, shown.status, show_message(text)),
             *(self._gr.update(interactive=on) for on in buttons),
         ]
+
+    def _say(self, error: Exception) -> list[Any]:
+        """Return the outputs that show a message and leave all else as it is."""
+        skip = self._gr.skip
+        return [*(skip() for _ in range(4)), show_message(_explain(error)), *(skip() for _ in range(3))]
 
 
 def _explain(error: Exception) -> str:

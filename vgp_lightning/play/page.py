@@ -132,7 +132,7 @@ def make_page(visitors: Visitors, first: Visit) -> Any:
             quiet = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
             event(handler, inputs, outputs, **quiet | options)
 
-        listen(page.load, handlers.make(lambda visit: None))
+        listen(page.load, handlers.load)
         listen(step_button.click, handlers.make(take_step))
         listen(run_button.click, handlers.run)
         # Not behind the steps in the queue.

@@ -15,7 +15,7 @@ from vgp_lightning.play.session import Session
 from vgp_lightning.play.view import first_dimensions
 from vgp_lightning.play.visitors import Visit, Visitors
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _GRACE = 1  # seconds that open pages have to end after Ctrl-C
 # The browser must not ask other machines for anything, whatever a version of Gradio has in its pages. Gradio needs
 # inline scripts and styles, and makes functions of text.
@@ -77,7 +77,7 @@ def play(
         everybody = Visitors(begin, visitors)
         try:
             everybody.run(lambda: deployed.choose_threads(1, **settings))
-            app = make_app(everybody, everybody.call("the first look", lambda visit: visit), host)
+            app = make_app(everybody, everybody.open("the first look"), host)
             everybody.leave("the first look")
             address = _name_address(listener)
             if host not in _LOOPBACK:
@@ -110,7 +110,7 @@ def make_app(visitors: Visitors, first: Visit, host: str) -> Any:
     mounted.add_middleware(_Policy)
     if host in _LOOPBACK:
         trusted = import_module("starlette.middleware.trustedhost").TrustedHostMiddleware
-        mounted.add_middleware(trusted, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+        mounted.add_middleware(trusted, allowed_hosts=list(_LOOPBACK))
     return mounted
 
 
@@ -145,6 +145,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port is {port}: a whole number between 0 and 65535 is needed")
+    if host == "::1":  # Gradio would let the pages of any site that is open in the browser use this one
+        raise ValueError("--host ::1 cannot be kept to this machine's own pages: give --host 127.0.0.1")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -59,21 +59,39 @@ class Visitors:
         """Call a function in the thread of the sessions, and return what it returns."""
         return self._thread.submit(function).result()
 
+    def open(self, visitor: str) -> Visit:
+        """Return the visit of a visitor, which begins here if there is none.
+
+        Raises:
+            ValueError: If there are too many visitors, or a session cannot be opened.
+        """
+
+        def open_session() -> Visit:
+            if visitor not in self._visits:
+                self._make_room()
+                self._visits[visitor] = self._begin()
+            self._visits[visitor].seen = time.monotonic()
+            return self._visits[visitor]
+
+        return self.run(open_session)
+
     def call(self, visitor: str, use: Callable[[Visit], _T]) -> _T:
-        """Do something for a visitor, whose session is opened at the first call.
+        """Do something for a visitor.
 
         Args:
             visitor: For whom.
             use: What is done; called in the thread of the sessions.
 
         Raises:
-            ValueError: If there are too many visitors, or a session cannot be opened.
+            ValueError: If the visitor has no session: a new one would not be what the page shows.
         """
 
         def use_session() -> _T:
             if visitor not in self._visits:
-                self._make_room()
-                self._visits[visitor] = self._begin()
+                raise ValueError(
+                    "you have no episode here: it was closed, because the connection broke or because you did nothing "
+                    "for long and somebody else came. Reload the page"
+                )
             self._visits[visitor].seen = time.monotonic()
             return use(self._visits[visitor])
 

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -83,6 +84,8 @@ def write_page(path: Path, make: Callable[[], Page]) -> None:
         with naming(path):
             replace_file(path, lambda file: file.write(text))
     except Exception as error:  # whatever is wrong with it
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # of other results
         line = f"{path} cannot be written: {type(error).__name__}: {error}"
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 

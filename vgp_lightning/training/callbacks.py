@@ -43,7 +43,7 @@ class EMA(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin without an average."""
         if stage == "fit":
-            self._average, self._updates = {}, 0
+            self._average, self._updates, self._latest_step = {}, 0, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
