@@ -61,7 +61,7 @@ def test_collect_on_a_full_disk_leaves_a_whole_dataset_or_none(tmp_path, monkeyp
 
 @limits([], 0, 1000, 4000, 12000, 60000)
 def test_tune_on_a_full_disk_leaves_a_folder_that_loads_and_goes_on(folder, tmp_path, limit):
-    planner = shutil.copytree(folder, tmp_path / "planner")  # which gets the winner's settings
+    planner = shutil.copytree(folder, tmp_path / "tuned")  # which gets the winner's settings
     options = ["--episodes", 13, "--configurations", 6, "--holdout_episodes", 3, "--env_id", TRACK, "--space", SPACE]
     timed(["tune", folder, *options, "--write", "false", "--output_dir", tmp_path / "whole"], tmp_path / "log")
     whole = read(tmp_path / "whole" / "tuning.json")

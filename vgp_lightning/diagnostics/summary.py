@@ -51,8 +51,7 @@ def write(report: dict[str, Any], findings: Findings, output: Path) -> dict[str,
     if errors:
         there = [name for name in report["pictures"] if name not in errors]
         report = report | {"pictures": there, "video_error": "; ".join(errors.values())}
-    with naming(path):
-        write_report(report, path)
+    write_report(report, path)
     with events(output, "diagnose") as writer:
         for name, number in find_scalars(report).items():
             if number is not None:

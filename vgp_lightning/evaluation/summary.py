@@ -75,8 +75,7 @@ def write(report: dict[str, Any], store: EpisodeStore, output: Path) -> dict[str
         for name in names:
             (output / name).unlink(missing_ok=True)
         report = report | {"video": None, "video_error": str(error)}
-    with naming(path):
-        write_report(report, path)
+    write_report(report, path)
     with events(output, "evaluate") as writer:
         scores = {tag: report[key] for tag, key in _TAGS.items() if report[key] is not None}
         for tag, score in scores.items():

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from vgp_lightning.report.folders import naming
+
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write a report as JSON, atomically.
@@ -28,10 +30,13 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: The file.
         write: Writes the content to the open file that it is given.
+
+    Raises:
+        OSError: If it cannot be written; the message names it.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        with partial.open("xb") as file:
+        with naming(path), partial.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from vgp_lightning import __version__
 from vgp_lightning.report.files import replace_file
-from vgp_lightning.report.folders import naming
 from vgp_lightning.report.markup import Markup, tag
 
 NAME = "report.html"
@@ -81,8 +80,7 @@ def write_page(path: Path, make: Callable[[], Page]) -> None:
         if not path.is_symlink() and path.is_file() and path.read_bytes() == text:
             return
         path.unlink(missing_ok=True)  # of other results
-        with naming(path):
-            replace_file(path, lambda file: file.write(text))
+        replace_file(path, lambda file: file.write(text))
     except Exception as error:  # whatever is wrong with it
         with suppress(OSError):
             path.unlink(missing_ok=True)  # of other results

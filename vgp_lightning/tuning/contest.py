@@ -116,7 +116,7 @@ class Contest:
             self.report["configurations"] = [one.to_json(self.report["rungs"]) for one in self._configurations]
             self.report["seconds"] = time.perf_counter() - self._start
             report = store.fact("report", lambda: self.report)
-            with store.exclusively(), naming(self._output / "tuning.json"):
+            with store.exclusively():
                 write_report(report, self._output / "tuning.json")
         with store.exclusively():
             picture = self._output / "tuning.png"
@@ -134,8 +134,7 @@ class Contest:
     def _save(self) -> None:
         self.report["configurations"] = [one.to_json(self.report["rungs"]) for one in self._configurations]
         self.report["seconds"] = time.perf_counter() - self._start
-        with naming(self._output / "tuning.json"):
-            write_report(self.report, self._output / "tuning.json")
+        write_report(self.report, self._output / "tuning.json")
 
     def _measure(self, one: Configuration) -> float:
         """Return the milliseconds of a planning call, measured once by one of the processes."""
@@ -337,6 +336,5 @@ class Contest:
                 store.fact("written", lambda: True)
             report = report | {"written": bool(store.known("written"))}
             if not path.is_file() or path.read_text() != json.dumps(report, indent=2) + "\n":
-                with naming(path):
-                    write_report(report, path)
+                write_report(report, path)
         return report
