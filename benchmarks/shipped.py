@@ -49,7 +49,8 @@ def train_missing(folder: Path) -> dict[str, str]:
             shutil.rmtree(folder / kind, ignore_errors=True)
             missing[kind] = [  # paths are relative to the folder, because the planner carries its configs
                 *("--data.dataset_id", DATASET, "--data.cache_dir", "cache", "--data.batch_size", "128"),
-                *("--model.init_args.widths", widths, "--trainer.max_steps", str(steps)),
+                *("--model.init_args.widths", widths, "--model.init_args.learning_rate", "1e-3"),
+                *("--trainer.max_steps", str(steps)),
                 *("--trainer.val_check_interval", str(steps // 2), "--trainer.limit_val_batches", "10"),
                 *("--trainer.logger.init_args.save_dir", ".", "--seed_everything", "0"),
             ]

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from vgp_lightning.agent.deployment import FIRST_SEED, Deployment
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--colours", type=int, default=24)
     given = parser.parse_args()
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
-    with ProcessPoolExecutor(len(seeds) * 2, get_context("fork")) as pool:
+    # One thread each: with more they would wait for one another.
+    with ProcessPoolExecutor(len(seeds) * 2, get_context("fork"), torch.set_num_threads, (1,)) as pool:
         jobs = [
             [pool.submit(film, given.folder, seed, given.fps, given.width, settings) for seed in seeds]
             for settings in (UNGUIDED, {})

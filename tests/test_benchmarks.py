@@ -6,6 +6,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import demo_table
 import gymnasium
 import latency
 import numpy as np
@@ -108,7 +109,7 @@ def test_the_maze_benchmark_measures_both_actors_planning_once_and_repeatedly(tm
 
 
 def test_the_demos_run_those_seeds_that_are_missing_and_tell_how_many_times_the_behaviour_they_return(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch
 ):
     def report(*means):
         named = zip(("behaviour", "unguided", "guided"), means, strict=True)
@@ -129,12 +130,17 @@ def test_the_demos_run_those_seeds_that_are_missing_and_tell_how_many_times_the_
     monkeypatch.setattr("sys.argv", ["demos", str(tmp_path), "--seeds", "0", "4"])
     demos.main()
     assert started == [["demo", "--seed"]]
-    assert capsys.readouterr().out.splitlines()[2:5] == [
+    result = json.loads((tmp_path / "demos.json").read_text())
+    assert demo_table.draw(result).splitlines()[2:5] == [
         "| 0 | 2000 [1990, 2010] | 1000 [990, 1010] | 2500 [2490, 2510] | 1.25 | 1.6 |",
         "| 4 | 1000 [990, 1010] | 1500 [1490, 1510] | 3000 [2990, 3010] | 3.00 | 1.6 |",
         "| range | 1000 to 2000 | 1000 to 1500 | 2500 to 3000 | 1.25 to 3.00 | 1.6 to 1.6 |",
     ]
-    assert json.loads((tmp_path / "demos.json").read_text())["seeds"].keys() == {"0", "4"}
+
+
+def test_readme_has_the_demos_of_the_last_run():
+    page = demo_table.PAGE.read_text()
+    assert page == demo_table.fill(page), "run `python docs/demo_table.py`"
 
 
 @pytest.mark.parametrize("accelerated", [True, False])

@@ -71,7 +71,7 @@ def test_a_dry_run_of_the_demo_measures_each_stage_and_leaves_nothing(tmp_path, 
     said, what, duration, _ = capfd.readouterr().out.splitlines()
     assert said == "dry run: nothing is kept"
     assert what == (
-        "would collect 80000 steps, train two networks side by side (7000 and 5000 steps), and play 3 x 3 episodes in "
+        "would collect 80000 steps, train two networks side by side (2000 and 1800 steps), and play 3 x 3 episodes in "
         "Hopper-v5, all in runs/demo"
     )
     hours, minutes, seconds = map(int, re.search(r"about (\d+):(\d+):(\d+) ", duration).groups())

@@ -58,8 +58,8 @@ def demo(
     output_dir: str = "runs/demo",
     episodes: int = 20,
     steps: int = 80_000,
-    denoiser_steps: int = 7000,
-    value_steps: int = 5000,
+    denoiser_steps: int = 2000,
+    value_steps: int = 1800,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Collect mixed-quality Hopper episodes, train both networks, export them, and let three planners act.
