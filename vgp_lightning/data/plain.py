@@ -72,11 +72,11 @@ def write_episodes(
     environment = None if env_id is None else make_environment(env_id)
     try:
         space = None if environment is None else environment.observation_space
-        keys = list(space) if isinstance(space, spaces.Dict) else None
+        keys = list(space) if isinstance(space, spaces.Dict) else []
         plain = []
         for number, episode in enumerate(episodes):
             values = dict(episode) if isinstance(episode, Mapping) else vars(episode)
-            if keys is None and isinstance(values.get("observations"), Mapping):
+            if not keys and isinstance(values.get("observations"), Mapping):
                 keys = list(values["observations"])  # of the first episode: an order that all have
             plain.append(_to_plain(f"episode {number}", values, keys))
         return write_plain(
@@ -186,7 +186,7 @@ def find_spaces(
     return spaces.Box(-np.inf, np.inf, (shapes["observations"],), dtype=kinds.type), action_space
 
 
-def _to_plain(name: str, found: Mapping[str, Any], keys: Sequence[str] | None) -> PlainEpisode:
+def _to_plain(name: str, found: Mapping[str, Any], keys: Sequence[str]) -> PlainEpisode:
     """Return an episode as arrays of the same number of steps.
 
     Args:
@@ -205,7 +205,6 @@ def _to_plain(name: str, found: Mapping[str, Any], keys: Sequence[str] | None) -
     if steps == 0:
         raise ValueError(f"{name} has no steps: leave it out")
     if isinstance(found["observations"], Mapping):
-        keys = keys or []
         if set(keys) != set(found["observations"]):
             raise ValueError(f"{name} has observations {sorted(found['observations'])}: {sorted(keys)} are needed")
         parts = [_array(name, f"observations/{key}", found["observations"][key]) for key in keys]

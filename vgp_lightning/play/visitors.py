@@ -70,8 +70,7 @@ class Visitors:
             if visitor not in self._visits:
                 self._make_room()
                 self._visits[visitor] = self._begin()
-            self._visits[visitor].seen = time.monotonic()
-            return self._visits[visitor]
+            return self._look_up(visitor)
 
         return self.run(open_session)
 
@@ -85,17 +84,7 @@ class Visitors:
         Raises:
             ValueError: If the visitor has no session: a new one would not be what the page shows.
         """
-
-        def use_session() -> _T:
-            if visitor not in self._visits:
-                raise ValueError(
-                    "you have no episode here: it was closed, because the connection broke or because you did nothing "
-                    "for long and somebody else came. Reload the page"
-                )
-            self._visits[visitor].seen = time.monotonic()
-            return use(self._visits[visitor])
-
-        return self.run(use_session)
+        return self.run(lambda: use(self._look_up(visitor)))
 
     def has(self, visitor: str) -> bool:
         """Return whether a visitor has a session."""
@@ -110,6 +99,20 @@ class Visitors:
         for visitor in list(self._visits):
             self.leave(visitor)
         self._thread.shutdown()
+
+    def _look_up(self, visitor: str) -> Visit:
+        """Return the visit of a visitor who does something now.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if visitor not in self._visits:
+            raise ValueError(
+                "you have no episode here: it was closed, because the connection broke or because you did nothing for "
+                "long and somebody else came. Reload the page"
+            )
+        self._visits[visitor].seen = time.monotonic()
+        return self._visits[visitor]
 
     def _make_room(self) -> None:
         """Close the session that nobody has used for the longest time, if there are too many.
