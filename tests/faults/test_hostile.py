@@ -1272,7 +1272,7 @@ def put(checkpoint, path, value):
 STATE = ("loops", "callbacks", "averaging_state", "optimizer_states", "lr_schedulers", "vgp_position")
 
 
-@pytest.mark.parametrize("step", [151, pytest.param(3, marks=pytest.mark.slow)])  # of some 440 damages
+@pytest.mark.parametrize("step", [151, pytest.param(3, marks=pytest.mark.slow)])  # of hundreds of damages
 def test_a_training_whose_state_is_damaged_goes_on_or_is_refused_by_name(step, data, world, capfd):
     whole = torch.load(checkpoint_of(data), weights_only=True)
     found = list(places({key: whole[key] for key in STATE}))
