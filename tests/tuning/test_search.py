@@ -22,6 +22,7 @@ from vgp_lightning.tuning.contest import Contest
 from vgp_lightning.tuning.halving import Configuration
 from vgp_lightning.tuning.holdout import judge
 from vgp_lightning.tuning.search import tune
+from vgp_lightning.tuning.summary import CONTENDERS
 
 
 class Steady(gymnasium.Env):
@@ -73,6 +74,7 @@ SPACE = {
     "batch_size": [2],
     "n_guide_steps": [0],
     "num_inference_steps": [1, 2],
+    "choice_temperature": [0.0],
     "warm_start_strength": [1.0],
 }
 BEST = {"temperature": 0.0, "replan_every": 1}
@@ -271,14 +273,30 @@ def test_defaults_that_return_less_than_one_plan_give_way_to_it(tmp_path, monkey
 )
 def test_what_the_test_does_not_tell_changes_nothing(differences, other, slow, expected):
     told = {pair: {"difference": difference, "told": told} for pair, (difference, told) in differences.items()}
-    assert judge(told, other, slow, fails=False) == expected
+    contenders = {"default", *(("winner",) if other else ()), "one plan"}
+    assert judge(told, contenders, slow, set()) == expected
 
 
-@pytest.mark.parametrize(("told", "chosen"), [(False, "winner"), (True, "one plan")])
-def test_defaults_that_fail_do_not_stay(told, chosen):
-    differences = {"winner - one plan": {"difference": -1, "told": told}}
-    outcome = "one plan better" if told else "default failed"
-    assert judge(differences, other=True, slow=set(), fails=True) == (outcome, chosen)
+@pytest.mark.parametrize(
+    ("contenders", "failed", "told", "expected"),
+    [
+        ("default winner one_plan", "default", False, ("default failed", "winner")),
+        ("default winner one_plan", "default", True, ("one plan better", "one plan")),
+        ("default winner", "default", False, ("default failed", "winner")),  # of which one is one plan
+        ("default winner one_plan", "default winner", False, ("default failed", "one plan")),
+        ("default one_plan", "default", False, ("default failed", "one plan")),
+        ("default winner one_plan", "winner", False, ("winner failed", "default")),
+        ("default winner one_plan", "winner one_plan", False, ("winner failed", "default")),
+        ("default winner one_plan", "one_plan", False, ("not better", "default")),
+    ],
+)
+def test_who_fails_in_an_episode_does_not_become_the_default(contenders, failed, told, expected):
+    names, out = ({name.replace("_", " ") for name in text.split()} for text in (contenders, failed))
+    pairs = [("winner", "default"), ("winner", "one plan"), ("default", "one plan")]
+    differences = {
+        f"{a} - {b}": {"difference": -5, "told": told} for a, b in pairs if {a, b} <= names and not {a, b} & out
+    }
+    assert judge(differences, names, set(), out) == expected
 
 
 def test_where_the_defaults_win_no_difference_is_invented(tmp_path, capsys):
@@ -305,7 +323,7 @@ def test_who_goes_on_is_decided_by_all_seeds_so_far(folder, tmp_path, monkeypatc
         return real(contest, players, seeds, description)
 
     def gathered(store, items):
-        value = returns[now[0]][now[1][items[0][0]]]
+        value = returns.get(now[0], {}).get(now[1][items[0][0]], 0)  # what comes after the rungs is of no matter here
         return SimpleNamespace(results=[SimpleNamespace(total_reward=float(value)) for _ in items], failures=[])
 
     real = Contest._play
@@ -585,3 +603,85 @@ def test_defaults_that_fail_are_replaced_by_the_winner(folder, tmp_path, monkeyp
     assert settings == report["holdout"]["winner"]["settings"]
     assert "The defaults could not play an episode to its end: the settings of the winner are now" in plain(capsys)
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def failing(monkeypatch, condition):
+    """Let plans fail where the condition holds for their settings and the episode's seed."""
+    plan = ValueGuidedPlannerPipeline.__call__
+
+    def fails(self, *arguments, **settings):
+        if condition(settings, Steady.begun[-1]):
+            raise ValueError("the plan is not finite")
+        return plan(self, *arguments, **settings)
+
+    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+
+
+def test_a_single_plan_that_fails_is_replaced_by_the_winner_though_there_is_nobody_to_compare_it_with(
+    tmp_path, monkeypatch, capsys
+):
+    folder = write_tiny(tmp_path / "planner", task={"env_id": "Steady-v0"}, temperature=1.0, replan_every=2, **ONE_PLAN)
+    default = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
+    failing(
+        monkeypatch, lambda settings, seed: all(settings[name] == default[name] for name in settings.keys() & default)
+    )
+    report = run(folder, tmp_path, space=SPACE | {"batch_size": [1]})
+    assert (report["outcome"], report["chosen"], report["written"]) == ("default failed", "winner", True)
+    assert report["holdout"]["differences"] == {}
+    assert ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings() == report["winner_settings"]
+    assert "by returns in Steady-v0, on the held-out seeds 2000040 to 2000045: the defaults before could not" in (
+        (folder / "README.md").read_text()
+    )
+
+
+def test_a_winner_that_fails_on_held_out_seeds_is_not_written(folder, tmp_path, monkeypatch, capsys):
+    failing(monkeypatch, lambda settings, seed: seed == 2_000_043 and settings["temperature"] == 0)
+    before = (folder / "model_index.json").read_bytes()
+    report = run(folder, tmp_path, "--environments", "1")
+    assert (report["outcome"], report["chosen"]) == ("winner failed", "default")
+    assert report["holdout"]["winner"] is None
+    assert report["holdout"]["failures"] == {"winner": "seed 2000043, step 0: the plan is not finite"}
+    settings = json.loads(before)["planner"]
+    assert json.loads((folder / "model_index.json").read_bytes())["planner"] == settings
+    out = plain(capsys)
+    assert "winner failed: seed 2000043, step 0" in out
+    assert "The winner could not play an episode of the held-out seeds to its end" in out
+
+
+def test_if_nobody_can_play_the_held_out_seeds_each_is_named(folder, tmp_path, monkeypatch, capfd):
+    failing(monkeypatch, lambda settings, seed: seed == 2_000_043)
+    with pytest.raises(SystemExit):
+        run(folder, tmp_path, "--environments", "1")
+    names = "['default', 'winner', 'one plan']"
+    assert f"none of {names} could play the held-out seeds to their end" in capfd.readouterr().err
+
+
+def test_a_second_search_that_was_interrupted_goes_on(folder, tmp_path, monkeypatch):
+    assert run(folder, tmp_path)["written"]
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Contest, "_confirm", interrupted)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(folder, tmp_path, "--again", "true")
+    begun = len(Steady.begun)
+    report = run(folder, tmp_path)
+    assert report["default_settings"]["temperature"] == 0  # of the second search
+    assert len(Steady.begun) - begun == 6 * sum(report["holdout"][name] is not None for name in CONTENDERS)
+
+
+def scalars(folder):
+    """Return all curves of a folder: (step, value) by tag."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: sorted((one.step, one.value) for one in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+
+
+def test_the_curves_of_a_search_are_there_again_with_its_picture(folder, tmp_path):
+    run(folder, tmp_path)
+    before = scalars(tmp_path / "out")
+    (tmp_path / "out" / "tuning.png").unlink()
+    run(folder, tmp_path)
+    assert scalars(tmp_path / "out") == before
+    assert {"tune/return_mean_best", "tune/return_mean_default"} <= before.keys()

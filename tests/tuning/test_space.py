@@ -26,6 +26,7 @@ def test_the_values_are_about_the_folders_own_and_include_them(load):
         "batch_size": [1, 4, 8, 16, 64],
         "num_inference_steps": [2, 3, 5, 10],  # of the 10 levels of the training
         "temperature": [0.0, 0.5, 1.0],
+        "choice_temperature": [0.0, 0.5, 1.0],
         "warm_start_strength": [0.4, 0.7, 1.0],
         "replan_every": [1, 2, 3, 4],
     }
@@ -42,14 +43,14 @@ def test_without_a_value_function_there_is_neither_guidance_nor_choice(load):
     space = choose_space(load(guided=False, batch_size=16), None)
     assert "scale" not in space
     assert "n_guide_steps" not in space
-    assert space["batch_size"] == [1]
+    assert (space["batch_size"], space["choice_temperature"]) == ([1], [0.0])
 
 
 def test_with_a_critic_in_the_folder_it_may_rank(load, tmp_path):
     without = choose_space(load(batch_size=16), None)
     add_critic(tmp_path / "planner")
     space = choose_space(ValueGuidedPlannerPipeline.from_pretrained(tmp_path / "planner"), None)
-    assert space == without | {"rank_by": ["critic", "value"], "choice_temperature": [0.0, 0.5, 1.0]}
+    assert space == without | {"rank_by": ["critic", "value"]}
     unvalued = write_tiny(tmp_path / "unvalued", guided=False, batch_size=16)
     add_critic(unvalued)
     space = choose_space(ValueGuidedPlannerPipeline.from_pretrained(unvalued), None)

@@ -14,7 +14,7 @@ def describe_evidence(evidence: Mapping[str, Any] | None, settings: Settings) ->
         settings: The defaults.
     """
     if evidence is not None:
-        found = "; ".join(map(_say_compared, evidence["compared"]))
+        found = "; ".join(map(_say_compared, evidence["compared"])) or "the defaults before could not play to the end"
         verb = "kept" if evidence.get("kept") else "chose"  # before 0.2 it left evidence only for what it chose
         return (
             f"`vgp tune` {verb} these settings by returns in {evidence['env_id']}, on the held-out seeds "

@@ -69,7 +69,6 @@ class Contest:
         known = (one for one in self._configurations if one.settings == plain)
         self._one_plan = next(known, None) or Configuration(plain)
         self._output = output
-        self._progress: list[tuple[int, float, float | None]] = []  # after each rung: episodes, best, defaults
         self._start = start
         self._store = store
         self.report: dict[str, Any] = {
@@ -192,7 +191,6 @@ class Contest:
             report["rungs"].append({"configurations": size, "seeds": seeds})
             report["episodes_played"] += size * each
             best = left[0].means[-1]
-            self._progress.append((report["episodes_played"], best, self._default_mean()))
             left = drop_worst(left, rung)
             self._store.fact(f"rung {rung}", self._tell_rung(rung, size, each, best))
         (winner,) = left
@@ -204,12 +202,12 @@ class Contest:
         """Return what one of the processes does at the end of a rung: print, log, and write the report so far."""
 
         def tell() -> bool:
+            self._save()
             with events(self._output, "tune") as writer:
-                self._log_progress(writer)
+                _log_progress(writer, self.report)
             plural = "" if each == 1 else "s"
             news = f"{size} configurations, {each} new episode{plural} each; the best mean is {best:.1f}"
             Console().print(f"rung {rung}: {news}", highlight=False, soft_wrap=True)
-            self._save()
             return True
 
         return tell
@@ -243,21 +241,33 @@ class Contest:
         return [*self._configurations, self._one_plan].index(one)
 
     def _confirm(self, winner: Configuration, seeds: Sequence[int]) -> None:
-        """Let the defaults, the winner and one plan play held-out seeds, compare them, and choose one."""
+        """Let the defaults, the winner and one plan play held-out seeds, compare them, and choose one.
+
+        Raises:
+            ValueError: If each of them fails in an episode.
+        """
         contenders: dict[str, Configuration] = {}
         for name, one in (("default", self._configurations[0]), ("winner", winner), ("one plan", self._one_plan)):
-            if one not in contenders.values() and one.failure is None:  # defaults can fail, and a winner beside them
+            if one not in contenders.values():
                 contenders[name] = one
-        self._play(list(contenders.values()), seeds, "held-out seeds")
-        for one in contenders.values():
+        self._play([one for one in contenders.values() if one.failure is None], seeds, "held-out seeds")
+        failures: dict[str, str] = {}  # as in the search: who fails in one episode is out
+        for name, one in contenders.items():
+            if one.failure is None and (failed := gather(self._store, self._items(one, seeds)).failures):
+                one.dropped, one.failure = "failed", str(failed[0])
+            if one.failure is not None:
+                failures[name] = one.failure
+        sound = {name: one for name, one in contenders.items() if name not in failures}
+        if not sound:
+            raise ValueError(f"none of {list(failures)} could play the held-out seeds to their end: {failures}")
+        for one in sound.values():
             if one.plan_ms is None:
                 one.plan_ms = self._measure(one)
-        held_out = self._hold_out(contenders, seeds)
+        held_out = self._hold_out(sound, seeds) | {"failures": failures}
         self.report["holdout"] = held_out
         limit = self.report["latency_ms"]
-        slow = {name for name, one in contenders.items() if limit is not None and (one.plan_ms or 0.0) > limit}
-        fails = "default" not in contenders
-        found = judge(held_out["differences"], "winner" in contenders, slow, fails)
+        slow = {name for name, one in sound.items() if limit is not None and (one.plan_ms or 0.0) > limit}
+        found = judge(held_out["differences"], contenders.keys(), slow, failures.keys())
         self.report["outcome"], self.report["chosen"] = found
 
     def _hold_out(self, contenders: Mapping[str, Configuration], seeds: Sequence[int]) -> dict[str, Any]:
@@ -278,18 +288,6 @@ class Contest:
             ) | {"settings": one.settings, "plan_ms": one.plan_ms}
         return {"seeds": list(seeds), **results, "differences": compare_contenders(results, seeds)}
 
-    def _default_mean(self) -> float | None:
-        """Return the mean return of the folder's defaults so far; None: they were not played."""
-        default = self._configurations[0]
-        return None if default.dropped in ("latency", "failed") else default.means[-1]
-
-    def _log_progress(self, writer: SummaryWriter) -> None:
-        """Write the best mean return, and that of the defaults, after each rung."""
-        for played, best, default in self._progress:
-            writer.add_scalar("tune/return_mean_best", best, played)
-            if default is not None:
-                writer.add_scalar("tune/return_mean_default", default, played)
-
     def _agent(self, configuration: Configuration) -> PlanningAgent:
         settings: Any = configuration.settings
         return self._deployed.agent(**settings)
@@ -301,7 +299,7 @@ class Contest:
         title = f"{report['env_id']}: {len(everyone)} configurations, {report['episodes_played']} episodes"
         picture = plot_halving([one["return_means"] for one in everyone], played, report["winner"], 0, title)
         with naming(path), events(self._output, "tune") as writer:
-            self._log_progress(writer)
+            _log_progress(writer, report)
             for name, place in (("default", 0), ("winner", report["winner"])):
                 if (result := report["holdout"][name]) is not None:
                     writer.add_scalar(f"tune/holdout_return_mean_{name}", result["return_mean"], 0)
@@ -318,7 +316,8 @@ class Contest:
         held_out, name = report["holdout"], report["chosen"]
         compared = [seen_from(name, *one) for one in held_out["differences"].items() if name in one[0]]
         with store.exclusively():
-            if write and compared and not store.known("written"):
+            # Defaults that fail give way even where there is nobody that the other could be compared with.
+            if write and (compared or name != "default") and not store.known("written"):
                 default, chosen = report["default_settings"], held_out[name]["settings"]
                 store.fact("writing", lambda: chosen)  # the folder's defaults from now on, if all goes well
                 evidence = {
@@ -338,3 +337,16 @@ class Contest:
             if not path.is_file() or path.read_text() != json.dumps(report, indent=2) + "\n":
                 write_report(report, path)
         return report
+
+
+def _log_progress(writer: SummaryWriter, report: Mapping[str, Any]) -> None:
+    """Write the best mean return, and that of the defaults, after each rung."""
+    played = 0
+    for i, rung in enumerate(report["rungs"]):
+        played += rung["configurations"] * len(rung["seeds"])
+        means = [one["return_means"][i] for one in report["configurations"] if len(one["return_means"]) > i]
+        writer.add_scalar("tune/return_mean_best", max(means), played)
+        default = report["configurations"][0]
+        if default["return_means"] and default["dropped"] != "failed":
+            # Where they were eliminated, that is their mean from then on.
+            writer.add_scalar("tune/return_mean_default", default["return_means"][: i + 1][-1], played)

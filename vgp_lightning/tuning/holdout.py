@@ -18,10 +18,7 @@ def compare_contenders(results: Mapping[str, Mapping[str, Any] | None], seeds: S
 
     Args:
         results: Their evaluations; None where there is no such contender.
-        seeds: Those that they played.
-
-    Raises:
-        ValueError: If two have no seed in common that both played to its end.
+        seeds: Those that each of them played to its end.
     """
     returns = {
         name: {one["seed"]: one["return"] for one in result["episodes"]}
@@ -32,32 +29,34 @@ def compare_contenders(results: Mapping[str, Mapping[str, Any] | None], seeds: S
     for earlier, later in combinations(returns, 2):
         # One plan is what the others are compared with, else the defaults.
         a, b = (later, earlier) if later == "one plan" else (earlier, later)
-        common = [seed for seed in seeds if seed in returns[a] and seed in returns[b]]
-        if not common:
-            pair = f"{_NAMES[a]} and {_NAMES[b]}"
-            raise ValueError(f"no held-out seed of {list(seeds)} was played to its end by {pair}")
-        found = describe_pairs([returns[b][seed] - returns[a][seed] for seed in common], (_NAMES[a], _NAMES[b]))
+        found = describe_pairs([returns[b][seed] - returns[a][seed] for seed in seeds], (_NAMES[a], _NAMES[b]))
         differences[f"{b} - {a}"] = found
     return differences
 
 
-def judge(differences: Mapping[str, Mapping[str, Any]], other: bool, slow: Set[str], fails: bool) -> tuple[str, str]:
+def judge(
+    differences: Mapping[str, Mapping[str, Any]], contenders: Set[str], slow: Set[str], failed: Set[str]
+) -> tuple[str, str]:
     """Return what was found, in a word or two for tuning.json, and which contender shall be the folder's default.
 
     Args:
         differences: Between the contenders ``default``, ``winner`` and ``one plan`` on the held-out seeds, by names
             such as ``winner - default``; only between those that differ in their settings.
-        other: Whether the winner is other than the defaults.
-        slow: The contenders that take too long.
-        fails: Whether the defaults could not play an episode of the search to its end, and are no contender.
+        contenders: Their names; there is no ``winner`` where the defaults have won, and no ``one plan`` where one of
+            the others is it.
+        slow: Those that take too long.
+        failed: Those that could not play an episode to its end; not all of them.
     """
 
     def told(pair: str, sign: int) -> bool:
         one = differences.get(pair)
         return one is not None and one["told"] and sign * one["difference"] > 0
 
-    if fails:
-        outcome, chosen = "default failed", "winner"
+    other = "winner" in contenders
+    if "default" in failed:
+        outcome, chosen = "default failed", "winner" if other and "winner" not in failed else "one plan"
+    elif "winner" in failed:
+        outcome, chosen = "winner failed", "default"
     elif "default" in slow and other:
         outcome, chosen = "default too slow", "winner"
     elif not other:

@@ -143,7 +143,10 @@ def _find_own(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
     Else a process that begins when the others have written the winner into the folder would search anew.
     """
-    for other, facts in read_stores(folder):
+    stores = list(read_stores(folder))
+    if any(other == identity for other, _ in stores):  # such as one with --again true that was interrupted
+        return identity
+    for other, facts in stores:
         same = {**other, "defaults": None} == {**identity, "defaults": None}
         if same and facts.get("writing") == identity["defaults"]:
             return other

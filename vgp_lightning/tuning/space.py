@@ -31,16 +31,18 @@ def choose_space(pipeline: ValueGuidedPlannerPipeline, given: Mapping[str, list[
         # Without a sampler the scheduler draws its own noise. At temperature 0 the demo's hopper falls with cold starts
         # (return 167), and with warm starts it runs as well as at temperature 1 (3242 and 3229, 3 episodes).
         "temperature": [0.0, 0.5, 1.0] if default["sampler"] is not None else [1.0],
+        # On the demo the mean that values weigh returned far more than the best plan by value (docs/strength.md).
+        "choice_temperature": [0.0, 0.5, 1.0],
         "warm_start_strength": [0.4, 1.0],
         "replan_every": [steps for steps in (1, 2, 4) if steps <= default["planning_horizon"]],
     }
     if pipeline.has_critic:
-        offered |= {"rank_by": ["value", "critic"], "choice_temperature": [0.0, 0.5, 1.0]}
+        offered["rank_by"] = ["value", "critic"]
     if pipeline.value_function is None:  # no guidance, and no ranking of candidates but by a critic
         del offered["scale"], offered["n_guide_steps"]
     space = {name: sorted({*values, default[name]}) for name, values in offered.items()}
     if pipeline.value_function is None:
-        space |= {"rank_by": ["critic"]} if pipeline.has_critic else {"batch_size": [1]}
+        space |= {"rank_by": ["critic"]} if pipeline.has_critic else {"batch_size": [1], "choice_temperature": [0.0]}
     given = given or {}
     if unknown := sorted(set(given) - set(DEFAULTS)):
         raise ValueError(f"space names unknown settings {unknown}: choose from {sorted(DEFAULTS)}")

@@ -17,7 +17,8 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
     table = Table()
     table.add_column("")
     for name in columns:
-        table.add_column("default, and winner" if name == "default" and "winner" not in columns else name)
+        both = name == "default" and not {"winner"} & {*columns, *held_out.get("failures", ())}
+        table.add_column("default, and winner" if both else name)
     for setting in report["default_settings"]:
         values = [_say(column["settings"][setting]) for column in columns.values()]
         if setting in report["space"] or len(set(values)) > 1:
@@ -39,6 +40,8 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for name, failure in held_out.get("failures", {}).items():
+        console.print(f"{name} failed: {failure}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for pair, difference in held_out["differences"].items():
         words = f"{pair.replace(' - ', ' against ')}: {difference['verdict']}"
         console.print(words, markup=False, highlight=False, soft_wrap=True)
@@ -52,6 +55,7 @@ def say_outcome(report: Mapping[str, Any]) -> str:
         "not better": "On the held-out seeds the test does not tell that the winner returns more: ",
         "one plan better": "On the held-out seeds one plan, neither guided nor chosen, returns more: ",
         "default failed": "The defaults could not play an episode to its end: ",
+        "winner failed": "The winner could not play an episode of the held-out seeds to its end: ",
         "default too slow": f"The defaults take longer than {report['latency_ms']} ms: ",
         "better": "On the held-out seeds the winner returns more: ",
     }[report["outcome"]]
