@@ -11,6 +11,7 @@ from vgp_lightning.agent.origin import hash_configs, hash_weights
 from vgp_lightning.cli import main
 from vgp_lightning.data.module import MinariDataModule
 from vgp_lightning.distillation.criticism import Steps, advantages_of, take_steps
+from vgp_lightning.export.folder import update_defaults
 from vgp_lightning.pipeline.companions import CRITIC
 from vgp_lightning.pipeline.critic import Critic
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
@@ -181,6 +182,18 @@ def test_settings_that_are_given_become_the_folder_s_defaults(folder, tmp_path, 
         for options in ({}, chosen)
     ]
     assert torch.equal(*plans)
+
+
+def test_what_spoke_for_the_critic_before_does_not_speak_for_a_new_one(folder, tmp_path):
+    add_critic(folder)
+    compared = [{"with": "one plan", "pairs": 50, "difference": 402.0, "ci95": [63.0, 748.0], "permutation_p": 0.02}]
+    evidence = {"env_id": "Tiny-v0", "kept": False, "first_seed": 0, "last_seed": 49, "compared": compared}
+    for settings, stays in (({"rank_by": "critic", "batch_size": 4}, False), ({"rank_by": "value"}, True)):
+        update_defaults(folder, settings, evidence)
+        assert "+402 [63, 748]" in (folder / "README.md").read_text()
+        train(folder, tmp_path, *FEW)
+        assert ("+402 [63, 748]" in (folder / "README.md").read_text()) is stays
+        assert ("evidence" in ValueGuidedPlannerPipeline.from_pretrained(folder).task) is stays
 
 
 def test_a_setting_that_cannot_work_is_refused_before_anything_is_trained(folder, tmp_path, capsys):

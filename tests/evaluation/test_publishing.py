@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from fakes import contents, write_tiny
+import torch
+from fakes import add_critic, contents, write_tiny
 
 from vgp_lightning.agent.origin import find_planner, hash_weights, name_of
 from vgp_lightning.cli import main
+from vgp_lightning.export.folder import write_critic
 from vgp_lightning.shipped import example_planner
 
 
@@ -41,6 +43,42 @@ def test_an_evaluation_of_another_planner_is_refused(hub, folder, tmp_path):
         main(["publish", str(folder), "--evaluation", "results", "--push_to_hub", "me/planner"])
     assert contents(folder) == before
     assert hub.asked == []
+
+
+def test_settings_that_are_not_the_folders_defaults_are_named(folder, tmp_path):
+    main(
+        [
+            "evaluate",
+            str(folder),
+            *EVALUATE,
+            "--batch_size",
+            "3",
+            "--temperature",
+            "0.5",
+            "--output_dir",
+            str(tmp_path / "results"),
+        ]
+    )
+    main(["publish", str(folder), "--evaluation", str(tmp_path / "results")])
+    assert "| this planner, with batch_size 3, temperature 0.5 | " in (folder / "README.md").read_text()
+
+
+def test_an_evaluation_with_another_critic_is_refused(folder, tmp_path, capfd):
+    ranked = [*EVALUATE, "--batch_size", "3", "--rank_by", "critic", "--output_dir", str(tmp_path / "results")]
+    critic = add_critic(folder)
+    main(["evaluate", str(folder), *ranked])
+    main(["publish", str(folder), "--evaluation", str(tmp_path / "results")])
+    assert "rank_by critic" in (folder / "README.md").read_text()
+    critic.requires_grad_(True)
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.add_(1)
+    write_critic(critic, folder)
+    before = contents(folder)
+    with pytest.raises(SystemExit):
+        main(["publish", str(folder), "--evaluation", str(tmp_path / "results")])
+    assert "is of the planner with another critic than the one in" in capfd.readouterr().err
+    assert contents(folder) == before
 
 
 def test_what_did_not_act_alone_is_named_and_a_habit_is_refused(hub, folder, tmp_path, capfd):

@@ -57,7 +57,7 @@ def train_critic(
     The folder's defaults stay as they are unless settings are given: ``vgp tune`` tries the critic, and makes it the
     default if it returns more.
     The critic that was in the folder is replaced, atomically; an interrupted run leaves that one as it was, and begins
-    anew.
+    anew. If the folder plans with it by default, the evidence for that is removed: it was of the old one.
 
     Args:
         pipeline_folder: Folder that ``vgp export`` wrote.
@@ -162,8 +162,8 @@ def train_critic(
     trained = Critic(pipeline.normalization, widths, networks, deviation)
     trained.load_state_dict(critic.state_dict())
     write_critic(trained, folder)
-    if settings:
-        update_defaults(folder, settings)
+    if settings or pipeline.resolve_settings()["rank_by"] == "critic":
+        update_defaults(folder, settings)  # what spoke for the defaults spoke for the critic before
     report = {
         "pipeline": str(folder),
         "steps": len(parts[0].returns),

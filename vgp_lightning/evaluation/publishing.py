@@ -4,6 +4,7 @@ from pathlib import Path
 
 from vgp_lightning.agent.origin import hash_weights
 from vgp_lightning.export.card import FILM, add_evaluation
+from vgp_lightning.pipeline.companions import CRITIC
 from vgp_lightning.pipeline.hub import upload_folder
 from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import refuse_links
@@ -48,7 +49,7 @@ def _add(folder: Path, evaluation: Path) -> None:
     """Put the evaluation in a folder into a planner's card.
 
     Raises:
-        ValueError: If it is none, or of other weights or of a habit, or its film is none.
+        ValueError: If it is none, or of other weights, of another critic or of a habit, or its film is none.
     """
     path = evaluation / "evaluation.json"
     refuse_links(evaluation, (path.name, FILM))
@@ -57,6 +58,11 @@ def _add(folder: Path, evaluation: Path) -> None:
     report = read_json(path)
     if report.get("weights_sha256") != hash_weights(folder):
         raise ValueError(f"{path} is of another planner than {folder}: evaluate this one, vgp evaluate {folder}")
+    if report.get("critic") and report["critic"] != hash_weights(folder, CRITIC):
+        raise ValueError(
+            f"{path} is of the planner with another critic than the one in {folder}: evaluate it again, vgp evaluate "
+            f"{folder}"
+        )
     if report.get("habit"):
         raise ValueError(f"{path} is of the planner's habit: evaluate the planner itself, vgp evaluate {folder}")
     film = evaluation / FILM

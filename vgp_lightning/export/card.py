@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from vgp_lightning.export.evidence import describe_evidence
 from vgp_lightning.pipeline.habit import Habit
 from vgp_lightning.pipeline.planner import ValueGuidedPlannerPipeline
-from vgp_lightning.pipeline.settings import Settings
+from vgp_lightning.pipeline.settings import DEFAULTS, Settings
+from vgp_lightning.report.documents import read_json
 from vgp_lightning.report.files import refuse_links, replace_file, write_report
 
 _TABLE_HEAD = "| setting | default | meaning |\n|---|---|---|\n"
@@ -139,7 +140,7 @@ def add_evaluation(
     card = ModelCard.load(path)
     card.data.model_name = f"Diffusion planner for {report['env_id']}"
     card.data.eval_results = [_make_result(report)]
-    section = _describe_evaluation(report, others or {}, film is not None)
+    section = _describe_evaluation(report, _name_actor(report, folder), others or {}, film is not None)
     text = _EVALUATION.sub("", card.text)
     before, settings, after = text.partition("\n## Settings\n")
     text = f"{before.rstrip()}\n{section}{settings}{after}" if settings else f"{text.rstrip()}\n{section}"
@@ -168,10 +169,12 @@ def _make_result(report: Mapping[str, Any]) -> EvalResult:
     )
 
 
-def _describe_evaluation(report: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], film: bool) -> str:
+def _describe_evaluation(
+    report: Mapping[str, Any], actor: str, others: Mapping[str, Mapping[str, Any]], film: bool
+) -> str:
     """Return the card's section about an evaluation."""
     seeds = [episode["seed"] for episode in report["episodes"]]
-    reports = {_name_actor(report): report, **others}
+    reports = {actor: report, **others}
     succeeds = any(one["success_rate"] is not None for one in reports.values())
     heads = [
         "return, mean",
@@ -197,12 +200,16 @@ other trainings. `evaluation.json` holds each episode, the settings and the vers
 {moving}"""
 
 
-def _name_actor(report: Mapping[str, Any]) -> str:
-    """Return what played an evaluation."""
+def _name_actor(report: Mapping[str, Any], folder: Path) -> str:
+    """Return what played an evaluation, with the settings that are not the folder's defaults."""
+    defaults = {**DEFAULTS, **read_json(folder / "model_index.json").get("planner", {})}
+    played = report.get("settings", {}).items()
+    other = [f"{name} {value}" for name, value in played if name in defaults and value != defaults[name]]
+    settings = f", with {', '.join(other)}" if other else ""
     goal = ", its plans end at the goal" if report.get("reach_goal") else ""
     controller = ", a position controller follows its states" if report.get("follow_states") else ""
     late = f", with a delay of {report['delay']}" if report.get("delay") else ""
-    return f"this planner{goal}{controller}{late}"
+    return f"this planner{goal}{controller}{late}{settings}"
 
 
 def _list_numbers(report: Mapping[str, Any], succeeds: bool) -> list[str]:
