@@ -280,9 +280,17 @@ def test_the_schedule_has_the_constants_of_the_checkpoint(run):
     assert not scheduler.config["clip_sample"]
 
 
-def test_plans_are_the_originals_own(run, nets):
+@pytest.mark.parametrize(
+    ("options", "normed", "scale", "shift_and_scale"),
+    [
+        (["--scale", "0.3"], False, 0.3, (0, 1)),
+        ([], True, 0.1, (100, 200)),  # the original's own scale, on values of -1..1 that stand for -100..300
+    ],
+)
+def test_plans_are_the_originals_own(run, nets, options, normed, scale, shift_and_scale):
     """Guided sampling as the original does it, without noise, so that there is one answer."""
-    pipeline = ValueGuidedPlannerPipeline.from_pretrained(run("--scale", "0.3"))
+    folder = run(*options, value_configs=of_values(dataset={"normed": normed}))
+    pipeline = ValueGuidedPlannerPipeline.from_pretrained(folder)
     observation = np.array([0.6, -0.7, 5.0])
     plan = pipeline(observation, batch_size=1, temperature=0.0)
 
@@ -297,7 +305,7 @@ def test_plans_are_the_originals_own(run, nets):
         for _ in range(2):
             y = x.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(value(y, steps).sum(), y)
-            x = x + 0.3 * buffers["posterior_variance"][step] * gradient * (step >= 2)
+            x = x + scale * buffers["posterior_variance"][step] * gradient * (step >= 2)
             x[:, 0, A:] = present
         with torch.no_grad():
             clean = denoiser(x, steps)
@@ -307,7 +315,8 @@ def test_plans_are_the_originals_own(run, nets):
     torch.testing.assert_close(plan.actions[0], expected[:, :A], rtol=0, atol=1e-4)
     torch.testing.assert_close(plan.observations[0], expected[:, A:], rtol=0, atol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(plan.values, value(x, torch.tensor([0])), rtol=0, atol=1e-4)
+        values = shift_and_scale[0] + shift_and_scale[1] * value(x, torch.tensor([0]))
+    torch.testing.assert_close(plan.values, values, rtol=0, atol=1e-4 * shift_and_scale[1])
 
 
 def test_a_denoiser_of_noise_stays_one(run):

@@ -73,11 +73,12 @@ TRAINERS = [
     *(("check_val_every_n_epoch", value) for value in (0, -1)),
     *(("accumulate_grad_batches", value) for value in (0, -1)),
     ("val_check_interval", 0),
+    ("reload_dataloaders_every_n_epochs", 1),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), TRAINERS)
-def test_a_trainer_that_would_train_nothing_is_refused(make_trainer, name, value):
+def test_a_trainer_that_would_train_nothing_or_the_same_again_is_refused(make_trainer, name, value):
     with tally.case(GROUP, f"Trainer({name}={value})") as verdict:
         verdict.outcome = "clear"
         with pytest.raises(ValueError, match=rf"trainer\.{name} is {value}: "):

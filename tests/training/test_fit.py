@@ -263,6 +263,16 @@ def test_only_named_options_may_differ(fit, refused, tmp_path):
     assert (group["initial_lr"], group["weight_decay"]) == (0.001, 0)
 
 
+def test_a_run_that_is_made_longer_takes_the_longer_schedules_rates_from_its_first_step(fit):
+    record = [f"--trainer.callbacks+={__name__}.Start"]
+    fit(*record, "--trainer.max_steps", "24", runs="whole")
+    whole = Start.rates
+    fit(*record)
+    Start.rates, Start.sizes = [], []
+    fit(*record, "--trainer.max_steps", "24", "--ckpt_path", "last", "--may_differ", "[trainer.max_steps]")
+    assert Start.rates == pytest.approx(whole[12:])
+
+
 class Measured(pl.Callback):
     """Records what is validated."""
 

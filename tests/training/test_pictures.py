@@ -86,6 +86,11 @@ def test_the_plans_are_the_averages_and_start_where_the_windows_do(fit_with_pict
         assert not torch.allclose(plans[:, 1:], windows[:, 1:])
 
 
+def test_a_picture_of_no_plans_is_refused_before_anything_is_trained():
+    with pytest.raises(ValueError, match="PlanPicture's plans is 0: at least 1 is needed"):
+        PlanPicture(0)
+
+
 @pytest.mark.parametrize("kind", [DenoiserModule, PlannerModule])
 def test_dimensions_have_the_names_of_the_environments_documentation(fit_with_pictures, monkeypatch, kind):
     drawn, draw = [], drawing.plot_plans

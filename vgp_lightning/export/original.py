@@ -91,15 +91,17 @@ def import_original(
         "sampler": None if clipped else "ddpm",  # the schedule itself clips, the samplers by name do not
         "num_inference_steps": plans.levels,
     }
-    planner |= settings
-    if values is None:
-        planner |= without_value(settings)
-    else:
+    if values is not None:
         task["discount"] = values.known("discount", discount, "dataset")
         task["termination_penalty"] = values.configs["dataset"].get("termination_penalty")
         if values.known("normed", normed, "dataset"):
             low_and_high = _shift_and_scale("LimitsNormalizer", numbers, "values", statistics)
             normalization["return_shift"], normalization["return_scale"] = (x.item() for x in low_and_high)
+            # There the scale multiplies the gradient of the normalised value, here that of the return.
+            planner["scale"] /= normalization["return_scale"]
+    planner |= settings
+    if values is None:
+        planner |= without_value(settings)
     pipeline = ValueGuidedPlannerPipeline(
         plans.network,
         _make_schedule(plans.levels, predicts_noise, clipped),

@@ -111,10 +111,11 @@ class LearningModule(pl.LightningModule):
             loader.load_state_dict(self._position)
         self._position = None
         begin_new_epoch(self.trainer)
-        # Lightning's learning rate finder changes the module's learning rate after the schedule has read it.
+        # Lightning's learning rate finder changes the module's learning rate after the schedule has read it, and the
+        # checkpoint's is that of its own schedule: 0, where a run is made longer that had come to its end.
         rates: list[Any] = [part.learning_rate for part in self.parts]
         for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            if isinstance(schedule, LambdaLR) and schedule.base_lrs != rates:
+            if isinstance(schedule, LambdaLR):
                 schedule.base_lrs = rates
                 for group, rate, factor in zip(
                     schedule.optimizer.param_groups, rates, schedule.lr_lambdas, strict=True

@@ -27,7 +27,12 @@ class PlanPicture(pl.Callback):
 
         Args:
             plans: Number of plans, and of real windows, in the picture.
+
+        Raises:
+            ValueError: If it is below 1.
         """
+        if plans < 1:
+            raise ValueError(f"PlanPicture's plans is {plans}: at least 1 is needed")
         self.plans = plans
 
     def on_validation_batch_end(

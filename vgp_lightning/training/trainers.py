@@ -36,6 +36,11 @@ def check_trainer(trainer: pl.Trainer, trains: bool) -> None:
         raise ValueError(
             "trainer.val_check_interval is 0: it must be above 0; --data.validation_share 0 validates never"
         )
+    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"trainer.reload_dataloaders_every_n_epochs is {trainer.reload_dataloaders_every_n_epochs}: "  # type: ignore[attr-defined]
+            "each epoch would draw the same windows and noise. Leave it at 0: each epoch has a new order anyway"
+        )
     if trainer.max_steps == trainer.max_epochs == -1:
         raise ValueError(NO_END)
 
