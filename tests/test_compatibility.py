@@ -76,7 +76,8 @@ for settings in json.loads(sys.argv[1]):
     plans.append([plan.actions.tolist(), plan.observations.tolist(), plan.values.tolist()])
 print(json.dumps(plans))
 """
-SETTINGS = [{}, {"n_guide_steps": 0}, {"sampler": "ddpm", "num_inference_steps": 8}, {"guide_on": "clean"}]
+# Without guide_on: clean, whose first gradient was that of a plan without its conditions.
+SETTINGS = [{}, {"n_guide_steps": 0}, {"sampler": "ddpm", "num_inference_steps": 8}]
 THEIRS = {
     "before": 'sys.modules["vgp_lightning"] = None',
     "load": """

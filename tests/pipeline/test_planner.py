@@ -502,6 +502,25 @@ def test_a_ddpm_scheduler_that_was_put_in_goes_before_the_folders_sampler_too(tm
     assert copy.deepcopy(pipeline).resolve_settings()["sampler"] == "ddim"
 
 
+def test_the_gradient_of_a_clean_plan_is_taken_where_its_conditions_hold():
+    # The network says 5 everywhere. The objective wants each first observation near the one before it, so that the
+    # second one moves by 0.1 x -2 (5 - first), of which the first is the present one and not the network's.
+    def together(observations, actions):
+        return -((observations[:, 1, 0] - observations[:, 0, 0]) ** 2)
+
+    pipeline = planner(Stub(lambda x, t: torch.full_like(x, 5.0)), sampler="ddim", guide_on="clean")
+    plan = pipeline(
+        OBSERVATION,
+        objectives=[(1.0, together)],
+        num_inference_steps=1,
+        n_guide_steps=1,
+        guide_scaling="none",
+        scale=0.1,
+    )
+    first = float(OBSERVATION[0])
+    assert plan.observations[0, :2, 0].tolist() == pytest.approx([first, 5 - 0.2 * (5 - first)], rel=1e-5)
+
+
 @NUMPY_2
 def test_a_scheduler_whose_corrector_undoes_guidance_is_refused():
     pipeline = planner(Uncalled(), Uncalled(), n_guide_steps=1)

@@ -235,6 +235,7 @@ class Guidance:
         if step_size == 0:
             return trajectories
         free = conditions.isnan()
+        trajectories = pin(trajectories, conditions)  # a predicted clean plan does not hold to them by itself
         for _ in range(settings["n_guide_steps"]):
             flat = trajectories.flatten(0, 1)
             gradient = total_gradient(self.objectives, flat, level.timestep if noisy else 0, self.frame)
