@@ -1,6 +1,7 @@
 """Collecting: what is recorded, by which behaviour policies, and what is refused."""
 
 import json
+import re
 import sys
 import warnings
 from types import SimpleNamespace
@@ -385,7 +386,7 @@ def test_an_environment_that_never_ends_is_cut_where_the_steps_suffice(uneven, m
     assert episodes[0].truncations[-1]
 
 
-def test_an_interrupted_collection_goes_on_and_is_the_same(uneven, monkeypatch, datasets):
+def test_an_interrupted_collection_goes_on_and_is_the_same(uneven, monkeypatch, datasets, capsys):
     whole = collected("whole", "Uneven-v0", "random", 50, environments=2)
     with monkeypatch.context() as patch:
         patch.setattr(Uneven, "breaks", 4)
@@ -401,7 +402,9 @@ def test_an_interrupted_collection_goes_on_and_is_the_same(uneven, monkeypatch, 
         return reset(self, seed=seed, options=options)
 
     monkeypatch.setattr(Uneven, "reset", noted)
+    capsys.readouterr()
     again = collected("killed", "Uneven-v0", "random", 50, environments=2)
+    assert re.search(r"\d episodes were played before, in .*: --again true plays", capsys.readouterr().out)
     assert not {0, 1, 2} & set(begun)
     for episode, other in zip(again, whole, strict=True):
         np.testing.assert_array_equal(episode.observations, other.observations)
@@ -431,6 +434,12 @@ def test_numbers_that_are_not_finite_are_refused_with_seed_and_step(
     with pytest.raises(ValueError, match=words):
         collect("Uneven-v0", "random", 60, "test/nan-v0", environments=environments)
     assert minari.list_local_datasets() == {}
+    with pytest.raises(ValueError, match=f"{words}.* Once it is mended: --again true"):  # it is kept
+        collect("Uneven-v0", "random", 60, "test/nan-v0", environments=environments)
+    with monkeypatch.context() as patch:
+        patch.setattr(Uneven, "fault", staticmethod(lambda seed, t, observation, reward: (observation, reward)))
+        mended = collect("Uneven-v0", "random", 60, "test/nan-v0", environments=environments, again=True)
+    assert mended.total_steps == 60
     # What is not needed may be anything.
     enough = natural(0) + natural(1)
     assert collect("Uneven-v0", "random", enough, "test/fine-v0", environments=environments).total_steps == enough

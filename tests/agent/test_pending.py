@@ -92,6 +92,19 @@ def test_a_plan_is_executed_from_its_row_of_the_delay_on_until_the_next_arrives(
     assert observed in (planned, planned[:-1])
 
 
+def test_a_critic_cannot_rank_first_actions_that_a_delay_has_fixed():
+    options = {"rank_by": "critic", "objectives": None}
+    with pytest.raises(ValueError, match=r"rank_by is critic, with a delay of 1: .* Rank by value"):
+        made(Ranked(), batch_size=2, asynchronous=True, **options)
+    assert made(Ranked(), batch_size=2, **options).delay == 0
+    assert made(Ranked(), batch_size=1, delay=1, **options).delay == 1
+
+
+class Ranked(FakePipeline):
+    def load_critic(self):
+        pass
+
+
 def test_an_asynchronous_agent_has_a_delay_of_one_step_unless_one_is_given():
     assert made(asynchronous=True).delay == 1
     assert made().delay == 0

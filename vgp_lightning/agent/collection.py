@@ -17,6 +17,7 @@ from vgp_lightning.agent.deployment import first_of
 from vgp_lightning.agent.environments import check_seed, close, make_environments
 from vgp_lightning.agent.episodes import Failure
 from vgp_lightning.agent.origin import describe_environment, hash_configs, hash_weights, versions
+from vgp_lightning.agent.played import say_played
 from vgp_lightning.agent.playing import Keeping, play_claimed
 from vgp_lightning.agent.store import EpisodeStore, Item
 from vgp_lightning.data.writing import free_path, write_dataset
@@ -38,6 +39,7 @@ def collect(
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
     output_dir: str | None = None,
+    again: bool = False,
 ) -> minari.MinariDataset:
     """Collect a Minari dataset of exactly ``steps`` transitions by a behaviour policy.
 
@@ -63,6 +65,7 @@ def collect(
         ref_max_score: The return that is a normalised score of 100.
         output_dir: The folder of Minari datasets, for this process; default: ``MINARI_DATASETS_PATH``, else
             ``~/.minari/datasets``.
+        again: Play episodes anew that an interrupted collection has kept.
 
     Returns:
         The new dataset.
@@ -99,7 +102,8 @@ def collect(
             **asked,
         }
         folder = path.parent / f".{path.name}.collecting"  # hidden: Minari does not list it
-        with EpisodeStore(folder, identity) as store:
+        with EpisodeStore(folder, identity, again=again) as store:
+            say_played(store, len(store.finished))
             quota = Quota(store.finished, seed, steps)
             keeping = Keeping(steps=True)
 
@@ -188,7 +192,9 @@ class Quota:
             length, rest = record.get("length", 0), self._steps - before
             if "failed" in record and length < rest:
                 failure = Failure(item[1], item[2], **record["failed"])
-                raise ValueError(f"the collection cannot go on at {failure}; no dataset is written")
+                raise ValueError(
+                    f"the collection cannot go on at {failure}; no dataset is written. Once it is mended: --again true"
+                )
             found.append(_to_buffer(item[1], record, min(length, rest)))
         return found
 

@@ -104,6 +104,12 @@ class PlanningAgent:
         self.pipeline = pipeline
         self.replan_every: int = resolved["replan_every"]
         self.delay = check_delay(asynchronous, delay, self.replan_every, self._horizon)
+        ranks = self._habit is None and resolved["rank_by"] == "critic" and objectives is None
+        if self.delay and ranks and resolved["batch_size"] > 1:
+            raise ValueError(
+                f"rank_by is critic, with a delay of {self.delay}: a critic judges a plan's first action, which "
+                "the delay has fixed before. Rank by value"
+            )
         self._pending = PendingPlans(self.delay, asynchronous=asynchronous)
         self.conditions = conditions
         self.controller = controller

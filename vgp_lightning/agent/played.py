@@ -89,11 +89,12 @@ def find_film_error(film: Mapping[str, Any] | None) -> str | None:
     return error
 
 
-def say_played(store: EpisodeStore, finished: int, wanted: int) -> None:
-    """Say how many of the wanted episodes were played before."""
+def say_played(store: EpisodeStore, finished: int, wanted: int | None = None) -> None:
+    """Say how many of the wanted episodes were played before; None: how many are wanted is not known yet."""
     if finished:
+        count = finished if wanted is None else f"{finished} of {wanted}"
         Console().print(
-            f"{finished} of {wanted} episodes were played before, in {store.folder}: --again true plays them anew",
+            f"{count} episodes were played before, in {store.folder}: --again true plays them anew",
             markup=False,
             highlight=False,
             soft_wrap=True,
