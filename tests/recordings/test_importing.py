@@ -360,6 +360,30 @@ def test_ogbenchs_last_row_is_the_final_observation_and_its_terminals_are_trunca
     assert "read as ogbench" in capsys.readouterr().out
 
 
+def test_masks_of_other_formats_are_what_the_option_says(tmp_path):
+    episodes = recorded([4, 6])
+    arrays = {
+        name: np.concatenate([e[name][: len(e["actions"])] for e in episodes]) for name in ("observations", "actions")
+    }
+    arrays |= {"rewards": np.zeros(10), "masks": np.arange(10) % 5 == 4}
+    path = write_npz(tmp_path / "mine.npz", arrays)
+    dataset = import_data(str(path), dataset_id="me/masks-v0", terminals="masks", last_observation="repeat")
+    assert [(len(e.actions), e.terminations[-1]) for e in dataset] == [(5, True), (5, True)]
+
+
+def test_a_single_number_that_names_a_files_episode_is_refused_with_the_cure(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for number, e in enumerate(recorded([4, 6])):
+        arrays = {name: e[name][: len(e["actions"])] for name in ("observations", "actions")}
+        write_npz(
+            tmp_path / "runs" / f"run_{number}.npz", arrays | {"rewards": np.zeros(len(e["actions"])), "episode": 0}
+        )
+    options = {"dataset_id": "me/number-v0", "last_observation": "repeat"}
+    with pytest.raises(ValueError, match=r"run_0.npz: episode is a single number: .*leave it out: --episode none"):
+        import_data(str(tmp_path / "runs"), **options)
+    assert len(import_data(str(tmp_path / "runs"), **options, episode="none")) == 2
+
+
 # ---------------------------------------------------------------- with an environment
 
 

@@ -88,7 +88,7 @@ def _split_piece(
     following = _matrix(piece, roles.next_observations, where, "next_observations") if roles.next_observations else None
     rewards = np.zeros(count) if no_rewards else _vector(piece, roles.rewards, where, "rewards", count)
     terminals = _flags(piece, roles.terminals, where, "terminals", count)
-    if roles.terminals == ["masks"]:  # OGBench's: 0 where nothing follows
+    if roles.terminals == ["masks"] and source.format == "ogbench":  # where they are: 0 where nothing follows
         terminals = ~terminals
     timeouts = _flags(piece, roles.timeouts, where, "timeouts", count)
     times = _vector(piece, roles.time, where, "times", count) if roles.time else None
@@ -224,6 +224,11 @@ def _matrix(piece: Piece, keys: Sequence[str], where: str, role: str) -> NDArray
 def _vector(piece: Piece, keys: Sequence[str], where: str, role: str, count: int) -> NDArray[Any]:
     """Return the values of one key: (N,), of which N is the count of actions."""
     values = _column(piece, keys[0], where, role)
+    if values.ndim == 0:
+        option = "episode" if "episode" in role else role
+        raise ValueError(
+            f"{where}: {keys[0]} is a single number: the {role} are one a step. Or leave it out: --{option} none"
+        )
     if values.size != len(values):
         raise ValueError(f"{where}: {keys[0]} has the shape {values.shape}: the {role} are one number a step")
     _check_count(values, where, role, count)
