@@ -195,6 +195,12 @@ def test_candidates_are_tried_in_states_of_the_training_data_too(tmp_path, monke
     page = (tmp_path / "out" / "report.html").read_text()
     assert "And in states of the training data?" in page
     assert "choice recorded gain" in page
+    with monkeypatch.context() as patch:
+        patch.setattr("vgp_lightning.diagnostics.choice.take_snapshots", lambda *given: None)
+        main([*command, str(tmp_path / "unreached")])
+    missing = json.loads((tmp_path / "unreached" / "diagnostics.json").read_text())["missing"]
+    assert missing["choice"].startswith("the same seed and the same actions lead to other observations")
+    assert "the environment is not the recorded one" in missing["choice_recorded"]
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     main([*command, str(tmp_path / "missing")])
     report = json.loads((tmp_path / "missing" / "diagnostics.json").read_text())

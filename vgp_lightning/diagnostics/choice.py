@@ -38,6 +38,11 @@ from vgp_lightning.report.statistics import bootstrap_interval, rank_correlation
 REPEATS = 2  # with other random numbers for what follows: one says which is best, the other what that one is worth
 _FIRST_SEED = 3_000_000  # of what follows: far from the seeds of evaluations
 
+UNREACHED = (
+    "the recorded seeds and actions lead to other observations here: the environment is not the recorded one (another "
+    "version, other arguments or options of its reset), or its randomness does not come from its seed alone"
+)
+
 Interval = list[float] | None
 
 
@@ -96,6 +101,7 @@ def examine_choice(
     places: Sequence[tuple[Episode, int]],
     trial: Trial,
     part: str = "choice",
+    unrepeatable: str = UNREPEATABLE,
 ) -> None:
     """Try the candidates, and compare what they are worth with what was predicted.
 
@@ -108,10 +114,11 @@ def examine_choice(
         places: Where the S observations are from: an episode and the step in it.
         trial: How they are tried.
         part: Name of the part of the diagnosis.
+        unrepeatable: What it means where the environment does not come to these places again.
     """
     snapshots = take_snapshots(environments, places)
     if snapshots is None:
-        findings.miss(part, UNREPEATABLE)
+        findings.miss(part, unrepeatable)
         return
     found: dict[str, Any] = {"states": len(places), "candidates": unguided.trajectories.shape[1], "steps": trial.steps}
     found |= {"rank_by": trial.rank_by, "own_steps": trial.own, "repeats": REPEATS, "discount": trial.discount}

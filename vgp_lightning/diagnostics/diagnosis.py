@@ -21,7 +21,7 @@ from vgp_lightning.agent.played import find_film_error, say_played
 from vgp_lightning.agent.playing import Film, Keeping, list_items, play
 from vgp_lightning.agent.store import EpisodeStore
 from vgp_lightning.diagnostics.candidates import sample_candidates
-from vgp_lightning.diagnostics.choice import Trial, examine_choice, make_trial, why_no_choice
+from vgp_lightning.diagnostics.choice import UNREACHED, Trial, examine_choice, make_trial, why_no_choice
 from vgp_lightning.diagnostics.denoising import draw_denoising, draw_maze
 from vgp_lightning.diagnostics.findings import Findings
 from vgp_lightning.diagnostics.guidance import examine_guidance
@@ -288,7 +288,7 @@ def try_recorded(
     observations = np.stack([episode.observations[step] for episode, step in places])
     plain: Settings = {**settings, "n_guide_steps": 0}
     candidates = sample_candidates(pipeline, observations, conditions, **plain)
-    examine_choice(findings, pipeline, candidates, None, environments, places, trial, part)
+    examine_choice(findings, pipeline, candidates, None, environments, places, trial, part, UNREACHED)
 
 
 def _to_json(episode: Episode) -> dict[str, Any]:

@@ -94,8 +94,10 @@ def _say_verdict(report: Mapping[str, Any], name: str) -> str:
         judged = "cannot be told from chance"
         if ends is not None and (ends[0] > 0 or ends[1] < 0):
             judged = "helps" if ends[0] > 0 else "does harm"
+        mixed = report["settings"]["choice_temperature"] > 0 and report["settings"]["batch_size"] > 1
+        one = "the best-ranked one (it acts by a weighted mean of all)" if mixed else "the chosen one"
         found += (
-            f"; choosing among its candidates {judged}: the chosen one gains {number(gain['mean'])} over their mean "
+            f"; choosing among its candidates {judged}: {one} gains {number(gain['mean'])} over their mean "
             f"({interval(ends)})"
         )
     calibration = report["calibration"]
