@@ -785,6 +785,17 @@ def test_a_dry_run_of_an_evaluation_counts_every_episode_to_its_limit(track, els
     assert snapshot(elsewhere) == before
 
 
+def test_a_dry_run_of_an_evaluation_takes_the_planner_that_ships_and_refuses_what_the_verb_refuses(elsewhere, capfd):
+    few = ["evaluate", "hopper-example", "--max_episode_steps", "2", "--dry_run"]
+    main([*few, "--episodes", "2"])
+    assert "would play 2 episodes, 2 at a time, in Hopper-v5\n" in capfd.readouterr().out
+    for option in ("episodes", "environments"):
+        with pytest.raises(SystemExit) as ended:
+            main([*few, f"--{option}", "0"])
+        assert ended.value.code == 2
+        assert re.search(rf"(0 {option}|{option} is 0): at least 1 is needed", capfd.readouterr().err)
+
+
 def test_a_collection_goes_into_the_folder_that_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "other"))
     options = ["--env_id", "Pendulum-v1", "--behaviour", "random", "--steps", "20", "--dataset_id", "test/new-v0"]

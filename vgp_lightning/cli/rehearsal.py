@@ -108,7 +108,9 @@ def _collect(options: dict[str, Any], folder: Path) -> _Said:
 
 
 def _evaluate(options: dict[str, Any], folder: Path) -> _Said:
-    count = options["environments"] or min(options["episodes"], 16)
+    if options["episodes"] < 1:
+        raise ValueError(f"episodes is {options['episodes']}: at least 1 is needed")
+    count = min(options["episodes"], 16) if options["environments"] is None else options["environments"]
     what = f"play {options['episodes']} episodes, {count} at a time"
     return _play(options, folder, options["episodes"], count, what, "if no episode ends before its time limit")
 
@@ -130,12 +132,12 @@ def _play(options: dict[str, Any], folder: Path, episodes: int, count: int, what
     from vgp_lightning.evaluation.evaluation import evaluate
 
     env_id, limit = _find_limit(options)
-    own = {"episodes": count, "environments": count, "video": False, "again": True, "output_dir": str(folder)}
+    own = {"episodes": max(count, 1), "environments": count, "video": False, "again": True, "output_dir": str(folder)}
 
     def part(steps: int) -> None:
         evaluate(**options | own | {"max_episode_steps": steps})
 
-    whole = math.ceil(episodes / count) * limit
+    whole = math.ceil(episodes / max(count, 1)) * limit  # evaluate refuses a count below 1
     return _Work(f"{what}, in {env_id}", part, min(8, limit), limit, whole, f"steps, {note}").measure()
 
 
@@ -146,9 +148,10 @@ def _find_limit(options: Mapping[str, Any]) -> tuple[str, int]:
         ValueError: If there is none.
     """
     from vgp_lightning.agent.deployment import Deployment, first_of
+    from vgp_lightning.agent.origin import find_planner
 
-    names = ("pipeline_folder", "env_id", "device", "trust_environment")
-    deployed = Deployment(*(options[name] for name in names))
+    names = ("env_id", "device", "trust_environment")
+    deployed = Deployment(str(find_planner(options["pipeline_folder"])), *(options[name] for name in names))
     limit = options["max_episode_steps"]
     if limit is None:
         with deployed.environments(1) as one:
