@@ -428,6 +428,16 @@ def draw_calibration(results: dict[str, Recipe]) -> Figure:
 # ---------------------------------------------------------------- the page
 
 
+def say_versions(trainings: list[dict[str, Any]]) -> str:
+    """Return each package with the versions that the trainings were played with."""
+    found: dict[str, set[str]] = {}
+    for training in trainings:
+        for name, version in training["versions"].items():
+            if version:
+                found.setdefault(name, set()).add(version)
+    return ", ".join(f"{name} {' and '.join(sorted(numbers))}" for name, numbers in found.items())
+
+
 def page(everything: dict[str, Recipe]) -> str:
     """Return RESULTS.md."""
     machines = {recipe[0]["machine"] for recipe in everything.values()}
@@ -442,7 +452,7 @@ def page(everything: dict[str, Recipe]) -> str:
         ),
         "picture": PICTURE,
         "calibration": CALIBRATION,
-        "versions": ", ".join(f"{name} {version}" for name, version in anyone["versions"].items() if version),
+        "versions": say_versions([training for recipe in everything.values() for training in recipe]),
         "seed": str(anyone["first_seed"]),
         "scores": scores(results),
         "returns": returns(results),
