@@ -1,6 +1,6 @@
 """Run `vgp demo` with several seeds, each with data and trainings of its own, and keep what they returned.
 
-    python -m benchmarks.demos runs/demos                  # five seeds; 10 to 14 minutes each on two idle cores
+    python -m benchmarks.demos runs/demos                  # five seeds; about a quarter of an hour each on two cores
 
 A seed whose report exists is not run again, so an interrupted command goes on with the next one. The returns go to
 benchmarks/results/demos.json; `python docs/demo_table.py` draws the table of README.md from it.

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
     parser.add_argument("--fps", type=float, default=6.0)
     parser.add_argument("--width", type=int, default=216, help="of a half, in pixels")
-    parser.add_argument("--crop", type=float, nargs=2, default=(0.13, 0.95), help="top and bottom of what is shown")
+    parser.add_argument("--crop", type=float, nargs=2, default=(0.12, 0.86), help="top and bottom of what is shown")
     parser.add_argument("--colours", type=int, default=24)
     given = parser.parse_args()
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))

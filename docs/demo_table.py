@@ -14,7 +14,7 @@ import marks
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results" / "demos.json"
 BEGIN, END = "<!-- demos: python docs/demo_table.py -->", "<!-- end of demos -->"
-PLANNERS = {"behaviour": "behaviour policy", "unguided": "one unguided plan", "guided": "guided best of 16"}
+PLANNERS = {"behaviour": "behaviour policy", "unguided": "one unguided plan", "guided": "guided mean of 16"}
 
 
 def draw(result: dict[str, Any]) -> str:

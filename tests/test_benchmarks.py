@@ -143,6 +143,23 @@ def test_readme_has_the_demos_of_the_last_run():
     assert page == demo_table.fill(page), "run `python docs/demo_table.py`"
 
 
+def test_the_demo_returns_at_least_1_3_times_as_much_as_its_data_with_every_seed():
+    seeds = json.loads(demo_table.RESULTS.read_text())["seeds"]
+    assert list(seeds) == ["0", "1", "2", "3", "4"]
+    for one in seeds.values():
+        assert demo_table.ratio(one) >= 1.3
+        assert one["guided"]["return_ci95"][0] > one["behaviour"]["return_ci95"][1]
+
+
+def test_readmes_film_is_of_the_demo_of_the_last_run():
+    one = json.loads(demo_table.RESULTS.read_text())["seeds"]["0"]
+    means = f"{one['unguided']['return_mean']:.0f} and {one['guided']['return_mean']:.0f}"
+    picture, caption = demo_table.PAGE.read_text().split("\n\n")[2:4]
+    assert "guided.gif" in picture
+    assert means in picture
+    assert means in caption
+
+
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_the_training_benchmark_measures_the_evaluation_that_a_row_names(
     make_data, make_trainer, monkeypatch, tmp_path, accelerated
