@@ -1,4 +1,6 @@
-"""Run `vgp demo` with several seeds, each with data and trainings of its own, and keep what they returned.
+"""Run `vgp demo` with several seeds, each with trainings of its own, and keep what they returned.
+
+The data are nearly the same: the seeds of their episodes overlap.
 
     python -m benchmarks.demos runs/demos                  # five seeds; about a quarter of an hour each on two cores
 

@@ -46,19 +46,8 @@ def test_an_evaluation_of_another_planner_is_refused(hub, folder, tmp_path):
 
 
 def test_settings_that_are_not_the_folders_defaults_are_named(folder, tmp_path):
-    main(
-        [
-            "evaluate",
-            str(folder),
-            *EVALUATE,
-            "--batch_size",
-            "3",
-            "--temperature",
-            "0.5",
-            "--output_dir",
-            str(tmp_path / "results"),
-        ]
-    )
+    other = ["--batch_size", "3", "--temperature", "0.5", "--output_dir", str(tmp_path / "results")]
+    main(["evaluate", str(folder), *EVALUATE, *other])
     main(["publish", str(folder), "--evaluation", str(tmp_path / "results")])
     assert "| this planner, with batch_size 3, temperature 0.5 | " in (folder / "README.md").read_text()
 

@@ -89,6 +89,18 @@ def run(folder, tmp_path, *options, space=SPACE):
     return json.loads((tmp_path / "out" / "tuning.json").read_text())
 
 
+def failing(monkeypatch, condition):
+    """Let plans fail where the condition holds for their settings and the episode's seed."""
+    plan = ValueGuidedPlannerPipeline.__call__
+
+    def fails(self, *arguments, **settings):
+        if condition(settings, Steady.begun[-1]):
+            raise ValueError("the plan is not finite")
+        return plan(self, *arguments, **settings)
+
+    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+
+
 def plain(capsys):
     return re.sub(r"\s+", " ", capsys.readouterr().out)
 
@@ -569,14 +581,7 @@ def test_a_search_that_is_killed_while_it_writes_the_winner_writes_it_when_it_go
 
 
 def test_a_configuration_whose_plans_fail_loses_and_the_others_go_on(folder, tmp_path, monkeypatch):
-    plan = ValueGuidedPlannerPipeline.__call__
-
-    def fails(self, *arguments, **settings):
-        if settings["num_inference_steps"] == 1:
-            raise ValueError("the plan is not finite")
-        return plan(self, *arguments, **settings)
-
-    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+    failing(monkeypatch, lambda settings, seed: settings["num_inference_steps"] == 1)
     report = run(folder, tmp_path)
     failed = [one for one in report["configurations"] if one["dropped"] == "failed"]
     assert len(failed) == 4
@@ -587,15 +592,10 @@ def test_a_configuration_whose_plans_fail_loses_and_the_others_go_on(folder, tmp
 
 
 def test_defaults_that_fail_are_replaced_by_the_winner(folder, tmp_path, monkeypatch, capsys):
-    plan = ValueGuidedPlannerPipeline.__call__
     default = ValueGuidedPlannerPipeline.from_pretrained(folder).resolve_settings()
-
-    def fails(self, *arguments, **settings):
-        if all(settings[name] == value for name, value in default.items() if name in settings):
-            raise ValueError("the plan is not finite")
-        return plan(self, *arguments, **settings)
-
-    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
+    failing(
+        monkeypatch, lambda settings, seed: all(settings[name] == default[name] for name in settings.keys() & default)
+    )
     report = run(folder, tmp_path)
     assert (report["configurations"][0]["dropped"], report["holdout"]["default"]) == ("failed", None)
     assert (report["outcome"], report["chosen"], report["written"]) == ("default failed", "winner", True)
@@ -603,18 +603,6 @@ def test_defaults_that_fail_are_replaced_by_the_winner(folder, tmp_path, monkeyp
     assert settings == report["holdout"]["winner"]["settings"]
     assert "The defaults could not play an episode to its end: the settings of the winner are now" in plain(capsys)
     assert (tmp_path / "out" / "report.html").is_file()
-
-
-def failing(monkeypatch, condition):
-    """Let plans fail where the condition holds for their settings and the episode's seed."""
-    plan = ValueGuidedPlannerPipeline.__call__
-
-    def fails(self, *arguments, **settings):
-        if condition(settings, Steady.begun[-1]):
-            raise ValueError("the plan is not finite")
-        return plan(self, *arguments, **settings)
-
-    monkeypatch.setattr(ValueGuidedPlannerPipeline, "__call__", fails)
 
 
 def test_a_single_plan_that_fails_is_replaced_by_the_winner_though_there_is_nobody_to_compare_it_with(

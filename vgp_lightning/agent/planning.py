@@ -97,15 +97,15 @@ class PlanningAgent:
             self._habit, resolved = choose_habit(pipeline, unused, settings)
         else:
             resolved = pipeline.resolve_settings(objectives=objectives, **settings)
-            if resolved["rank_by"] == "critic" and objectives is None:
-                pipeline.load_critic()  # whether there is one shows before anything is played
+        by_critic = self._habit is None and resolved["rank_by"] == "critic" and objectives is None
+        if by_critic:
+            pipeline.load_critic()  # whether there is one shows before anything is played
         self._horizon: int = resolved["planning_horizon"] if self._habit is None else self._habit.chunk
         self.resolved: Settings = resolved
         self.pipeline = pipeline
         self.replan_every: int = resolved["replan_every"]
         self.delay = check_delay(asynchronous, delay, self.replan_every, self._horizon)
-        ranks = self._habit is None and resolved["rank_by"] == "critic" and objectives is None
-        if self.delay and ranks and resolved["batch_size"] > 1:
+        if by_critic and self.delay and resolved["batch_size"] > 1:
             raise ValueError(
                 f"rank_by is critic, with a delay of {self.delay}: a critic judges a plan's first action, which "
                 "the delay has fixed before. Rank by value"

@@ -116,7 +116,7 @@ def _evaluate(options: dict[str, Any], folder: Path) -> _Said:
 
 
 def _tune(options: dict[str, Any], folder: Path) -> _Said:
-    count = options["environments"] or 16
+    count = 16 if options["environments"] is None else options["environments"]
     search, holdout = options["episodes"], options["holdout_episodes"]
     own = ("pipeline_folder", "env_id", "trust_environment", "max_episode_steps", "device", "seed")
     what = (
@@ -128,16 +128,22 @@ def _tune(options: dict[str, Any], folder: Path) -> _Said:
 
 
 def _play(options: dict[str, Any], folder: Path, episodes: int, count: int, what: str, note: str) -> _Said:
-    """Measure the playing of episodes, so many at a time."""
+    """Measure the playing of episodes, so many at a time.
+
+    Raises:
+        ValueError: If none would be played at a time.
+    """
     from vgp_lightning.evaluation.evaluation import evaluate
 
+    if count < 1:
+        raise ValueError(f"environments is {count}: at least 1 is needed")
     env_id, limit = _find_limit(options)
-    own = {"episodes": max(count, 1), "environments": count, "video": False, "again": True, "output_dir": str(folder)}
+    own = {"episodes": count, "environments": count, "video": False, "again": True, "output_dir": str(folder)}
 
     def part(steps: int) -> None:
         evaluate(**options | own | {"max_episode_steps": steps})
 
-    whole = math.ceil(episodes / max(count, 1)) * limit  # evaluate refuses a count below 1
+    whole = math.ceil(episodes / count) * limit
     return _Work(f"{what}, in {env_id}", part, min(8, limit), limit, whole, f"steps, {note}").measure()
 
 

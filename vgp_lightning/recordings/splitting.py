@@ -225,10 +225,8 @@ def _vector(piece: Piece, keys: Sequence[str], where: str, role: str, count: int
     """Return the values of one key: (N,), of which N is the count of actions."""
     values = _column(piece, keys[0], where, role)
     if values.ndim == 0:
-        option = "episode" if "episode" in role else role
-        raise ValueError(
-            f"{where}: {keys[0]} is a single number: the {role} are one a step. Or leave it out: --{option} none"
-        )
+        cure = ". Or leave it out: --episode none" if "episode" in role else ""
+        raise ValueError(f"{where}: {keys[0]} is a single number: the {role} are one a step{cure}")
     if values.size != len(values):
         raise ValueError(f"{where}: {keys[0]} has the shape {values.shape}: the {role} are one number a step")
     _check_count(values, where, role, count)

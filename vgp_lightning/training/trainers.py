@@ -36,9 +36,10 @@ def check_trainer(trainer: pl.Trainer, trains: bool) -> None:
         raise ValueError(
             "trainer.val_check_interval is 0: it must be above 0; --data.validation_share 0 validates never"
         )
-    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
+    reload_every = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    if reload_every:
         raise ValueError(
-            f"trainer.reload_dataloaders_every_n_epochs is {trainer.reload_dataloaders_every_n_epochs}: "  # type: ignore[attr-defined]
+            f"trainer.reload_dataloaders_every_n_epochs is {reload_every}: "
             "each epoch would draw the same windows and noise. Leave it at 0: each epoch has a new order anyway"
         )
     if trainer.max_steps == trainer.max_epochs == -1:

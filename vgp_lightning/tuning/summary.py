@@ -14,10 +14,11 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
     """Print the contenders' settings, their returns on the held-out seeds, and the outcome."""
     held_out = report["holdout"]
     columns = {name: held_out[name] for name in CONTENDERS if held_out[name] is not None}
+    failures = held_out.get("failures", {})  # searches of before have none
     table = Table()
     table.add_column("")
     for name in columns:
-        both = name == "default" and not {"winner"} & {*columns, *held_out.get("failures", ())}
+        both = name == "default" and "winner" not in {*columns, *failures}
         table.add_column("default, and winner" if both else name)
     for setting in report["default_settings"]:
         values = [_say(column["settings"][setting]) for column in columns.values()]
@@ -40,7 +41,7 @@ def print_summary(report: Mapping[str, Any], output: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for name, failure in held_out.get("failures", {}).items():
+    for name, failure in failures.items():
         console.print(f"{name} failed: {failure}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for pair, difference in held_out["differences"].items():
         words = f"{pair.replace(' - ', ' against ')}: {difference['verdict']}"
